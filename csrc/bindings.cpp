@@ -1,0 +1,161 @@
+// The Python module fastrcn._C. It takes addresses as integers: the tensors stay with their owner in Python for the
+// length of a call.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "common/aten.h"
+#include "common/parallel.h"
+#include "conv_recurrent/program.h"
+#include "conv_recurrent/stage.h"
+
+namespace py = pybind11;
+
+namespace base {
+extern const frcn::StageTable stage_table;
+}
+#if defined(FASTRCN_WITH_AVX2)
+namespace avx2 {
+extern const frcn::StageTable stage_table;
+}
+#endif
+#if defined(FASTRCN_WITH_AVX512)
+namespace avx512 {
+extern const frcn::StageTable stage_table;
+}
+#endif
+
+namespace {
+
+std::vector<const frcn::StageTable*> usable_tables() {
+  std::vector<const frcn::StageTable*> tables{&base::stage_table};
+#if defined(FASTRCN_WITH_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::stage_table);
+#endif
+#if defined(FASTRCN_WITH_AVX512)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    tables.push_back(&avx512::stage_table);
+#endif
+  return tables;
+}
+
+std::vector<std::string> built_isas() {
+  std::vector<std::string> names{"base"};
+#if defined(FASTRCN_WITH_AVX2)
+  names.push_back("avx2");
+#endif
+#if defined(FASTRCN_WITH_AVX512)
+  names.push_back("avx512");
+#endif
+  return names;
+}
+
+std::vector<std::string> usable_isas() {
+  std::vector<std::string> names;
+  for (const auto* table : usable_tables()) names.push_back(table->isa);
+  return names;
+}
+
+const frcn::StageEntry* find_stage(const std::string& isa, const std::string& fingerprint, int stage, bool backward,
+                                   int type) {
+  for (const auto* table : usable_tables()) {
+    if (isa != table->isa) continue;
+    for (int k = 0; k < table->count; ++k) {
+      const auto& e = table->entries[k];
+      if (fingerprint == e.fingerprint && e.stage == stage && e.backward == backward &&
+          static_cast<int>(e.type) == type)
+        return &e;
+    }
+  }
+  return nullptr;
+}
+
+using BufferTuple = std::tuple<uintptr_t, int64_t, uintptr_t>;
+
+frcn::Buffer buffer(const BufferTuple& b) {
+  return {reinterpret_cast<char*>(std::get<0>(b)), std::get<1>(b), reinterpret_cast<char*>(std::get<2>(b))};
+}
+
+class PyProgram {
+ public:
+  PyProgram(int type, int64_t channels, int64_t images, int64_t pixels_per_image, uintptr_t lengths, int threads) {
+    program_.type = static_cast<frcn::DataType>(type);
+    program_.channels = channels;
+    program_.images = images;
+    program_.pixels_per_image = pixels_per_image;
+    program_.lengths = reinterpret_cast<const int64_t*>(lengths);
+    program_.threads = threads;
+  }
+
+  void add_convolution(const BufferTuple& source, const BufferTuple& target, const py::capsule& weight,
+                       std::tuple<int64_t, int64_t, int64_t> map, std::tuple<int64_t, int64_t> channels,
+                       std::tuple<int64_t, int64_t> padding, bool pointwise, bool skip_first, bool overwrite) {
+    frcn::ConvolutionStep c{buffer(source),
+                            buffer(target),
+                            weight.get_pointer(),
+                            std::get<0>(map),
+                            std::get<1>(map),
+                            std::get<2>(map),
+                            std::get<0>(channels),
+                            std::get<1>(channels),
+                            {std::get<0>(padding), std::get<1>(padding)},
+                            pointwise,
+                            skip_first,
+                            overwrite};
+    program_.convolutions.push_back(c);
+    program_.steps.push_back({static_cast<int>(program_.convolutions.size()) - 1, -1});
+  }
+
+  void add_stage(const std::string& isa, const std::string& fingerprint, int stage, bool backward,
+                 const std::vector<BufferTuple>& buffers, const std::vector<int64_t>& pitch,
+                 const std::vector<int64_t>& parameter_size) {
+    const auto* entry = find_stage(isa, fingerprint, stage, backward, static_cast<int>(program_.type));
+    if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + isa);
+    if (buffers.size() != static_cast<size_t>(entry->arguments) || pitch.size() != buffers.size() ||
+        buffers.size() > frcn::kMaxStageArguments ||
+        parameter_size.size() != static_cast<size_t>(entry->parameter_gradients))
+      throw std::invalid_argument("fastrcn: stage " + fingerprint + " got buffers that do not fit its signature");
+    frcn::StageStep s{entry->function, {}, pitch, entry->parameter_gradients, parameter_size};
+    for (const auto& b : buffers) s.buffers.push_back(buffer(b));
+    program_.stages.push_back(std::move(s));
+    program_.steps.push_back({-1, static_cast<int>(program_.stages.size()) - 1});
+  }
+
+  void run(int64_t start, int64_t count, int64_t direction, bool at_start) const {
+    py::gil_scoped_release release;
+    program_.run(start, count, direction, at_start);
+  }
+
+ private:
+  frcn::Program program_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of fastrcn.";
+  m.def("built_isas", &built_isas, "Instruction sets that were compiled in.");
+  m.def("usable_isas", &usable_isas, "Those of them that this processor has, best last.");
+  m.def("parallel_runtime_found", &frcn::parallel_runtime_found, "Whether PyTorch's OpenMP threads can be used.");
+  m.def(
+      "open_aten", [](const std::string& path) { return frcn::aten().open(path); },
+      "Look up PyTorch's C functions in the library at `path`; returns the names that are missing.");
+  m.def(
+      "has_stage",
+      [](const std::string& isa, const std::string& fingerprint, int stage, bool backward, int type) {
+        return find_stage(isa, fingerprint, stage, backward, type) != nullptr;
+      },
+      "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
+  py::class_<PyProgram>(m, "Program", "The time loop: convolutions and stages, run once per step.")
+      .def(py::init<int, int64_t, int64_t, int64_t, uintptr_t, int>())
+      .def("add_convolution", &PyProgram::add_convolution)
+      .def("add_stage", &PyProgram::add_stage)
+      .def("run", &PyProgram::run);
+#if defined(FASTRCN_BUILD_INFO)
+  m.attr("build_info") = FASTRCN_BUILD_INFO;
+#endif
+}

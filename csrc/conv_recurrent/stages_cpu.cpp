@@ -1,0 +1,49 @@
+// The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
+#include "conv_recurrent/stage.h"
+
+#include "common/math.h"
+#include "common/storage.h"
+
+namespace FRCN_ISA {
+
+using frcn::StageArgs;
+
+template <class T>
+FRCN_HD T* row(const StageArgs& a, int argument, int64_t pixel) {
+  return reinterpret_cast<T*>(a.data[argument]) + pixel * a.pitch[argument];
+}
+
+#include "conv_recurrent_stages.h"
+
+template <class Rows>
+void run_rows(const StageArgs& given, int64_t begin, int64_t end) {
+  const StageArgs a = given;
+  const int64_t channels = a.channels;
+  for (int64_t p = begin; p < end; ++p) {
+    if (a.lengths && a.time >= a.lengths[p / a.pixels_per_image]) {
+#pragma omp simd
+      for (int64_t i = 0; i < channels; ++i) Rows::channel(a, p, i, true);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < channels; ++i) Rows::channel(a, p, i, false);
+    }
+  }
+}
+
+#define FRCN_ENTRY(NAME, FINGERPRINT, STAGE, BACKWARD, GRADIENTS)                                    \
+  {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::float32, NAME##_rows<float, float>::arguments,      \
+   GRADIENTS, run_rows<NAME##_rows<float, float>>},                                                  \
+      {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::float64, NAME##_rows<float, float>::arguments,  \
+       GRADIENTS, run_rows<NAME##_rows<double, double>>},                                            \
+      {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::bfloat16, NAME##_rows<float, float>::arguments, \
+       GRADIENTS, run_rows<NAME##_rows<bfloat16, float>>},
+
+static const frcn::StageEntry entries[] = {FRCN_STAGES(FRCN_ENTRY)};
+
+#define FRCN_TEXT_(x) #x
+#define FRCN_TEXT(x) FRCN_TEXT_(x)
+
+extern const frcn::StageTable stage_table;
+const frcn::StageTable stage_table = {FRCN_TEXT(FRCN_ISA), entries, sizeof entries / sizeof entries[0]};
+
+}  // namespace FRCN_ISA

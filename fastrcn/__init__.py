@@ -1,0 +1,39 @@
+"""fastrcn: fused recurrent convolutional layers for PyTorch."""
+
+from fastrcn import backends, cells, functional
+from fastrcn._version import __version__
+from fastrcn.backends import use_backend
+from fastrcn.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    ConvGRU,
+    ConvGRUCell,
+    ConvLSTM,
+    ConvLSTMCell,
+    ConvRecurrent,
+    ConvRecurrentCell,
+    ConvRNN,
+    ConvRNNCell,
+    StackedConvGRU,
+)
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ConvGRU",
+    "ConvGRUCell",
+    "ConvLSTM",
+    "ConvLSTMCell",
+    "ConvRNN",
+    "ConvRNNCell",
+    "ConvRecurrent",
+    "ConvRecurrentCell",
+    "StackedConvGRU",
+    "__version__",
+    "backends",
+    "cells",
+    "functional",
+    "use_backend",
+]

@@ -1,0 +1,35 @@
+"""Recurrent cells, each written once as its equations. A new cell is a subclass of ``Cell`` with a ``step``."""
+
+from fastrcn.cells.cell import Cell, bias, conv, exp, peephole, relu, sigmoid, tanh
+from fastrcn.cells.conv_gru import ConvGRU
+from fastrcn.cells.conv_lstm import ConvLSTM
+from fastrcn.cells.conv_rnn import ConvRNN
+from fastrcn.cells.stacked_conv_gru import StackedConvGRU
+
+BUILT_IN = (
+    ConvRNN("tanh"),
+    ConvRNN("relu"),
+    ConvLSTM(),
+    ConvLSTM(peephole=True),
+    ConvGRU("before"),
+    ConvGRU("after"),
+    StackedConvGRU(False),
+    StackedConvGRU(True),
+)
+"""The cells whose C++ code is emitted when the package is built."""
+
+__all__ = [
+    "BUILT_IN",
+    "Cell",
+    "ConvGRU",
+    "ConvLSTM",
+    "ConvRNN",
+    "StackedConvGRU",
+    "bias",
+    "conv",
+    "exp",
+    "peephole",
+    "relu",
+    "sigmoid",
+    "tanh",
+]

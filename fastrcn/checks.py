@@ -1,0 +1,103 @@
+"""Checks of arguments. Every error names the argument, what was expected and what came."""
+
+import torch
+
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent.geometry import output_map
+
+
+def _shape(tensor):
+    return tuple(tensor.shape)
+
+
+def check_kernel(kernel, name):
+    """Kernel sizes must be odd: an even one has no middle, so no padding keeps the map's size."""
+    if any(k < 1 or k % 2 == 0 for k in kernel):
+        raise ValueError(f"{name}: expected odd kernel sizes, which keep the map's size, got {tuple(kernel)}")
+
+
+def check_call(cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, stride, dilation):
+    """Check one call of conv_recurrent: ranks, sizes, data types and devices."""
+    schedule = schedule_of(cell.key)
+    blocks = schedule.blocks
+    names = schedule.inputs
+    if len(inputs) != len(names) or len(weight_ih) != len(names):
+        raise ValueError(
+            f"input, weight_ih: expected {len(names)} each for the inputs {names}, got {len(inputs)}, {len(weight_ih)}"
+        )
+    if weight_hh.dim() != 4:
+        raise ValueError(f"weight_hh: expected 4 dimensions (blocks*C,C,kh,kw), got shape {_shape(weight_hh)}")
+    c = weight_hh.shape[1]
+    if weight_hh.shape[0] != blocks["h"] * c:
+        raise ValueError(f"weight_hh: expected {blocks['h']}*{c} rows for {cell!r}, got shape {_shape(weight_hh)}")
+    check_kernel(weight_hh.shape[2:], "weight_hh")
+    named = {"weight_hh": weight_hh}
+    for name, x, weight in zip(names, inputs, weight_ih, strict=True):
+        label = "input" if len(names) == 1 else f"input {name}"
+        if x.dim() != 5:
+            raise ValueError(f"{label}: expected 5 dimensions (T,B,C,H,W), got shape {_shape(x)}")
+        if weight.dim() != 4 or weight.shape[0] != blocks[name] * c:
+            raise ValueError(
+                f"weight_ih of {label}: expected shape ({blocks[name]}*{c},Cin,kh,kw), got {_shape(weight)}"
+            )
+        if x.shape[2] != weight.shape[1]:
+            raise ValueError(f"{label}: expected {weight.shape[1]} channels, got {x.shape[2]} in shape {_shape(x)}")
+        if x.shape[:2] != inputs[0].shape[:2] or x.shape[3:] != inputs[0].shape[3:]:
+            raise ValueError(f"{label}: expected T, B, H, W as in {_shape(inputs[0])}, got {_shape(x)}")
+        if x.shape[0] == 0 or x.shape[3] == 0 or x.shape[4] == 0:
+            raise ValueError(f"{label}: expected at least one step and a map of at least one pixel, got {_shape(x)}")
+        check_kernel(weight.shape[2:], f"weight_ih of {label}")
+        named |= {label: x, f"weight_ih of {label}": weight}
+    b = inputs[0].shape[1]
+    h, w = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation)
+    for weight, name in zip(weight_ih[1:], names[1:], strict=True):
+        if output_map(inputs[0].shape[3:], weight.shape[2:], stride, dilation) != [h, w]:
+            raise ValueError(f"weight_ih of input {name}: its convolution gives another map than the first input's")
+    if bias is not None:
+        named["bias"] = bias
+        if _shape(bias) != (blocks["bias"] * c,):
+            raise ValueError(f"bias: expected shape ({blocks['bias']}*{c},), got {_shape(bias)}")
+    if (weight_ch is None) != (blocks["peephole"] == 0):
+        raise ValueError(
+            f"weight_ch: expected {blocks['peephole']}*{c} peepholes for {cell!r}, "
+            f"got {'none' if weight_ch is None else _shape(weight_ch)}"
+        )
+    if weight_ch is not None:
+        named["weight_ch"] = weight_ch
+        rows = blocks["peephole"] * c
+        if _shape(weight_ch) not in ((rows,), (rows, h, w)):
+            raise ValueError(f"weight_ch: expected shape ({rows},) or ({rows},{h},{w}), got {_shape(weight_ch)}")
+    if hx:
+        if len(hx) != len(schedule.states):
+            raise ValueError(f"hx: expected {len(schedule.states)} states {schedule.states}, got {len(hx)}")
+        for state, value in zip(schedule.states, hx, strict=True):
+            named[f"hx ({state})"] = value
+            if _shape(value) != (b, c, h, w):
+                raise ValueError(f"hx ({state}): expected shape {(b, c, h, w)}, got {_shape(value)}")
+    _check_same(named, inputs[0])
+
+
+def _check_same(named, first):
+    """All tensors must share the input's floating point type and device."""
+    if not first.is_floating_point():
+        raise TypeError(f"input: expected a floating point type, got {first.dtype}")
+    for name, tensor in named.items():
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{name}: expected {first.dtype}, the input's type, got {tensor.dtype}")
+        if tensor.device != first.device:
+            raise RuntimeError(f"{name}: expected device {first.device}, the input's, got {tensor.device}")
+
+
+def check_lengths(lengths, input):
+    """Lengths as an int64 tensor (B,) on the input's device. Their values are checked where they can be read."""
+    steps, batch = input.shape[:2]
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.is_complex():
+        raise TypeError(f"lengths: expected whole numbers, got {lengths.dtype}")
+    if tuple(lengths.shape) != (batch,):
+        raise ValueError(f"lengths: expected shape ({batch},), one for each sequence, got {tuple(lengths.shape)}")
+    if not torch.compiler.is_compiling() and not lengths.is_meta and batch:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise ValueError(f"lengths: expected values from 0 to {steps}, the number of steps, got {low} to {high}")
+    return lengths.to(device=input.device, dtype=torch.int64)

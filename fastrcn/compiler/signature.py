@@ -1,0 +1,111 @@
+"""The arguments of each stage, in order: what compiled code, and whoever calls it, agree on.
+
+A stage walks over pixels; an argument is a buffer with one row of channels per pixel. Its ``role`` says which buffer
+it is; ``mode`` whether the stage loads, stores or accumulates it; ``wide`` marks buffers kept in the accumulation
+type (states that no convolution reads, their gradients, parameters) whatever the data type of the rest.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy
+
+from fastrcn.compiler.differentiate import Code, backward_code, forward_code, gradient_symbol, stages_of
+from fastrcn.compiler.schedule import Schedule, Stage
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One buffer argument. ``index`` counts slots, states, operands or parameters, as ``role`` says."""
+
+    name: str
+    role: str
+    index: int
+    mode: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A stage, forward or backward, with its arguments.
+
+    ``carries``: for the last stage, pairs (from, to) of argument names whose rows are copied where a sequence
+    has ended; a third name is added. ``zeroes``: arguments that become zero there.
+    """
+
+    stage: int
+    backward: bool
+    code: Code
+    args: tuple[Arg, ...]
+    carries: tuple[tuple[str, ...], ...]
+    zeroes: tuple[str, ...]
+
+
+def _role(schedule: Schedule, symbol: sympy.Symbol):
+    if symbol in schedule.slot_of:
+        return "slot", list(schedule.slot_of).index(symbol), False
+    if symbol in schedule.states:
+        k = schedule.states.index(symbol)
+        return "state", k, not schedule.convolved_states[k]
+    for k, (param, _, _) in enumerate(schedule.params):
+        if param == symbol:
+            return "param", k, True
+    raise KeyError(symbol)
+
+
+def _forward(schedule, index, stage: Stage, final):
+    code = forward_code(stage)
+    reads = dict.fromkeys((*stage.reads, *(schedule.states if final else ())))
+    args = [Arg(s.name, role, k, "load", wide) for s in reads for role, k, wide in [_role(schedule, s)]]
+    for n, (symbol, _) in enumerate(stage.outputs):
+        if final:
+            args.append(Arg(symbol.name, "new_state", n, "store", not schedule.convolved_states[n]))
+        else:
+            args.append(Arg(symbol.name, "operand", int(symbol.name.split("_")[1]), "store"))
+    carries = tuple((s.name, f"new_{s.name}") for s in schedule.states) if final else ()
+    return Signature(index, False, code, tuple(args), carries, ())
+
+
+def _backward(schedule, index, stage: Stage, final, written):
+    code = backward_code(stage)
+    args = [Arg(s.name, role, k, "load", wide) for s in stage.reads for role, k, wide in [_role(schedule, s)]]
+    if final:
+        for k, state in enumerate(schedule.states):
+            args.append(Arg(f"d_new_{state.name}", "d_state", k, "load", not schedule.convolved_states[k]))
+        args.append(Arg("d_output", "d_output", 0, "load"))
+    else:
+        for symbol, _ in stage.outputs:
+            k = int(symbol.name.split("_")[1])
+            args.append(Arg(gradient_symbol(symbol).name, "d_operand", k, "load"))
+            args.append(Arg(symbol.name, "operand", k, "store"))
+    grads = [*stage.reads, *(s for s in schedule.states if final and s not in stage.reads)]
+    params = [p for p, _, _ in schedule.params]
+    zeroes = []
+    # Gradients of parameters come last: they are sums over pixels, which the caller provides differently.
+    for symbol in sorted(grads, key=lambda s: s in params):
+        role, k, wide = _role(schedule, symbol)
+        mode = "accumulate" if role == "param" or symbol in written else "store"
+        written.add(symbol)
+        args.append(Arg(gradient_symbol(symbol).name, f"d_{role}", k, mode, wide))
+        if final and role == "slot":
+            zeroes.append(gradient_symbol(symbol).name)
+    carries = ()
+    if final:
+        carries = tuple((f"d_new_{s.name}", f"d_{s.name}") for s in schedule.states)
+        carries = ((*carries[0], "d_output"), *carries[1:])
+    return Signature(index, True, code, tuple(args), carries, tuple(zeroes))
+
+
+@lru_cache(maxsize=None)
+def forward_signatures(schedule: Schedule) -> tuple[Signature, ...]:
+    """Signatures of the stages in the order in which a step runs them."""
+    stages = stages_of(schedule)
+    return tuple(_forward(schedule, k, stage, k == len(stages) - 1) for k, stage in enumerate(stages))
+
+
+@lru_cache(maxsize=None)
+def backward_signatures(schedule: Schedule) -> tuple[Signature, ...]:
+    """Signatures of the stages' VJPs, indexed as the stages are; a step's backward runs them last to first."""
+    stages, written = stages_of(schedule), set()
+    found = [_backward(schedule, k, stages[k], k == len(stages) - 1, written) for k in reversed(range(len(stages)))]
+    return tuple(reversed(found))

@@ -1,0 +1,71 @@
+"""ConvLSTM, ConvGRU, ConvRNN and the stacked ConvGRU as layers, and the first three as cells of one step."""
+
+from fastrcn import cells
+from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
+
+
+class ConvLSTM(ConvRecurrent):
+    """ConvLSTM (Shi et al. 2015, arXiv 1506.04214), gates packed i, f, g, o; states (h, c).
+
+    ``peephole``: None, "channel" (one weight per channel, the published models') or "full" (a map; needs ``map_size``).
+    All other arguments, shapes and errors as ``ConvRecurrent``.
+    """
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, **options):
+        cell = cells.ConvLSTM(peephole is not None)
+        super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, peephole=peephole, **options)
+
+
+class ConvGRU(ConvRecurrent):
+    """ConvGRU (Ballas et al. 2016, arXiv 1511.06432), gates packed r, z, n; state h.
+
+    ``reset``: "before" (the paper: on the state, before its convolution; h' = (1-z) h + z n) or "after" (cuDNN: on the convolved
+    state, which has a bias of its own; h' = (1-z) n + z h). All other arguments, shapes and errors as ``ConvRecurrent``.
+    """
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, reset="before", **options):
+        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, kernel_size, num_layers, **options)
+
+
+class ConvRNN(ConvRecurrent):
+    """ConvRNN, h' = tanh(Wx + Uh + b), or relu by ``nonlinearity``; state h.
+
+    All other arguments, shapes and errors as ``ConvRecurrent``.
+    """
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, nonlinearity="tanh", **options):
+        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, kernel_size, num_layers, **options)
+
+
+class StackedConvGRU(ConvRecurrent):
+    """One level of the stacked ConvGRU (Ballas et al. 2016, section 3.2): its gates also see the level below.
+
+    ``input_size`` is (channels of x, channels of the level below); the input is the tuple (x, below), both (T,B,C,H,W) with
+    the same map: pool the level below to it first. ``bottom_up_in_candidate`` adds the term to the candidate too.
+    """
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, *, bottom_up_in_candidate=False, **options):
+        cell = cells.StackedConvGRU(bottom_up_in_candidate)
+        super().__init__(cell, input_size, hidden_size, kernel_size, **options)
+
+
+class ConvLSTMCell(ConvRecurrentCell):
+    """One step of ``ConvLSTM``: (input, (h, c)) -> (h, c)."""
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, *, peephole=None, **options):
+        cell = cells.ConvLSTM(peephole is not None)
+        super().__init__(cell, input_size, hidden_size, kernel_size, peephole=peephole, **options)
+
+
+class ConvGRUCell(ConvRecurrentCell):
+    """One step of ``ConvGRU``: (input, h) -> h."""
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, *, reset="before", **options):
+        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, kernel_size, **options)
+
+
+class ConvRNNCell(ConvRecurrentCell):
+    """One step of ``ConvRNN``: (input, h) -> h."""
+
+    def __init__(self, input_size, hidden_size, kernel_size=3, *, nonlinearity="tanh", **options):
+        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, kernel_size, **options)

@@ -1,0 +1,307 @@
+"""The layer behind all recurrent layers: parameters, stacking, directions; the math is the cell's."""
+
+import math
+import warnings
+
+import torch
+from torch import nn
+
+from fastrcn import backends
+from fastrcn.checks import check_kernel
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.functional import conv_recurrent
+from fastrcn.ops.conv_recurrent.geometry import output_map
+
+
+def _positive(value, name):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a positive int, got {value!r}")
+    return value
+
+
+def pair(value, name):
+    """A positive int or a pair of them as a pair."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2:
+        raise ValueError(f"{name}: expected an int or a pair of ints, got {value!r}")
+    return tuple(_positive(v, name) for v in values)
+
+
+class Weights(nn.Module):
+    """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``."""
+
+    def __init__(
+        self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, peephole,
+        map_size, backend, maps=True,
+    ):  # fmt: skip
+        super().__init__()
+        schedule = schedule_of(cell.key)
+        sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
+        if len(sizes) != len(schedule.inputs) or any(not isinstance(n, int) or n < 0 for n in sizes):
+            raise ValueError(
+                f"input_size: expected {len(schedule.inputs)} whole numbers, for {schedule.inputs}, got {input_size!r}"
+            )
+        if backend is not None and backend not in backends.NAMES:
+            raise ValueError(f"backend: expected one of {', '.join(backends.NAMES)} or None, got {backend!r}")
+        self.cell, self.maps = cell, maps
+        self.input_size = input_size
+        self.hidden_size = _positive(hidden_size, "hidden_size")
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        self.recurrent_kernel_size = pair(
+            kernel_size if recurrent_kernel_size is None else recurrent_kernel_size, "recurrent_kernel_size"
+        )
+        check_kernel(self.kernel_size, "kernel_size")
+        check_kernel(self.recurrent_kernel_size, "recurrent_kernel_size")
+        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
+        self.bias, self.backend = bool(bias), backend
+        self.peephole = _check_peephole(schedule, peephole, map_size)
+        self.map_size = None if map_size is None else pair(map_size, "map_size")
+
+    def _create(self, suffix, sizes, factory):
+        blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
+
+        def add(name, *shape):
+            self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
+
+        def kernel(size):
+            return size if self.maps else ()
+
+        for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
+            add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
+        add("weight_hh", blocks["h"] * c, c, *kernel(self.recurrent_kernel_size))
+        if self.bias:
+            add("bias", blocks["bias"] * c)
+        if self.peephole:
+            add("weight_ch", blocks["peephole"] * c, *(self.map_size if self.peephole == "full" else ()))
+
+    @property
+    def _inputs(self):
+        return schedule_of(self.cell.key).inputs
+
+    def _input_labels(self):
+        """Names of the input weights: weight_ih for the first input, then weight_<first letter>h."""
+        labels = ["ih", *(f"{name[0]}h" for name in self._inputs[1:])]
+        if len({*labels, "hh", "ch"}) != len(labels) + 2:
+            raise ValueError(f"cell: its inputs {self._inputs} give the weights ambiguous names {labels}")
+        return labels
+
+    def _arguments(self, suffix):
+        """The parameters of one layer and direction as arguments of ``conv_recurrent``."""
+
+        def get(name):
+            return getattr(self, name + suffix, None)
+
+        def maps(weight):
+            return weight if self.maps else weight[:, :, None, None]
+
+        weight_ih = tuple(maps(get(f"weight_{label}")) for label in self._input_labels())
+        return weight_ih, maps(get("weight_hh")), get("bias"), get("weight_ch")
+
+    def reset_parameters(self):
+        """Uniform within 1/sqrt(hidden_size * recurrent kernel), torch.nn.LSTM's rule; peepholes zero."""
+        bound = 1 / math.sqrt(self.hidden_size * math.prod(self.recurrent_kernel_size))
+        for name, parameter in self.named_parameters():
+            if parameter.numel() and name.startswith("weight_ch"):
+                nn.init.zeros_(parameter)
+            elif parameter.numel():
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self):
+        text = f"{self.input_size}, {self.hidden_size}"
+        if self.maps:
+            text += f", kernel_size={self.kernel_size}"
+        for name, usual in (("bias", True), ("stride", (1, 1)), ("dilation", (1, 1)), ("peephole", None), ("backend", None)):
+            if getattr(self, name) != usual:
+                text += f", {name}={getattr(self, name)!r}"
+        return text
+
+
+def _check_peephole(schedule, peephole, map_size):
+    if peephole not in (None, "channel", "full"):
+        raise ValueError(f'peephole: expected None, "channel" or "full", got {peephole!r}')
+    if (peephole is None) != (schedule.blocks["peephole"] == 0):
+        raise ValueError(f"peephole: the cell has {schedule.blocks['peephole']} peepholes, got {peephole!r}")
+    if peephole == "full" and map_size is None:
+        raise ValueError('map_size: expected the (H,W) of the hidden map, which peephole="full" needs, got None')
+    return peephole
+
+
+class ConvRecurrent(Weights):
+    """A recurrent convolutional layer of any cell.
+
+    Args:
+        cell: a ``fastrcn.cells.Cell``.
+        input_size: channels of the input; a tuple for a cell with several inputs; 0 for none (the first layer then
+            has no input weights and takes (T,B,0,H,W)).
+        hidden_size: channels C of the state.
+        kernel_size, recurrent_kernel_size: odd ints or pairs; the second defaults to the first.
+        num_layers: stacked layers; each reads the output of the one below.
+        bias, batch_first, dropout, bidirectional: as in ``torch.nn.LSTM``.
+        stride, dilation: of the input convolution; the stride belongs to the first layer.
+        peephole: "channel" or "full" for a cell with peepholes; "full" needs ``map_size`` (H,W) of the hidden map.
+        backend: name of the backend to run on; None for the best that can.
+        recompute: keep only the states for backward, a third of the memory for a little more time.
+    Shapes:
+        input (T,B,Cin,H,W), or (B,T,Cin,H,W) with ``batch_first``, or unbatched (T,Cin,H,W); a tuple of such for a cell
+        with several inputs. Output (T,B,D*C,H',W') likewise, D the number of directions. States
+        (num_layers*D,B,C,H',W') whatever ``batch_first``: a tensor for a cell with one state, else a tuple.
+    Raises:
+        ValueError, TypeError or RuntimeError naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self, cell, input_size, hidden_size, kernel_size=3, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
+        bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, peephole=None, map_size=None,
+        backend=None, recompute=False, device=None, dtype=None, _maps=True,
+    ):  # fmt: skip
+        super().__init__(
+            cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
+            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
+        )  # fmt: skip
+        self.num_layers = _positive(num_layers, "num_layers")
+        if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout!r}")
+        if dropout and num_layers == 1:
+            warnings.warn(f"dropout: {dropout} has no effect, it acts between layers and num_layers is 1", stacklevel=3)
+        if len(self._inputs) > 1 and num_layers > 1:
+            raise ValueError(f"num_layers: expected 1 for a cell with the inputs {self._inputs}, got {num_layers}")
+        self.batch_first, self.dropout, self.bidirectional = bool(batch_first), float(dropout), bool(bidirectional)
+        self.recompute = bool(recompute)
+        first = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
+        for layer in range(num_layers):
+            sizes = first if layer == 0 else (hidden_size * self._directions,)
+            for direction in range(self._directions):
+                self._create(self._suffix(layer, direction), sizes, {"device": device, "dtype": dtype})
+        self.reset_parameters()
+
+    @property
+    def _directions(self):
+        return 2 if self.bidirectional else 1
+
+    @staticmethod
+    def _suffix(layer, direction):
+        return f"_l{layer}" + ("_reverse" if direction else "")
+
+    def forward(self, input, hx=None, *, lengths=None):
+        """Run over a sequence.
+
+        Args:
+            input: see the class.
+            hx: initial states, as the states that are returned; zeros if None.
+            lengths: (B,) ints. Past its length a sequence's state is frozen and its output zero, in both directions.
+        Returns:
+            output, and the states after the last step (of the second direction: after the first).
+        """
+        inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
+        rank = 5 if self.maps else 3
+        axes = "C,H,W" if self.maps else "features"
+        for x in inputs:
+            if not isinstance(x, torch.Tensor) or x.dim() not in (rank - 1, rank):
+                came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+                order = "B,T" if self.batch_first else "T,B"
+                raise ValueError(f"input: expected ({order},{axes}) or unbatched (T,{axes}), got {came}")
+        unbatched = inputs[0].dim() == rank - 1
+        if unbatched and lengths is not None:
+            raise ValueError("lengths: expected None with unbatched input; cut the sequence instead")
+        axis = 0 if self.batch_first else 1
+        inputs = tuple(x.unsqueeze(axis) if unbatched else x for x in inputs)
+        if self.batch_first:
+            inputs = tuple(x.transpose(0, 1) for x in inputs)
+        if not self.maps:
+            inputs = tuple(x[..., None, None] for x in inputs)
+        states = self._initial(hx, inputs[0], unbatched)
+        output, states = self._layers(inputs, states, lengths)
+        if not self.maps:
+            output, states = output[..., 0, 0], tuple(s[..., 0, 0] for s in states)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        if unbatched:
+            output, states = output.squeeze(axis), tuple(s.squeeze(1) for s in states)
+        return output, states if len(states) > 1 else states[0]
+
+    def _initial(self, hx, input, unbatched):
+        """The given states as a tuple of (layers*directions,B,C,H,W); None if none are given."""
+        if hx is None:
+            return None
+        names = schedule_of(self.cell.key).states
+        given = (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
+        if len(given) != len(names):
+            raise ValueError(f"hx: expected {len(names)} states ({', '.join(names)}), got {len(given)}")
+        lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
+        tail = (self.hidden_size,)
+        if self.maps:
+            tail += tuple(output_map(input.shape[3:], self.kernel_size, self.stride, self.dilation))
+        for name, state in zip(names, given, strict=True):
+            if tuple(state.shape) != lead + tail:
+                raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")
+        given = tuple(s.unsqueeze(1) if unbatched else s for s in given)
+        return given if self.maps else tuple(s[..., None, None] for s in given)
+
+    def _layers(self, inputs, states, lengths):
+        finals = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(self._directions):
+                index = layer * self._directions + direction
+                output, last = conv_recurrent(
+                    self.cell, inputs, *self._arguments(self._suffix(layer, direction)),
+                    None if states is None else tuple(s[index] for s in states),
+                    stride=self.stride if layer == 0 else 1, dilation=self.dilation, lengths=lengths,
+                    reverse=direction == 1, recompute=self.recompute, backend=self.backend,
+                )  # fmt: skip
+                outputs.append(output)
+                finals.append(last)
+            output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+            if self.dropout and self.training and layer + 1 < self.num_layers:
+                output = nn.functional.dropout(output, self.dropout)
+            inputs = (output,)
+        return output, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    def extra_repr(self):
+        text = super().extra_repr()
+        for name, usual in (
+            ("num_layers", 1), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False), ("recompute", False)
+        ):  # fmt: skip
+            if getattr(self, name) != usual:
+                text += f", {name}={getattr(self, name)!r}"
+        return text
+
+
+class ConvRecurrentCell(Weights):
+    """One step of any cell, for streaming. Arguments as ``ConvRecurrent``; weights are named without a suffix.
+
+    Shapes: input (B,Cin,H,W) or unbatched (Cin,H,W); states (B,C,H',W') or (C,H',W'): a tensor for a cell with one state, else
+    a tuple.
+    """
+
+    def __init__(
+        self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
+        dilation=1, peephole=None, map_size=None, backend=None, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
+            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend,
+        )  # fmt: skip
+        sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
+        self._create("", sizes, {"device": device, "dtype": dtype})
+        self.reset_parameters()
+
+    def forward(self, input, hx=None):
+        """One step; returns the new state, or the tuple of new states."""
+        inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
+        for x in inputs:
+            if not isinstance(x, torch.Tensor) or x.dim() not in (3, 4):
+                came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+                raise ValueError(f"input: expected (B,C,H,W) or unbatched (C,H,W), got {came}")
+        unbatched = inputs[0].dim() == 3
+        states = None if hx is None else (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
+        if unbatched:
+            inputs = tuple(x[None] for x in inputs)
+            states = None if states is None else tuple(s[None] for s in states)
+        _, last = conv_recurrent(
+            self.cell, tuple(x[None] for x in inputs), *self._arguments(""), states,
+            stride=self.stride, dilation=self.dilation, backend=self.backend,
+        )  # fmt: skip
+        if unbatched:
+            last = tuple(s[0] for s in last)
+        return last if len(last) > 1 else last[0]

@@ -1,0 +1,91 @@
+"""The compiled extension: whether it is there, what it can do on this machine, and why not."""
+
+import importlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from fastrcn.compiler.schedule import Schedule
+from fastrcn.compiler.signature import backward_signatures, forward_signatures
+
+
+@lru_cache(maxsize=None)
+def _load():
+    """(module, "") or (None, why not). Only absence is accepted; a broken extension says what is wrong with it."""
+    try:
+        return importlib.import_module("fastrcn._C"), ""
+    except ModuleNotFoundError as error:
+        if error.name != "fastrcn._C":
+            raise
+        reason = "the native extension fastrcn._C was not built"
+    except ImportError as error:
+        reason = f"the native extension does not load: {error}"
+    if os.environ.get("FASTRCN_REQUIRE_EXT") == "1":
+        raise ImportError(f"FASTRCN_REQUIRE_EXT=1, but {reason}")
+    return None, reason
+
+
+def module():
+    """The extension module; None where it is missing."""
+    return _load()[0]
+
+
+def missing_reason() -> str:
+    """Why there is no extension; empty if there is one."""
+    return _load()[1]
+
+
+@lru_cache(maxsize=None)
+def isa() -> str:
+    """The instruction set whose kernels run; ``FASTRCN_ISA`` asks for a lower one, to test it."""
+    usable = module().usable_isas()
+    wanted = os.environ.get("FASTRCN_ISA", usable[-1])
+    if wanted not in usable:
+        raise RuntimeError(f"FASTRCN_ISA: expected one of {usable}, got {wanted!r}")
+    return wanted
+
+
+@lru_cache(maxsize=None)
+def missing_aten() -> str:
+    """What PyTorch's C interface lacks for the native time loop; empty if nothing."""
+    if module() is None:
+        return missing_reason()
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch was built without oneDNN"
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    missing = module().open_aten(str(library))
+    return f"PyTorch {torch.__version__} lacks {missing}" if missing else ""
+
+
+def has_aten() -> bool:
+    """Whether the time loop can call PyTorch from C++."""
+    return not missing_aten()
+
+
+@lru_cache(maxsize=None)
+def has_bfloat16_convolution() -> bool:
+    """Whether oneDNN has bfloat16 convolutions on this processor."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@lru_cache(maxsize=None)
+def has_cell(schedule: Schedule, type_number: int) -> bool:
+    """Whether every stage of a cell was compiled, from the same equations, for the chosen instruction set."""
+    if module() is None:
+        return False
+    signatures = (*forward_signatures(schedule), *backward_signatures(schedule))
+    return all(
+        module().has_stage(isa(), schedule.fingerprint, s.stage, s.backward, type_number) for s in signatures
+    )
+
+
+class TensorHandle:
+    """A reference to a tensor that C++ can pass back to PyTorch; released when this object goes."""
+
+    def __init__(self, tensor):
+        self.capsule = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
+
+    def __del__(self):
+        torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(self.capsule)

@@ -1,0 +1,431 @@
+"""The recurrence over a whole sequence with its own forward and backward: what is saved, in which order it runs.
+
+Forward: the input convolutions of many steps at once fill the pre-activation buffers; the time loop adds the recurrent
+convolutions in place and runs the stages. Backward: the loop runs against time in chunks; it fills the gradients of
+the pre-activations of one chunk, from which one product per chunk gives each weight's and each input's gradient.
+Saved are the states and the completed pre-activations, or with recomputation the states alone.
+"""
+
+from enum import IntEnum
+
+import torch
+import torch.nn.functional as F
+
+from fastrcn.compiler.signature import backward_signatures, forward_signatures
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Program, StageCall
+from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
+
+
+class Save(IntEnum):
+    """What forward keeps for backward."""
+
+    NOTHING = 0
+    STATES = 1
+    ALL = 2
+
+
+_FEWEST_CHUNKS = 8
+_FEWEST_CHUNK_PIXELS = 4096
+
+
+def _chunks(geometry: Geometry):
+    """Spans of time, in the recurrence's order, as (first index in order, steps). Eight or more bound the memory."""
+    steps = -(-geometry.steps // _FEWEST_CHUNKS)
+    steps = min(geometry.steps, max(steps, -(-_FEWEST_CHUNK_PIXELS // max(1, geometry.pixels))))
+    return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
+
+
+def _span(geometry: Geometry, first, steps):
+    """The slice of time that a chunk covers, and the time of its first step in the recurrence's order."""
+    if geometry.reverse:
+        return slice(geometry.steps - first - steps, geometry.steps - first), geometry.steps - 1 - first
+    return slice(first, first + steps), first
+
+
+def maps_last(x):
+    """(...,C,H,W) as dense (...,H,W,C); a view where it lies so already."""
+    return x.movedim(-3, -1).contiguous()
+
+
+def maps_first(x):
+    """(...,H,W,C) as (...,C,H,W), a view: channels-last in memory."""
+    return x.movedim(-1, -3)
+
+
+class _Sequence:
+    """What forward and backward share: the packed weights, the states' types and the buffers of stages."""
+
+    def __init__(self, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths):
+        self.geometry, self.schedule = geometry, geometry.schedule
+        self.inputs, self.weight_ih, self.weight_hh = inputs, weight_ih, weight_hh
+        self.bias, self.weight_ch = bias, weight_ch
+        self.dtype, self.wide = weight_hh.dtype, accumulate_type(weight_hh.dtype)
+        self.lengths = lengths
+        self.state_types = [self.dtype if conv else self.wide for conv in self.schedule.convolved_states]
+        zeros = [torch.zeros(geometry.map, dtype=t, device=weight_hh.device) for t in self.state_types]
+        self.given = bool(hx)
+        self.packed: dict = {}
+        self.weights = {
+            (o, n): blocks_of(weight_hh, group.operand_blocks(o), geometry.channels).contiguous()
+            for n, group in enumerate(self.schedule.groups)
+            for o in group.operands
+        }
+        self.initial = [maps_last(s).to(z.dtype) for s, z in zip(hx, zeros, strict=True)] if hx else zeros
+
+    def empty(self, *lead, width=None, dtype=None):
+        """Uninitialised maps with leading axes ``lead``."""
+        g = self.geometry
+        shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.weight_hh.device)
+
+    def project(self, group, time):
+        """Pre-activations of a group over a span of time, as far as the inputs give them: (steps,B,H,W,slots*C)."""
+        g, c = self.geometry, self.geometry.channels
+        steps = time.stop - time.start
+        extra = group_bias(group, self.bias, c)
+        total = None
+        for name in group.inputs:
+            x, weight = self.input(name, time), self.weight_ih[self.schedule.inputs.index(name)]
+            if x.shape[-1] == 0:
+                continue
+            padding = same_padding(weight.shape[2:], g.dilation)
+            rows = blocks_of(weight, group.input_blocks(name), c)
+            term = F.conv2d(maps_first(x), rows, extra, g.stride, padding, g.dilation)
+            extra, term = None, maps_last(term)
+            total = term if total is None else total.add_(term)
+        if total is None:
+            total = self.empty(steps, width=len(group.slots) * c)
+            total.copy_(extra) if extra is not None else total.zero_()
+        return total.view(steps, g.batch, g.height, g.width, -1)
+
+    def input(self, name, time):
+        """An input over a span of time, dense (steps*B,H,W,Cin)."""
+        return maps_last(self.inputs[self.schedule.inputs.index(name)][time]).flatten(0, 1)
+
+    def params(self, images):
+        """Buffers of the stages' parameters, in the accumulation type, to be read by ``images`` maps."""
+        buffers, g, c = [], self.geometry, self.geometry.channels
+        for _, kind, index in self.schedule.params:
+            packed = self.weight_ch if kind == "peephole" else self.bias
+            if packed is None:
+                packed = self.weight_hh.new_zeros((index + 1) * c)
+            block = packed[index * c : (index + 1) * c].to(self.wide)
+            if block.dim() == 3:
+                data = maps_last(block).expand(images, g.height, g.width, c).contiguous()
+            else:
+                data = block.view(1, 1, 1, c).contiguous()
+            buffers.append(Buffer(data, width=c, per_row=block.dim() == 3))
+        return buffers
+
+    def previous(self, states):
+        """The states before each step, as buffers over the stored states after each step."""
+        shift, c = -self.geometry.direction, self.geometry.channels
+        return [
+            Buffer(s, True, width=c, shift=shift, first=first)
+            if s.dim() == 5
+            else Buffer(s, width=c, first=first)
+            for s, first in zip(states, self.initial, strict=True)
+        ]
+
+    def forward_steps(self, groups, previous, operands, params, new=None, zero_first=True):
+        """The steps of one time step; without ``new`` states the last stage is left out."""
+        schedule = self.schedule
+        signatures = iter(forward_signatures(schedule))
+        roles = {"slot": self.slots_of(groups), "state": previous, "operand": operands, "param": params}
+        roles["new_state"] = new
+        steps = []
+        for stage, convolved in schedule.steps:
+            if stage:
+                signature = next(signatures)
+                if new or stage is not schedule.final:
+                    steps.append(StageCall(signature, [roles[a.role][a.index] for a in signature.args]))
+            for o in convolved:
+                computed = o in schedule.computed_operands
+                source = operands[o] if computed else previous[schedule.state_index(o)]
+                skip = zero_first and not computed and not self.given
+                for g, group in enumerate(schedule.groups):
+                    if o in group.operands:
+                        steps.append(Convolution(source, groups[g], self.weights[o, g], skip))
+        return steps
+
+    def slots_of(self, groups):
+        """Slots as channel ranges of the groups' buffers."""
+        c = self.geometry.channels
+        return [
+            Buffer(groups[g].data, groups[g].timed, p * c, c, groups[g].origin)
+            for g, p in self.schedule.slot_of.values()
+        ]
+
+    def group_buffers(self, data, timed=True, origin=0):
+        return [Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]
+
+
+def forward(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, save):
+    """Run the sequence. Returns dense maps: the output state (T,B,H,W,C), the last states (B,H,W,C), and what
+    ``save`` asks for: the other states at every step (T,B,H,W,C) and the groups' pre-activations."""
+    seq = _Sequence(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+    g, schedule = geometry, geometry.schedule
+    # Without a backward only the output is kept of every step; other states are overwritten in place.
+    states = [
+        seq.empty(g.steps, dtype=t) if k == 0 or save else seq.empty(dtype=t) for k, t in enumerate(seq.state_types)
+    ]
+    operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
+    new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
+    kept, params = [], seq.params(g.batch)
+    spans = [(0, g.steps)] if save == Save.ALL else _chunks(g)
+    for first, steps in spans:
+        time, start = _span(g, first, steps)
+        data = [seq.project(group, time) for group in schedule.groups]
+        buffers = seq.group_buffers(data, origin=time.start)
+        body = seq.forward_steps(buffers, seq.previous(states), operands, params, new)
+        Program(g, body, seq.dtype, g.batch, lengths, seq.packed).run(start, steps, first == 0)
+        kept = data
+    last = 0 if g.reverse else g.steps - 1
+    finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
+    saved = states[1:] if save else []
+    return states[0], finals, saved + (kept if save == Save.ALL else [])
+
+
+def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, needs):
+    """Gradients of everything that ``needs`` names, as a dictionary: inputs, weight_ih (lists), weight_hh, bias,
+    weight_ch, hx (list). ``grads``: of the output (T,B,C,H,W) and the last states (B,C,H,W), None for zero."""
+    seq = _Sequence(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+    g, schedule, c = geometry, geometry.schedule, geometry.channels
+    states = [output, *saved[: len(schedule.states) - 1]]
+    kept = saved[len(schedule.states) - 1 :]
+    d_output = None if grads[0] is None else maps_last(grads[0])
+    d_states = [
+        torch.zeros(g.map, dtype=t, device=weight_hh.device) if d is None else maps_last(d).to(t, copy=True)
+        for d, t in zip(grads[1:], seq.state_types, strict=True)
+    ]
+    result = _Gradients(seq, needs)
+    threads = torch.get_num_threads()
+    d_params = [_parameter_sums(seq, kind, threads) for _, kind, _ in schedule.params]
+    chunks = _chunks(g)
+    longest = max(steps for _, steps in chunks)
+    d_groups = [seq.empty(longest, width=len(group.slots) * c) for group in schedule.groups]
+    operands = {o: seq.empty(longest) for o in schedule.computed_operands}
+    d_operands = {o: Buffer(seq.empty(), width=c) for o in schedule.computed_operands}
+    backward_weights = {
+        key: weight.transpose(0, 1).flip(2, 3).contiguous() for key, weight in seq.weights.items()
+    }
+
+    params = seq.params(g.batch)
+    for first, steps in reversed(chunks):
+        time, start = _span(g, first, steps)
+        data = kept if kept else _recompute(seq, states, time)
+        groups = seq.group_buffers(data, origin=0 if kept else time.start)
+        d_buffers = seq.group_buffers([d[:steps] for d in d_groups], origin=time.start)
+        roles = {
+            "slot": seq.slots_of(groups),
+            "state": seq.previous(states),
+            "param": params,
+            "operand": {o: Buffer(d, True, width=c, origin=time.start) for o, d in operands.items()},
+            "d_slot": seq.slots_of(d_buffers),
+            "d_state": [Buffer(d, width=c) for d in d_states],
+            "d_operand": d_operands,
+            "d_param": [Buffer(d, width=c) for d in d_params],
+            "d_output": [_output_gradient(seq, d_output)],
+        }
+        body = _backward_steps(seq, roles, d_buffers, backward_weights)
+        last = start + (steps - 1) * g.direction
+        Program(g, body, seq.dtype, g.batch, lengths, seq.packed).run_backward(last, steps, first == 0)
+        result.add_chunk(
+            time, [d[:steps] for d in d_groups], states, {o: d[:steps] for o, d in operands.items()}, first == 0
+        )
+    return result.finish(d_states, d_params)
+
+
+def _backward_steps(seq, roles, d_buffers, weights):
+    """The steps of one time step of the backward, last stage first."""
+    schedule = seq.schedule
+    signatures = iter(reversed(backward_signatures(schedule)))
+    steps = []
+    for stage, convolved in reversed(schedule.steps):
+        for o in convolved:
+            computed = o in schedule.computed_operands
+            target = roles["d_operand"][o] if computed else roles["d_state"][schedule.state_index(o)]
+            # A stage has written the state's gradient already; that of a computed operand begins here. Nobody asks
+            # for the gradient of initial states that were not given.
+            fresh = computed
+            for g, group in enumerate(schedule.groups):
+                if o in group.operands:
+                    skip = not computed and not seq.given
+                    steps.append(Convolution(d_buffers[g], target, weights[o, g], skip, fresh))
+                    fresh = False
+        if stage:
+            signature = next(signatures)
+            steps.append(StageCall(signature, [roles[a.role][a.index] for a in signature.args]))
+    return steps
+
+
+def _output_gradient(seq, d_output):
+    """The output's gradient as a buffer; one row of zeros where there is none."""
+    c = seq.geometry.channels
+    if d_output is None:
+        return Buffer(seq.weight_hh.new_zeros(1, 1, 1, c), width=c, per_row=False)
+    return Buffer(d_output, True, width=c)
+
+
+def _parameter_sums(seq, kind, threads):
+    """Zeroed sums for a parameter's gradient: (threads, C), or (H,W,C) where it is a map."""
+    g = seq.geometry
+    full = kind == "peephole" and seq.weight_ch.dim() == 3 and g.height * g.width > 1
+    shape = (g.height, g.width, g.channels) if full else (threads, g.channels)
+    return torch.zeros(shape, dtype=torch.float64, device=seq.weight_hh.device)
+
+
+def _before(states, index, seq, time):
+    """The states before each step of a span: the stored maps that hold them, and whether the first step's is missing
+    from them because it is the initial state."""
+    stored = states[index]
+    if seq.geometry.reverse:
+        missing = time.stop == seq.geometry.steps
+        return stored[time.start + 1 : time.stop + (0 if missing else 1)], missing
+    missing = time.start == 0
+    return stored[0 if missing else time.start - 1 : time.stop - 1], missing
+
+
+def _recompute(seq, states, time):
+    """The pre-activations of a span of time, from the states alone: one convolution each for all its steps."""
+    g, schedule = seq.geometry, seq.schedule
+    steps = time.stop - time.start
+    data = [seq.project(group, time) for group in schedule.groups]
+    previous = []
+    for k in range(len(schedule.states)):
+        stored, missing = _before(states, k, seq, time)
+        if missing:
+            order = (stored, seq.initial[k][None]) if g.reverse else (seq.initial[k][None], stored)
+            stored = torch.cat(order)
+        previous.append(Buffer(stored.flatten(0, 1), width=g.channels))
+    images = steps * g.batch
+    operands = {
+        o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands
+    }
+    flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
+    params = seq.params(images)
+    body = seq.forward_steps(flat, previous, operands, params, zero_first=False)
+    Program(g, body, seq.dtype, images, None, {}).run(0, 1, False)
+    return data
+
+
+class _Gradients:
+    """Gradients that are sums over time, collected chunk by chunk."""
+
+    def __init__(self, seq, needs):
+        self.seq, self.needs = seq, needs
+        schedule, g = seq.schedule, seq.geometry
+        self.d_inputs = [
+            torch.zeros((*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device)
+            if needed
+            else None
+            for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
+        ]
+        self.totals: dict = {}
+        self.bias = [None] * len(schedule.groups)
+        for n, group in enumerate(schedule.groups):
+            rows = len(group.slots) * g.channels
+            for name in group.inputs:
+                k = schedule.inputs.index(name)
+                if needs["weight_ih"][k] and seq.weight_ih[k].shape[1]:
+                    self.totals[name, n] = empty_total((rows, *seq.weight_ih[k].shape[1:]), seq.weight_hh)
+            for o in group.operands:
+                if needs["weight_hh"]:
+                    self.totals[o, n] = empty_total((rows, *seq.weight_hh.shape[1:]), seq.weight_hh)
+            if needs["bias"] and any(slot.bias_blocks for slot in group.slots):
+                self.bias[n] = torch.zeros(rows, dtype=seq.wide, device=seq.weight_hh.device)
+
+    def add_chunk(self, time, d_groups, states, operands, begins):
+        """Add what a span of time contributes, given the gradients of its pre-activations."""
+        seq, schedule, one = self.seq, self.seq.schedule, (1, 1)
+        for n, (group, d) in enumerate(zip(schedule.groups, d_groups, strict=True)):
+            flat = d.flatten(0, 1)
+            if self.bias[n] is not None:
+                self.bias[n] += flat.view(-1, flat.shape[-1]).sum(0, dtype=seq.wide)
+            for name in group.inputs:
+                self._add_input(name, n, group, flat, time)
+            for o in group.operands:
+                if (o, n) not in self.totals:
+                    continue
+                total, shape = self.totals[o, n], (flat.shape[-1], *seq.weight_hh.shape[1:])
+                if o in schedule.computed_operands:
+                    conv_weight_gradient(operands[o].flatten(0, 1), flat, shape, one, one, total)
+                    continue
+                k = schedule.state_index(o)
+                before, missing = _before(states, k, seq, time)
+                after = d
+                if missing:
+                    after, edge = (d[:-1], d[-1]) if seq.geometry.reverse else (d[1:], d[0])
+                    if seq.given:
+                        conv_weight_gradient(seq.initial[k], edge, shape, one, one, total)
+                if len(before):
+                    conv_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, one, one, total)
+
+    def _add_input(self, name, n, group, flat, time):
+        seq, g = self.seq, self.seq.geometry
+        k = seq.schedule.inputs.index(name)
+        weight = seq.weight_ih[k]
+        if weight.shape[1] == 0 or not (self.needs["inputs"][k] or self.needs["weight_ih"][k]):
+            return
+        x = seq.input(name, time)
+        if (name, n) in self.totals:
+            shape = (flat.shape[-1], *weight.shape[1:])
+            conv_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
+        if self.needs["inputs"][k]:
+            padding = same_padding(weight.shape[2:], g.dilation)
+            rows = blocks_of(weight, group.input_blocks(name), g.channels)
+            dx, _, _ = torch.ops.aten.convolution_backward(
+                maps_first(flat), maps_first(x), rows, None, g.stride, padding, g.dilation,
+                False, [0, 0], 1, [True, False, False],
+            )  # fmt: skip
+            self.d_inputs[k][time].flatten(0, 1).add_(maps_last(dx))
+
+    def finish(self, d_states, d_params):
+        """All gradients, in the layouts of what they belong to."""
+        seq, schedule, c, needs = self.seq, self.seq.schedule, self.seq.geometry.channels, self.needs
+
+        def packed(weight, keys):
+            grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+            for key, n, blocks in keys:
+                rows = as_weight(self.totals[key, n], (len(blocks) * c, *weight.shape[1:]))
+                for slot, block in enumerate(blocks):
+                    grad[block * c : (block + 1) * c] = rows[slot * c : (slot + 1) * c]
+            return grad
+
+        groups = list(enumerate(schedule.groups))
+        d_weight_ih = [
+            packed(w, [(name, n, g.input_blocks(name)) for n, g in groups if (name, n) in self.totals])
+            if needed
+            else None
+            for name, w, needed in zip(schedule.inputs, seq.weight_ih, needs["weight_ih"], strict=True)
+        ]
+        d_weight_hh = None
+        if needs["weight_hh"]:
+            d_weight_hh = packed(
+                seq.weight_hh, [(o, n, g.operand_blocks(o)) for n, g in groups for o in g.operands]
+            )
+        d_bias = torch.zeros_like(seq.bias) if needs["bias"] else None
+        d_weight_ch = torch.zeros_like(seq.weight_ch) if needs["weight_ch"] else None
+        for n, group in groups:
+            if self.bias[n] is not None:
+                for p, slot in enumerate(group.slots):
+                    for block in slot.bias_blocks:
+                        d_bias[block * c : (block + 1) * c] += self.bias[n][p * c : (p + 1) * c]
+        for (_, kind, index), sums in zip(schedule.params, d_params, strict=True):
+            target = d_weight_ch if kind == "peephole" else d_bias
+            if target is not None:
+                block = target[index * c : (index + 1) * c]
+                if block.dim() == 3:
+                    sums = sums.sum(0).view(1, 1, c) if sums.dim() == 2 else sums
+                    block += maps_first(sums)
+                else:
+                    block += sums.sum(0)
+        return {
+            "inputs": [None if d is None else maps_first(d) for d in self.d_inputs],
+            "weight_ih": d_weight_ih,
+            "weight_hh": d_weight_hh,
+            "bias": d_bias,
+            "weight_ch": d_weight_ch,
+            "hx": [maps_first(d.to(seq.dtype)) if needs["hx"] else None for d in d_states] if seq.given else [],
+        }

@@ -1,0 +1,86 @@
+"""Shapes and weight blocks of one conv_recurrent call."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fastrcn.compiler.schedule import Schedule
+
+
+def same_padding(kernel, dilation):
+    """Padding that keeps the map's size at stride 1, per dimension."""
+    return [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
+
+
+def output_map(size, kernel, stride, dilation):
+    """Height and width after the input convolution."""
+    padding = same_padding(kernel, dilation)
+    return [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, k, s, d in zip(size, padding, kernel, stride, dilation, strict=True)
+    ]
+
+
+def accumulate_type(dtype):
+    """Type in which states that no convolution reads are kept, and in which sums are made."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def blocks_of(tensor, blocks, channels):
+    """The blocks of ``channels`` rows of a packed parameter, in the order asked for; a view where they adjoin."""
+    first = blocks[0]
+    if tuple(blocks) == tuple(range(first, first + len(blocks))):
+        return tensor[first * channels : (first + len(blocks)) * channels]
+    return torch.cat([tensor[b * channels : (b + 1) * channels] for b in blocks])
+
+
+def group_bias(group, bias, channels):
+    """The bias of a group's slots, packed as they are; None where there is none at all."""
+    if bias is None or not any(slot.bias_blocks for slot in group.slots):
+        return None
+    rows = []
+    for slot in group.slots:
+        parts = [bias[b * channels : (b + 1) * channels] for b in slot.bias_blocks]
+        rows.append(sum(parts[1:], parts[0]) if parts else bias.new_zeros(channels))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a call: ``steps`` T, ``batch`` B, ``channels`` of the state, its map, and the convolutions' options."""
+
+    schedule: Schedule
+    steps: int
+    batch: int
+    channels: int
+    height: int
+    width: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    reverse: bool
+
+    @classmethod
+    def of(cls, schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse):
+        steps, batch = inputs[0].shape[:2]
+        height, width = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation)
+        return cls(
+            schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), reverse
+        )
+
+    @property
+    def map(self):
+        """Shape of one state: (B, H, W, C), as it lies in memory."""
+        return (self.batch, self.height, self.width, self.channels)
+
+    @property
+    def pixels(self):
+        """Pixels of one step, over the batch."""
+        return self.batch * self.height * self.width
+
+    @property
+    def direction(self):
+        return -1 if self.reverse else 1
+
+    def time_order(self):
+        """Steps in the order in which the recurrence takes them."""
+        return range(self.steps - 1, -1, -1) if self.reverse else range(self.steps)

@@ -1,0 +1,108 @@
+"""The recurrence in plain PyTorch, under autograd: what every other backend is compared with.
+
+It follows the schedule (input convolutions out of the loop, recurrent ones packed) with the stages' emitted
+PyTorch code, so it is also the form for export, ONNX, forward-mode and higher derivatives.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from fastrcn.compiler.differentiate import forward_code
+from fastrcn.compiler.emit_torch import torch_function
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
+
+
+def conv_recurrent(schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse):
+    """Run a cell over time; see ``fastrcn.functional.conv_recurrent``. States past ``lengths`` stay frozen.
+
+    Returns the output state at every step (T,B,C,H,W) and the tuple of last states (B,C,H,W).
+    """
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
+    b, h, w, c = geometry.map
+    wide = accumulate_type(weight_hh.dtype)
+    projections = [_project(geometry, g, inputs, weight_ih, bias) for g in schedule.groups]
+    recurrent = {
+        (o, g): blocks_of(weight_hh, group.operand_blocks(o), c)
+        for g, group in enumerate(schedule.groups)
+        for o in group.operands
+    }
+    padding = same_padding(weight_hh.shape[2:], (1, 1))
+    params = {p: _parameter(kind, index, bias, weight_ch, weight_hh) for p, kind, index in schedule.params}
+    if hx:
+        states = [s.to(weight_hh.dtype if conv else wide) for s, conv in zip(hx, schedule.convolved_states, strict=True)]
+    else:
+        states = [
+            weight_hh.new_zeros(b, c, h, w, dtype=weight_hh.dtype if conv else wide)
+            for conv in schedule.convolved_states
+        ]
+
+    outputs = []
+    for t in geometry.time_order():
+        values = dict(zip(schedule.states, states, strict=True)) | params
+        done = [None if p is None else p[t] for p in projections]
+        waiting = [len(group.operands) for group in schedule.groups]
+
+        def provide(g, done=done, waiting=waiting, values=values):
+            if not waiting[g]:
+                maps = done[g].chunk(len(schedule.groups[g].slots), dim=1)
+                values.update(zip((slot.symbol for slot in schedule.groups[g].slots), maps, strict=True))
+
+        for g in range(len(schedule.groups)):
+            provide(g)
+        for stage, operands in schedule.steps:
+            if stage:
+                results = _run(stage, values, wide)
+                values.update(zip((s for s, _ in stage.outputs), results, strict=True))
+            for o in operands:
+                operand = values[schedule.operand_symbol(o)].to(weight_hh.dtype)
+                for g, group in enumerate(schedule.groups):
+                    if o in group.operands:
+                        term = F.conv2d(operand, recurrent[o, g], None, padding=padding)
+                        done[g] = term if done[g] is None else done[g] + term
+                        waiting[g] -= 1
+                        provide(g)
+        new = [values[s].to(old.dtype) for (s, _), old in zip(schedule.final.outputs, states, strict=True)]
+        if lengths is not None:
+            ended = (t >= lengths).view(b, 1, 1, 1)
+            new = [torch.where(ended, old, n) for old, n in zip(states, new, strict=True)]
+        states = new
+        outputs.append(states[0])
+    if reverse:
+        outputs.reverse()
+    return torch.stack(outputs), tuple(s.to(weight_hh.dtype) for s in states)
+
+
+def _run(stage, values, wide):
+    function = torch_function(forward_code(stage))
+    return function(*(values[s].to(wide) for s in stage.reads))
+
+
+def _parameter(kind, index, bias, weight_ch, weight_hh):
+    """A stage's parameter, shaped to spread over (B,C,H,W); a bias that is switched off is zero."""
+    packed, channels = weight_ch if kind == "peephole" else bias, weight_hh.shape[1]
+    if packed is None:
+        return weight_hh.new_zeros(channels, 1, 1)
+    block = packed[index * channels : (index + 1) * channels]
+    return block if block.dim() == 3 else block.view(-1, 1, 1)
+
+
+def _project(geometry, group, inputs, weight_ih, bias):
+    """Everything in a group's slots that does not depend on states, at all steps: (T,B,slots*C,H,W) or None."""
+    total = None
+    c = geometry.channels
+    extra = group_bias(group, bias, c)
+    for name in group.inputs:
+        k = geometry.schedule.inputs.index(name)
+        x, weight = inputs[k], weight_ih[k]
+        if x.shape[2] == 0:
+            continue
+        padding = same_padding(weight.shape[2:], geometry.dilation)
+        rows = blocks_of(weight, group.input_blocks(name), c)
+        term = F.conv2d(x.flatten(0, 1), rows, extra, geometry.stride, padding, geometry.dilation)
+        extra = None
+        total = term if total is None else total + term
+    if total is None and (extra is not None or not group.operands):
+        spread = weight_ih[0].new_zeros(len(group.slots) * c) if extra is None else extra
+        spread = spread.view(1, -1, 1, 1)
+        total = spread.expand(geometry.steps * geometry.batch, -1, geometry.height, geometry.width)
+    return None if total is None else total.unflatten(0, (geometry.steps, geometry.batch))

@@ -1,0 +1,79 @@
+"""Weight gradient of a convolution, for channels-last maps on the CPU, by matrix products.
+
+oneDNN's own channels-last weight gradient runs at a third to two thirds of the speed of a large matrix product on
+AVX2. Here the input is unfolded along one axis only (each row holds its kernel_width neighbours); a shift along
+the other axis is then a shift of rows, so each row of the kernel is one product per image, accumulated in place.
+"""
+
+import torch
+
+from fastrcn.ops.conv_recurrent.geometry import same_padding
+
+_SMALLEST_INPUT = 8
+_FEWEST_ROWS = 1024
+
+
+def conv_weight_gradient(x, grad, weight_shape, stride, dilation, total):
+    """Add to ``total`` (kh, Co, kw*Ci) the weight gradient of a padded convolution.
+
+    ``x`` (N,H,W,Ci) is the convolution's input, ``grad`` (N,Ho,Wo,Co) the gradient of its output, both dense.
+    """
+    c_out, c_in, kh, kw = weight_shape
+    if tuple(stride) != (1, 1) or c_in < _SMALLEST_INPUT or x.dtype == torch.bfloat16:
+        return _library(x, grad, weight_shape, stride, dilation, total)
+    if kh == kw == 1:
+        total[0].addmm_(grad.flatten(0, 2).t(), x.flatten(0, 2))
+        return total
+    n, h, w, _ = x.shape
+    ph, pw = same_padding((kh, kw), dilation)
+    # Several small images at a time: their products are gathered into one with enough rows.
+    group = max(1, min(n, _FEWEST_ROWS // (h * w)))
+    padded = x.new_zeros(group, h + 2 * ph, w + 2 * pw, c_in)
+    columns = x.new_empty(h + 2 * ph, group, w, kw, c_in)
+    s = padded.stride()
+    neighbours = padded.as_strided(
+        (h + 2 * ph, group, w, kw, c_in), (s[1], s[0], c_in, dilation[1] * c_in, 1)
+    )
+    for first in range(0, n, group):
+        count = min(group, n - first)
+        padded[:count, ph : ph + h, pw : pw + w].copy_(x[first : first + count])
+        if count < group:
+            padded[count:].zero_()
+        columns.copy_(neighbours)
+        g = grad[first : first + count]
+        rows = columns.flatten(1, 2).flatten(2)
+        if group == 1:
+            left = g.reshape(h * w, c_out).t()
+        else:
+            left = g.new_zeros(h, group, w, c_out) if count < group else g.new_empty(h, group, w, c_out)
+            left[:, :count].copy_(g.transpose(0, 1))
+            left = left.view(-1, c_out).t()
+        for i in range(kh):
+            start = i * dilation[0]
+            total[i].addmm_(left, rows[start : start + h].reshape(-1, kw * c_in))
+    return total
+
+
+def _library(x, grad, weight_shape, stride, dilation, total):
+    c_out, c_in, kh, kw = weight_shape
+    weight = x.new_empty(weight_shape)
+    padding = same_padding((kh, kw), dilation)
+    _, dweight, _ = torch.ops.aten.convolution_backward(
+        grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, stride, padding, dilation,
+        False, [0, 0], 1, [False, True, False],
+    )  # fmt: skip
+    total += dweight.permute(2, 0, 3, 1).reshape(kh, c_out, kw * c_in)
+    return total
+
+
+def empty_total(weight_shape, like):
+    """Zeroed sum for ``conv_weight_gradient``."""
+    c_out, c_in, kh, kw = weight_shape
+    dtype = torch.float32 if like.dtype == torch.bfloat16 else like.dtype
+    return torch.zeros(kh, c_out, kw * c_in, dtype=dtype, device=like.device)
+
+
+def as_weight(total, weight_shape):
+    """The sum in the layout of the weight, (Co,Ci,kh,kw)."""
+    c_out, c_in, kh, kw = weight_shape
+    return total.view(kh, c_out, kw, c_in).permute(1, 3, 0, 2)
