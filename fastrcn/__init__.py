@@ -17,6 +17,7 @@ from fastrcn.layers import (
     ConvRNNCell,
     StackedConvGRU,
 )
+from fastrcn.memory import empty_cache
 
 __all__ = [
     "GRU",
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "backends",
     "cells",
+    "empty_cache",
     "functional",
     "use_backend",
 ]

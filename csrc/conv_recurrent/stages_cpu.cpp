@@ -1,19 +1,7 @@
 // The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
-#include "conv_recurrent/stage.h"
-
-#include "common/math.h"
-#include "common/storage.h"
+#include "conv_recurrent/rows.h"
 
 namespace FRCN_ISA {
-
-using frcn::StageArgs;
-
-template <class T>
-FRCN_HD T* row(const StageArgs& a, int argument, int64_t pixel) {
-  return reinterpret_cast<T*>(a.data[argument]) + pixel * a.pitch[argument];
-}
-
-#include "conv_recurrent_stages.h"
 
 template <class Rows>
 void run_rows(const StageArgs& given, int64_t begin, int64_t end) {

@@ -9,9 +9,10 @@ Saved are the states and the completed pre-activations, or with recomputation th
 from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 
+from fastrcn import memory
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, reflected
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Program, StageCall
 from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
@@ -45,7 +46,8 @@ def _span(geometry: Geometry, first, steps):
 
 def maps_last(x):
     """(...,C,H,W) as dense (...,H,W,C); a view where it lies so already."""
-    return x.movedim(-3, -1).contiguous()
+    x = x.movedim(-3, -1)
+    return x if x.is_contiguous() else memory.empty(x.shape, x.dtype, x.device).copy_(x)
 
 
 def maps_first(x):
@@ -77,27 +79,20 @@ class _Sequence:
         """Uninitialised maps with leading axes ``lead``."""
         g = self.geometry
         shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
-        return torch.empty(shape, dtype=dtype or self.dtype, device=self.weight_hh.device)
+        return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
     def project(self, group, time):
         """Pre-activations of a group over a span of time, as far as the inputs give them: (steps,B,H,W,slots*C)."""
         g, c = self.geometry, self.geometry.channels
-        steps = time.stop - time.start
+        total = self.empty(time.stop - time.start, width=len(group.slots) * c)
         extra = group_bias(group, self.bias, c)
-        total = None
+        total.copy_(extra) if extra is not None else total.zero_()
         for name in group.inputs:
-            x, weight = self.input(name, time), self.weight_ih[self.schedule.inputs.index(name)]
-            if x.shape[-1] == 0:
-                continue
-            padding = same_padding(weight.shape[2:], g.dilation)
+            weight = self.weight_ih[self.schedule.inputs.index(name)]
             rows = blocks_of(weight, group.input_blocks(name), c)
-            term = F.conv2d(maps_first(x), rows, extra, g.stride, padding, g.dilation)
-            extra, term = None, maps_last(term)
-            total = term if total is None else total.add_(term)
-        if total is None:
-            total = self.empty(steps, width=len(group.slots) * c)
-            total.copy_(extra) if extra is not None else total.zero_()
-        return total.view(steps, g.batch, g.height, g.width, -1)
+            padding = same_padding(weight.shape[2:], g.dilation)
+            add_convolution(total.flatten(0, 1), self.input(name, time), rows, padding, g.stride, g.dilation)
+        return total
 
     def input(self, name, time):
         """An input over a span of time, dense (steps*B,H,W,Cin)."""
@@ -207,9 +202,7 @@ def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx,
     d_groups = [seq.empty(longest, width=len(group.slots) * c) for group in schedule.groups]
     operands = {o: seq.empty(longest) for o in schedule.computed_operands}
     d_operands = {o: Buffer(seq.empty(), width=c) for o in schedule.computed_operands}
-    backward_weights = {
-        key: weight.transpose(0, 1).flip(2, 3).contiguous() for key, weight in seq.weights.items()
-    }
+    backward_weights = {key: reflected(weight) for key, weight in seq.weights.items()}
 
     params = seq.params(g.batch)
     for first, steps in reversed(chunks):
@@ -317,9 +310,7 @@ class _Gradients:
         self.seq, self.needs = seq, needs
         schedule, g = seq.schedule, seq.geometry
         self.d_inputs = [
-            torch.zeros((*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device)
-            if needed
-            else None
+            memory.empty((*x.shape[:2], *x.shape[3:], x.shape[2]), x.dtype, x.device).zero_() if needed else None
             for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
         ]
         self.totals: dict = {}
@@ -375,11 +366,15 @@ class _Gradients:
         if self.needs["inputs"][k]:
             padding = same_padding(weight.shape[2:], g.dilation)
             rows = blocks_of(weight, group.input_blocks(name), g.channels)
-            dx, _, _ = torch.ops.aten.convolution_backward(
+            dx = self.d_inputs[k][time].flatten(0, 1)
+            if g.stride == (1, 1):
+                add_convolution(dx, flat, reflected(rows), padding, dilation=g.dilation)
+                return
+            found, _, _ = torch.ops.aten.convolution_backward(
                 maps_first(flat), maps_first(x), rows, None, g.stride, padding, g.dilation,
                 False, [0, 0], 1, [True, False, False],
             )  # fmt: skip
-            self.d_inputs[k][time].flatten(0, 1).add_(maps_last(dx))
+            dx += maps_last(found)
 
     def finish(self, d_states, d_params):
         """All gradients, in the layouts of what they belong to."""
