@@ -65,7 +65,8 @@ def _requested(backend):
 
 
 @torch.compiler.assume_constant_result
-def _can_run(operation, name, cell, dtype, device):
+def can_run(operation, name, cell, dtype, device):
+    """(whether a backend runs an operation on a cell, data type and device type, why not or how)."""
     return _CAN_RUN[operation][name](cell, dtype, device)
 
 
@@ -73,13 +74,13 @@ def select(operation, cell, dtype, device, backend=None) -> str:
     """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot."""
     name, source = _requested(backend)
     if name is not None:
-        ok, reason = _can_run(operation, name, cell, dtype, device)
+        ok, reason = can_run(operation, name, cell, dtype, device)
         if not ok:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
     refused = ""
     for name in _CAN_RUN[operation]:
-        ok, reason = _can_run(operation, name, cell, dtype, device)
+        ok, reason = can_run(operation, name, cell, dtype, device)
         if ok:
             break
         refused = f"{name}: {reason}"
@@ -98,7 +99,7 @@ def explain(operation, cell, input, *args, backend=None, **kwargs) -> Explanatio
         raise ValueError(f"operation: expected one of {', '.join(_CAN_RUN)}, got {operation!r}")
     first = input if isinstance(input, torch.Tensor) else input[0]
     asked = (cell.key, first.dtype, first.device.type)
-    rows = tuple((n, *_can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
+    rows = tuple((n, *can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
     name, source = _requested(backend)
     if name is None:
         return Explanation(operation, next(n for n, ok, _ in rows if ok), "the first that can", rows)

@@ -1,5 +1,7 @@
 """Operations as functions of tensors. Sequences are (T,B,C,H,W)."""
 
+from contextlib import nullcontext
+
 import torch
 
 from fastrcn import backends, cells
@@ -47,9 +49,11 @@ def conv_recurrent(
     stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
     tensors = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx]
     device = weight_hh.device.type
-    if torch.is_autocast_enabled(device):
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast:
         dtype = torch.get_autocast_dtype(device)
-        tensors = [t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors]
+        eligible = (torch.float32, torch.float16, torch.bfloat16)
+        tensors = [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]
     n = len(inputs)
     check_call(cell, tensors[:n], tensors[n : 2 * n], *tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :], stride, dilation)
     if lengths is not None:
@@ -59,7 +63,7 @@ def conv_recurrent(
     call = Call(cell.key, n, stride, dilation, bool(reverse), int(save))
     name = backends.select("conv_recurrent", call.cell, tensors[0].dtype, device, backend)
     plain = name == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         output, *states = (run_reference if plain else run_fused)(call, lengths, tensors)
     if lengths is not None:
         steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)

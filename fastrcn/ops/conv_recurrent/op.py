@@ -97,7 +97,9 @@ class ConvRecurrent(torch.autograd.Function):
         tensors, kept = rest[: ctx.count], rest[ctx.count :]
         public = 1 + len(schedule_of(ctx.call.cell).states)
         needs = tuple(ctx.needs_input_grad[2:])
-        found = iter(ConvRecurrentBackward.apply(ctx.call, needs, lengths, *grads[:public], *tensors, *kept))
+        # A compiled graph is differentiated once, and traces a function without gradients only by its fixed arguments.
+        second = ConvRecurrentBackward.forward if torch.compiler.is_compiling() else ConvRecurrentBackward.apply
+        found = iter(second(ctx.call, needs, lengths, *grads[:public], *tensors, *kept))
         return (None, None, *(next(found) if need else None for need in needs))
 
     @staticmethod
@@ -188,7 +190,8 @@ def _second_order(call, needs, lengths, grads, tensors, grads_of_grads, count):
 def run_fused(call: Call, lengths, tensors):
     """The fused form under autograd: (output, last states ...)."""
     public = 1 + len(schedule_of(call.cell).states)
-    return ConvRecurrent.apply(call, lengths, *tensors)[:public]
+    untracked = torch.compiler.is_compiling() and call.save == Save.NOTHING
+    return (ConvRecurrent.forward if untracked else ConvRecurrent.apply)(call, lengths, *tensors)[:public]
 
 
 __all__ = ["BUILT_IN_KEYS", "Call", "Save", "run_fused", "run_reference"]

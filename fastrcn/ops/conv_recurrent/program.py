@@ -93,6 +93,8 @@ class Program:
         self.steps, self.lengths, self.packed = steps, lengths, packed
         compiled = use_compiled_stages(geometry, dtype)
         self.runs = []
+        if images == 0:
+            return
         if use_native_loop(geometry, dtype):
             loop = self._native()
             for step in steps:

@@ -1,0 +1,131 @@
+"""``python -m fastrcn info``: what this installation can do, seen by running it."""
+
+import json
+import platform
+from importlib import metadata, util
+
+import torch
+
+from fastrcn import backends, cells, native
+from fastrcn._version import __version__
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.functional import conv_recurrent
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2}
+
+
+def collect() -> dict:
+    """Versions, build and self-tests as plain data."""
+    return {
+        "fastrcn": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "threads": torch.get_num_threads(),
+        "extension": _extension(),
+        "cuda": _cuda(),
+        "self_test": [_self_test("conv_recurrent", name, dtype) for name in backends.NAMES for dtype in _DTYPES],
+    }
+
+
+def _version(package):
+    return metadata.version(package) if util.find_spec(package) else None
+
+
+def _extension():
+    module = native.module()
+    if module is None:
+        return {"built": False, "reason": native.missing_reason()}
+    return {
+        "built": True,
+        "build": json.loads(module.build_info),
+        "usable_isas": module.usable_isas(),
+        "isa": native.isa(),
+        "openmp": "PyTorch's" if module.parallel_runtime_found() else "none found: one thread",
+        "time_loop": "C++" if native.has_aten() else f"Python: {native.missing_aten()}",
+        "bfloat16_convolution": native.has_bfloat16_convolution(),
+    }
+
+
+def _cuda():
+    """Whether the CUDA of PyTorch, of the build and of the machine go together."""
+    built = json.loads(native.module().build_info) if native.module() else {}
+    facts = {"torch": torch.version.cuda, "extension": built.get("cuda") or None, "devices": []}
+    if not built.get("cuda"):
+        facts["note"] = built.get("without_cuda") or native.missing_reason()
+    elif torch.version.cuda is None:
+        facts["note"] = "this PyTorch has no CUDA: the extension's kernels cannot be reached"
+    elif torch.version.cuda.split(".")[0] != built["cuda"].split(".")[0]:
+        facts["note"] = f"PyTorch has CUDA {torch.version.cuda}, the extension CUDA {built['cuda']}: versions differ"
+    else:
+        facts["note"] = "PyTorch and the extension have the same major version"
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(k)
+            facts["devices"].append(f"{torch.cuda.get_device_name(k)} (sm_{major}{minor})")
+    return facts
+
+
+def _self_test(operation, name, dtype):
+    """Run a small ConvLSTM forward and backward on one backend and compare with float64 on the reference."""
+    result = {"operation": operation, "backend": name, "dtype": str(dtype).removeprefix("torch.")}
+    cell = cells.ConvLSTM()
+    ok, reason = backends.can_run(operation, name, cell.key, dtype, "cpu")
+    if not ok:
+        return result | {"ok": False, "reason": reason}
+    blocks = schedule_of(cell.key).blocks
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 2, 5, 6, 7), (blocks["x"] * 8, 5, 3, 3), (blocks["h"] * 8, 8, 3, 3), (blocks["bias"] * 8,)]
+    exact = [0.3 * torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+
+    def run(backend, dtype):
+        tensors = [t.to(dtype).requires_grad_() for t in exact]
+        output, _ = conv_recurrent(cell, *tensors, backend=backend)
+        return [output.detach(), *torch.autograd.grad(output.sum(), tensors)]
+
+    error = max(
+        float((a.double() - b).norm() / b.norm())
+        for a, b in zip(run(name, dtype), run("reference", torch.float64), strict=True)
+    )
+    fine = error <= _TOLERANCE[dtype]
+    return result | {"ok": fine, "error": error, "reason": reason if fine else f"relative error {error:.1e}; {reason}"}
+
+
+def report(facts: dict) -> str:
+    """The facts as text."""
+    lines = [f"fastrcn {facts['fastrcn']}, PyTorch {facts['torch']}, Python {facts['python']}, {facts['platform']}"]
+    lines.append(f"Triton: {facts['triton'] or 'not installed'}; threads: {facts['threads']}")
+    extension = facts["extension"]
+    if extension["built"]:
+        build = extension["build"]
+        lines.append(f"extension: built by {build['compiler']}, commit {build['commit'] or 'unknown'}")
+        lines.append(f"  instruction sets: {', '.join(build['isas'])}; runs {extension['isa']}")
+        lines.append(f"  time loop: {extension['time_loop']}; OpenMP: {extension['openmp']}")
+        lines.append(f"  bfloat16 convolution on this processor: {'yes' if extension['bfloat16_convolution'] else 'no'}")
+        if build["cuda"]:
+            lines.append(f"  CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}")
+    else:
+        lines.append(f"extension: {extension['reason']}")
+    cuda = facts["cuda"]
+    lines.append(f"CUDA: {cuda['note']}; devices: {', '.join(cuda['devices']) or 'none'}")
+    lines.append("self-test (a small ConvLSTM, forward and backward, against float64):")
+    for test in facts["self_test"]:
+        error = f" error {test['error']:.1e}" if "error" in test else ""
+        mark = "ok  " if test["ok"] else "FAIL" if "error" in test else "no  "
+        lines.append(f"  {mark} {test['operation']} {test['backend']:9} {test['dtype']:8}{error}  {test['reason']}")
+    return "\n".join(lines)
+
+
+def run(args) -> int:
+    """The command; 1 where a backend that should run gave wrong numbers."""
+    facts = collect()
+    print(json.dumps(facts, indent=2) if args.json else report(facts))
+    return int(any(not t["ok"] and "error" in t for t in facts["self_test"]))
+
+
+def add_arguments(parser):
+    """Options of the command."""
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+
