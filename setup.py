@@ -48,8 +48,8 @@ def find_tool(name):
 
 
 def find_cmake():
-    cmake = find_tool("cmake")
-    version = re.search(r"(\d+)\.(\d+)", output_of(cmake, "--version") or "") if cmake else None
+    cmake = find_tool("cmake") or ""
+    version = re.search(r"(\d+)\.(\d+)", output_of(cmake, "--version") or "")
     if version is None or tuple(map(int, version.groups())) < OLDEST_CMAKE:
         found = f"found {cmake} {version[0]}" if version else "found none"
         oldest = ".".join(map(str, OLDEST_CMAKE))
@@ -109,8 +109,9 @@ class CMakeBuild(build_ext):
 
     def drop_stale(self, build, configure):
         """Remove a build folder that other tools made, or in another place: CMake would keep their paths."""
-        names = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX", "CUDA_HOME", "CUDA_PATH", "PATH")
-        key = json.dumps([str(build), configure, {name: os.environ.get(name) for name in names}], indent=1)
+        names = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX", "CUDA_HOME", "CUDA_PATH")
+        environment = {name: os.environ.get(name) for name in names}
+        key = json.dumps([str(build), configure, environment, shutil.which("nvcc")], indent=1)
         stamp = build / "configured-with.json"
         if build.exists() and not (stamp.exists() and stamp.read_text() == key):
             shutil.rmtree(build)

@@ -63,6 +63,48 @@ std::vector<std::string> usable_isas() {
   return names;
 }
 
+const frcn::StageTable* find_table(const std::string& isa) {
+  for (const auto* table : usable_tables())
+    if (isa == table->isa) return table;
+  throw std::invalid_argument("fastrcn: instruction set " + isa + " is not usable here");
+}
+
+struct WeightGradientTask {
+  frcn::WeightGradientArgs args;
+  frcn::WeightGradientFunction function;
+  float* totals;
+  int64_t size;
+};
+
+// Adds to totals (threads, kh, kw, inputs, outputs), one for each thread, so that they need not wait for each other.
+void weight_gradient(const std::string& isa, uintptr_t x, uintptr_t grad, uintptr_t totals,
+                     std::tuple<int64_t, int64_t, int64_t> maps, std::tuple<int64_t, int64_t> channels,
+                     std::tuple<int64_t, int64_t> kernel, std::tuple<int64_t, int64_t> dilation, int threads) {
+  const auto [images, height, width] = maps;
+  const auto [inputs, outputs] = channels;
+  WeightGradientTask task{{reinterpret_cast<const float*>(x),
+                           reinterpret_cast<const float*>(grad),
+                           images,
+                           height,
+                           width,
+                           inputs,
+                           outputs,
+                           {std::get<0>(kernel), std::get<1>(kernel)},
+                           {std::get<0>(dilation), std::get<1>(dilation)}},
+                          find_table(isa)->weight_gradient,
+                          reinterpret_cast<float*>(totals),
+                          std::get<0>(kernel) * std::get<1>(kernel) * inputs * outputs};
+  py::gil_scoped_release release;
+  frcn::parallel(
+      threads,
+      [](void* context, int part, int parts) {
+        const auto& t = *static_cast<WeightGradientTask*>(context);
+        const int64_t rows = t.args.images * t.args.height;
+        t.function(t.args, rows * part / parts, rows * (part + 1) / parts, t.totals + part * t.size);
+      },
+      &task);
+}
+
 const frcn::StageEntry* find_stage(const std::string& isa, const std::string& fingerprint, int stage, bool backward,
                                    int type) {
   for (const auto* table : usable_tables()) {
@@ -153,6 +195,7 @@ PYBIND11_MODULE(_C, m) {
         return find_stage(isa, fingerprint, stage, backward, type) != nullptr;
       },
       "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
+  m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient to one sum per thread.");
   py::class_<PyProgram>(m, "Program", "The time loop: convolutions and stages, run once per step.")
       .def(py::init<int, int64_t, int64_t, int64_t, uintptr_t, int>())
       .def("add_convolution", &PyProgram::add_convolution)

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "conv_recurrent/weight_gradient.h"
+
 namespace frcn {
 
 constexpr int kMaxStageArguments = 40;
@@ -31,10 +33,12 @@ struct StageEntry {
   StageFunction function;
 };
 
+// What was compiled for one instruction set.
 struct StageTable {
   const char* isa;
   const StageEntry* entries;
   int count;
+  WeightGradientFunction weight_gradient;
 };
 
 }  // namespace frcn
