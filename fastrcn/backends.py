@@ -78,7 +78,7 @@ def select(operation, cell, dtype, device, backend=None) -> str:
         if not ok:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
-    refused = ""
+    refused, name = "", "reference"
     for name in _CAN_RUN[operation]:
         ok, reason = can_run(operation, name, cell, dtype, device)
         if ok:
@@ -103,5 +103,5 @@ def explain(operation, cell, input, *args, backend=None, **kwargs) -> Explanatio
     name, source = _requested(backend)
     if name is None:
         return Explanation(operation, next(n for n, ok, _ in rows if ok), "the first that can", rows)
-    runs = dict((n, ok) for n, ok, _ in rows)[name]
+    runs = {n: ok for n, ok, _ in rows}[name]
     return Explanation(operation, name if runs else None, f"asked for by {source}", rows)

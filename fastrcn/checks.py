@@ -16,8 +16,9 @@ def check_kernel(kernel, name):
         raise ValueError(f"{name}: expected odd kernel sizes, which keep the map's size, got {tuple(kernel)}")
 
 
-def check_call(cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, stride, dilation):
-    """Check one call of conv_recurrent: ranks, sizes, data types and devices."""
+def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation):
+    """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch."""
+    weight_hh, bias, weight_ch = packed
     schedule = schedule_of(cell.key)
     blocks = schedule.blocks
     names = schedule.inputs

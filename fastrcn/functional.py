@@ -1,6 +1,7 @@
 """Operations as functions of tensors. Sequences are (T,B,C,H,W)."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ def _pair(value, name):
 
 def conv_recurrent(
     cell, input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, *,
-    stride=1, dilation=1, lengths=None, reverse=False, recompute=False, backend=None,
+    stride: Any = 1, dilation: Any = 1, lengths=None, reverse=False, recompute=False, backend=None,
 ):  # fmt: skip
     """Run a recurrent convolutional cell over a sequence.
 
@@ -47,7 +48,7 @@ def conv_recurrent(
     weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
     hx = () if hx is None else tuple(hx)
     stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
-    tensors = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx]
+    tensors: list[Any] = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx]
     device = weight_hh.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast:
@@ -55,7 +56,8 @@ def conv_recurrent(
         eligible = (torch.float32, torch.float16, torch.bfloat16)
         tensors = [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]
     n = len(inputs)
-    check_call(cell, tensors[:n], tensors[n : 2 * n], *tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :], stride, dilation)
+    packed, states = tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :]
+    check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation)
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -82,8 +84,8 @@ def conv_lstm(input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, *
 def conv_gru(input, weight_ih, weight_hh, bias=None, hx=None, *, reset="before", **options):
     """ConvGRU over a sequence, gates r, z, n.
 
-    ``reset="before"`` is the form of Ballas et al. 2016, arXiv 1511.06432; "after" is cuDNN's, with a bias of (4*C,): r, z,
-    n of the input, n of the state. Arguments and results as ``conv_recurrent``; hx is (h,).
+    ``reset="before"`` is the form of Ballas et al. 2016, arXiv 1511.06432; "after" is cuDNN's, with a bias
+    of (4*C,): r, z, n of the input, n of the state. Arguments and results as ``conv_recurrent``; hx is (h,).
     """
     if reset not in _GRU:
         raise ValueError(f'reset: expected "before" or "after", got {reset!r}')
@@ -91,7 +93,10 @@ def conv_gru(input, weight_ih, weight_hh, bias=None, hx=None, *, reset="before",
 
 
 def conv_rnn(input, weight_ih, weight_hh, bias=None, hx=None, *, nonlinearity="tanh", **options):
-    """ConvRNN over a sequence, h' = tanh(Wx + Uh + b), or relu. Arguments and results as ``conv_recurrent``; hx is (h,)."""
+    """ConvRNN over a sequence, h' = tanh(Wx + Uh + b), or relu.
+
+    Arguments and results as ``conv_recurrent``; hx is (h,).
+    """
     if nonlinearity not in _RNN:
         raise ValueError(f'nonlinearity: expected "tanh" or "relu", got {nonlinearity!r}')
     return conv_recurrent(_RNN[nonlinearity], input, weight_ih, weight_hh, bias, None, hx, **options)

@@ -103,7 +103,7 @@ def report(facts: dict) -> str:
         lines.append(f"extension: built by {build['compiler']}, commit {build['commit'] or 'unknown'}")
         lines.append(f"  instruction sets: {', '.join(build['isas'])}; runs {extension['isa']}")
         lines.append(f"  time loop: {extension['time_loop']}; OpenMP: {extension['openmp']}")
-        lines.append(f"  bfloat16 convolution on this processor: {'yes' if extension['bfloat16_convolution'] else 'no'}")
+        lines.append(f"  bfloat16 convolution here: {'yes' if extension['bfloat16_convolution'] else 'no'}")
         if build["cuda"]:
             lines.append(f"  CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}")
     else:
@@ -128,4 +128,3 @@ def run(args) -> int:
 def add_arguments(parser):
     """Options of the command."""
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
-

@@ -6,6 +6,7 @@ reason; here are its few lines for the buffers of this package.
 """
 
 import threading
+from typing import Any
 
 import torch
 
@@ -44,7 +45,8 @@ def empty(shape, dtype, device):
             chosen = _Kept(torch.empty(size, dtype=torch.uint8).untyped_storage())
             _kept.append(chosen)
         chosen.used = _requests
-        return torch.empty(0, dtype=dtype).set_(chosen.storage, 0, torch.Size(shape))
+        blank: Any = torch.empty(0, dtype=dtype)
+        return blank.set_(chosen.storage, 0, torch.Size(shape))
 
 
 def empty_cache():

@@ -2,16 +2,19 @@
 
 import importlib
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastrcn.compiler.schedule import Schedule
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 
+_aoti: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue]
 
-@lru_cache(maxsize=None)
+
+@cache
 def _load():
     """(module, "") or (None, why not). Only absence is accepted; a broken extension says what is wrong with it."""
     try:
@@ -27,7 +30,7 @@ def _load():
     return None, reason
 
 
-def module():
+def module() -> Any:
     """The extension module; None where it is missing."""
     return _load()[0]
 
@@ -37,24 +40,24 @@ def missing_reason() -> str:
     return _load()[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def isa() -> str:
     """The instruction set whose kernels run; ``FASTRCN_ISA`` asks for a lower one, to test it."""
     usable = module().usable_isas()
-    wanted = os.environ.get("FASTRCN_ISA", usable[-1])
+    wanted = os.environ.get("FASTRCN_ISA") or usable[-1]
     if wanted not in usable:
         raise RuntimeError(f"FASTRCN_ISA: expected one of {usable}, got {wanted!r}")
     return wanted
 
 
-@lru_cache(maxsize=None)
+@cache
 def missing_aten() -> str:
     """What PyTorch's C interface lacks for the native time loop; empty if nothing."""
     if module() is None:
         return missing_reason()
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch was built without oneDNN"
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    library = Path(str(torch.__file__)).parent / "lib" / "libtorch_cpu.so"
     missing = module().open_aten(str(library))
     return f"PyTorch {torch.__version__} lacks {missing}" if missing else ""
 
@@ -64,28 +67,26 @@ def has_aten() -> bool:
     return not missing_aten()
 
 
-@lru_cache(maxsize=None)
+@cache
 def has_bfloat16_convolution() -> bool:
     """Whether oneDNN has bfloat16 convolutions on this processor."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-@lru_cache(maxsize=None)
+@cache
 def has_cell(schedule: Schedule, type_number: int) -> bool:
     """Whether every stage of a cell was compiled, from the same equations, for the chosen instruction set."""
     if module() is None:
         return False
     signatures = (*forward_signatures(schedule), *backward_signatures(schedule))
-    return all(
-        module().has_stage(isa(), schedule.fingerprint, s.stage, s.backward, type_number) for s in signatures
-    )
+    return all(module().has_stage(isa(), schedule.fingerprint, s.stage, s.backward, type_number) for s in signatures)
 
 
 class TensorHandle:
     """A reference to a tensor that C++ can pass back to PyTorch; released when this object goes."""
 
     def __init__(self, tensor):
-        self.capsule = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
+        self.capsule = _aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
 
     def __del__(self):
-        torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(self.capsule)
+        _aoti.alloc_tensor_by_stealing_from_void_ptr(self.capsule)

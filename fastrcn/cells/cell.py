@@ -5,6 +5,7 @@ everything else (schedule, backward, code for each backend) is derived from what
 """
 
 import inspect
+from typing import Any
 
 import sympy
 
@@ -12,31 +13,43 @@ from fastrcn.compiler.schedule import register
 from fastrcn.compiler.trace import record
 
 
-class sigmoid(sympy.Function):
+class Sigmoid(sympy.Function):
+    nargs = 1
+
+
+class Tanh(sympy.Function):
+    nargs = 1
+
+
+class Relu(sympy.Function):
+    nargs = 1
+
+
+class Exp(sympy.Function):
+    nargs = 1
+
+
+def sigmoid(x) -> Any:
     """Logistic function 1 / (1 + exp(-x))."""
+    return Sigmoid(x)
 
-    nargs = 1
 
-
-class tanh(sympy.Function):
+def tanh(x) -> Any:
     """Hyperbolic tangent."""
+    return Tanh(x)
 
-    nargs = 1
 
-
-class relu(sympy.Function):
+def relu(x) -> Any:
     """max(x, 0); its derivative at 0 is 0."""
+    return Relu(x)
 
-    nargs = 1
 
-
-class exp(sympy.Function):
+def exp(x) -> Any:
     """Natural exponential."""
+    return Exp(x)
 
-    nargs = 1
 
-
-def conv(operand):
+def conv(operand) -> Any:
     """Convolution of an input, a state or an expression of states, with weights of its own.
 
     The n-th call on an input is the n-th block of that input's weight; the n-th call on anything made of
@@ -45,12 +58,12 @@ def conv(operand):
     return record().conv(operand)
 
 
-def peephole(state):
+def peephole(state) -> Any:
     """Elementwise product of a state (or an expression) with a learned weight: one per channel, or a full map."""
     return record().peephole(state)
 
 
-def bias():
+def bias() -> Any:
     """A learned bias per channel, beyond the one that the convolution of the first input carries."""
     return record().bias()
 
@@ -79,7 +92,7 @@ class Cell:
         for name, value in options.items():
             setattr(self, name, value)
 
-    def step(self, *operands):
+    def step(self, *operands) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no step(self, x, h, ...)")
 
     @property

@@ -13,6 +13,8 @@ class ConvGRU(Cell):
     - "after" (cuDNN, torch.nn.GRU): on the convolved state, which has a bias of its own; h' = (1 - z) n + z h.
     """
 
+    reset: str
+
     def __init__(self, reset="before"):
         if reset not in ("before", "after"):
             raise ValueError(f'reset: expected "before" or "after", got {reset!r}')

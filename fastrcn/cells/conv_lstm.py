@@ -9,6 +9,8 @@ from fastrcn.cells.cell import Cell, conv, peephole, sigmoid, tanh
 class ConvLSTM(Cell):
     """The ConvLSTM of Shi et al.; with ``peephole`` the gates also see the cell state."""
 
+    peephole: bool
+
     def __init__(self, peephole=False):
         super().__init__(peephole=bool(peephole))
 

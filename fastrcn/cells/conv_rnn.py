@@ -1,6 +1,6 @@
 """ConvRNN: the recurrent convolutional network of J. Johnson's video lecture (after Ballas et al. 2016).
 
-    h_t = tanh(W_x * x_t + W_h * h_{t-1} + b)
+h_t = tanh(W_x * x_t + W_h * h_{t-1} + b)
 """
 
 from fastrcn.cells.cell import Cell, conv, relu, tanh
@@ -8,6 +8,8 @@ from fastrcn.cells.cell import Cell, conv, relu, tanh
 
 class ConvRNN(Cell):
     """h' = tanh(Wx + Uh + b); ``nonlinearity`` is "tanh" or "relu"."""
+
+    nonlinearity: str
 
     def __init__(self, nonlinearity="tanh"):
         if nonlinearity not in ("tanh", "relu"):

@@ -11,6 +11,8 @@ class StackedConvGRU(Cell):
 
     inputs = ("x", "below")
 
+    bottom_up_in_candidate: bool
+
     def __init__(self, bottom_up_in_candidate=False):
         super().__init__(bottom_up_in_candidate=bool(bottom_up_in_candidate))
 

@@ -5,14 +5,15 @@ can be written with its value: sigmoid' = s (1 - s).
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import sympy
 
 from fastrcn.compiler.schedule import Schedule, Stage
 
 
-class positive(sympy.Function):
+class Positive(sympy.Function):
     """1 where the argument is above 0, else 0: the derivative of relu."""
 
     nargs = 1
@@ -21,10 +22,15 @@ class positive(sympy.Function):
 DERIVATIVES = {
     "sigmoid": lambda value, _: value * (1 - value),
     "tanh": lambda value, _: 1 - value**2,
-    "relu": lambda value, _: positive(value),
+    "relu": lambda value, _: Positive(value),
     "exp": lambda value, _: value,
 }
 """Derivative of each function a cell may use, from (its value, its argument)."""
+
+
+def function_name(expr) -> str:
+    """The name under which a function stands in DERIVATIVES and in the emitters' tables."""
+    return type(expr).__name__.lower()
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ def _name_functions(expr, body, names):
         return expr
     expr = expr.func(*(_name_functions(a, body, names) for a in expr.args))
     if isinstance(expr, sympy.Function):
-        if type(expr).__name__ not in DERIVATIVES:
+        if function_name(expr) not in DERIVATIVES:
             known = ", ".join(DERIVATIVES)
-            raise ValueError(f"step: expected the functions {known}, got {type(expr).__name__}")
+            raise ValueError(f"step: expected the functions {known}, got {function_name(expr)}")
         if expr not in names:
             names[expr] = sympy.Symbol(f"v{len(body)}", real=True)
             body.append((names[expr], expr))
@@ -52,10 +58,11 @@ def _name_functions(expr, body, names):
     return expr
 
 
-@lru_cache(maxsize=None)
+@cache
 def forward_code(stage: Stage) -> Code:
     """The stage's outputs as straight-line code."""
-    shared, results = sympy.cse([expr for _, expr in stage.outputs], symbols=sympy.numbered_symbols("shared"))
+    found: Any = sympy.cse([expr for _, expr in stage.outputs], symbols=sympy.numbered_symbols("shared"))
+    shared, results = found
     body: list[tuple[sympy.Symbol, sympy.Expr]] = []
     names: dict[sympy.Expr, sympy.Symbol] = {}
     rename: dict[sympy.Symbol, sympy.Symbol] = {}
@@ -77,7 +84,7 @@ def gradient_symbol(symbol: sympy.Symbol) -> sympy.Symbol:
     return sympy.Symbol(f"d_{symbol.name}", real=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def backward_code(stage: Stage) -> Code:
     """The stage's VJP. Reads the stage's reads and the gradient of every output; gives the gradient of every read.
 
@@ -101,7 +108,7 @@ def backward_code(stage: Stage) -> Code:
         adjoint = gradient_symbol(symbol)
         body.append((adjoint, sympy.Add(*contributions[symbol])))
         if isinstance(expr, sympy.Function):
-            slope = DERIVATIVES[type(expr).__name__](symbol, expr.args[0])
+            slope = DERIVATIVES[function_name(expr)](symbol, expr.args[0])
             push(expr.args[0], adjoint * slope)
         else:
             push(expr, adjoint)

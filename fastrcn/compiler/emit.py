@@ -2,6 +2,8 @@
 
 from sympy.printing.str import StrPrinter
 
+from fastrcn.compiler.differentiate import function_name
+
 
 class Printer(StrPrinter):
     """Expressions as text for languages with C's arithmetic. Powers are written as products."""
@@ -12,8 +14,7 @@ class Printer(StrPrinter):
         self.number = number
 
     def _print_Function(self, expr):
-        name = type(expr).__name__
-        return f"{self.functions[name]}({', '.join(self._print(a) for a in expr.args)})"
+        return f"{self.functions[function_name(expr)]}({', '.join(self._print(a) for a in expr.args)})"
 
     def _print_Integer(self, expr):
         return self.number.format(int(expr))

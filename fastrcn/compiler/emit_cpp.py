@@ -49,7 +49,7 @@ def row_source(fingerprint: str, sig: Signature) -> str:
     reads = []
     for symbol in sig.code.reads:
         value = f"load<A>({symbol.name}[i])"
-        if ["d_output"] == [n for s, _, *more in sig.carries for n in more if s == symbol.name]:
+        if [n for s, _, *more in sig.carries for n in more if s == symbol.name] == ["d_output"]:
             value += " + load<A>(d_output[i])"
         assert symbol.name in given, symbol
         reads.append(value)

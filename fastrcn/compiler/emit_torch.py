@@ -1,6 +1,6 @@
 """Stages as Python functions of tensors: under autograd the plain form, without it the fused backward's fallback."""
 
-from functools import lru_cache
+from functools import cache
 
 from fastrcn.compiler.differentiate import Code
 from fastrcn.compiler.emit import Printer, assignments
@@ -16,7 +16,7 @@ _PRINTER = Printer(
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def torch_source(code: Code, name: str = "stage") -> str:
     """Python source of a function from the tensors ``code.reads`` to the tuple ``code.outputs``."""
     lines = [f"def {name}({', '.join(s.name for s in code.reads)}):"]
@@ -25,7 +25,7 @@ def torch_source(code: Code, name: str = "stage") -> str:
     return "\n".join([*lines, f"    return ({results},)", ""])
 
 
-@lru_cache(maxsize=None)
+@cache
 def torch_function(code: Code):
     """The function itself. A zero gradient comes back as the number 0."""
     import torch

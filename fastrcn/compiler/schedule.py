@@ -9,6 +9,7 @@ parameters, whose outputs are the operands of later convolutions or, in the last
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import sympy
 
@@ -49,9 +50,9 @@ class Stage:
     outputs: tuple[tuple[sympy.Symbol, sympy.Expr], ...]
 
     @cached_property
-    def reads(self) -> tuple[sympy.Symbol, ...]:
+    def reads(self) -> tuple[Any, ...]:
         """Every symbol that the outputs depend on, in a fixed order."""
-        symbols = set().union(*(expr.free_symbols for _, expr in self.outputs))
+        symbols: set[Any] = set().union(*(expr.free_symbols for _, expr in self.outputs))
         return tuple(sorted(symbols, key=lambda s: s.name))
 
 
@@ -84,7 +85,7 @@ class Schedule:
         """(stage, operands convolved after it), in order; the final stage comes last with no operands."""
         return (*zip(self.stages, self.levels, strict=True), (self.final, ()))
 
-    def operand_symbol(self, index: int) -> sympy.Symbol:
+    def operand_symbol(self, index: int) -> Any:
         """The state itself where the operand is one, else the name under which a stage computes it."""
         expr = self.operands[index]
         return expr if expr in self.states else sympy.Symbol(f"operand_{index}", real=True)
@@ -157,7 +158,7 @@ def _merge(trace: Trace):
             names.append((symbol, members))
         replace[frozenset(members)] = symbol
 
-    def rewrite(expr):
+    def rewrite(expr) -> Any:
         if frozenset([expr]) in replace:
             return replace[frozenset([expr])]
         if not expr.args:
@@ -227,9 +228,7 @@ def make_schedule(cell) -> Schedule:
     read = set(final.reads).union(*(stage.reads for stage in stages if stage))
     lone = [(b, "bias", explicit_bias[b]) for b in trace.biases if b in read]
     params = (*peepholes, *lone)
-    return Schedule(
-        cell.inputs, trace.states, tuple(expressions), groups, levels, tuple(stages), final, params, blocks
-    )
+    return Schedule(cell.inputs, trace.states, tuple(expressions), groups, levels, tuple(stages), final, params, blocks)
 
 
 def _levels(expressions, groups):

@@ -6,7 +6,7 @@ type (states that no convolution reads, their gradients, parameters) whatever th
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import sympy
 
@@ -96,14 +96,14 @@ def _backward(schedule, index, stage: Stage, final, written):
     return Signature(index, True, code, tuple(args), carries, tuple(zeroes))
 
 
-@lru_cache(maxsize=None)
+@cache
 def forward_signatures(schedule: Schedule) -> tuple[Signature, ...]:
     """Signatures of the stages in the order in which a step runs them."""
     stages = stages_of(schedule)
     return tuple(_forward(schedule, k, stage, k == len(stages) - 1) for k, stage in enumerate(stages))
 
 
-@lru_cache(maxsize=None)
+@cache
 def backward_signatures(schedule: Schedule) -> tuple[Signature, ...]:
     """Signatures of the stages' VJPs, indexed as the stages are; a step's backward runs them last to first."""
     stages, written = stages_of(schedule), set()

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 
@@ -11,7 +12,7 @@ class Term:
     """One ``conv(...)``: its symbol, what it reads (an input's name or an expression of states), its weight block."""
 
     symbol: sympy.Symbol
-    source: object
+    source: Any
     block: int
 
 

@@ -19,8 +19,9 @@ class ConvLSTM(ConvRecurrent):
 class ConvGRU(ConvRecurrent):
     """ConvGRU (Ballas et al. 2016, arXiv 1511.06432), gates packed r, z, n; state h.
 
-    ``reset``: "before" (the paper: on the state, before its convolution; h' = (1-z) h + z n) or "after" (cuDNN: on the convolved
-    state, which has a bias of its own; h' = (1-z) n + z h). All other arguments, shapes and errors as ``ConvRecurrent``.
+    ``reset``: "before" (the paper: on the state, before its convolution; h' = (1-z) h + z n) or "after" (cuDNN: on the
+    convolved state, which has a bias of its own; h' = (1-z) n + z h). All other arguments, shapes and errors as
+    ``ConvRecurrent``.
     """
 
     def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, reset="before", **options):
@@ -40,8 +41,9 @@ class ConvRNN(ConvRecurrent):
 class StackedConvGRU(ConvRecurrent):
     """One level of the stacked ConvGRU (Ballas et al. 2016, section 3.2): its gates also see the level below.
 
-    ``input_size`` is (channels of x, channels of the level below); the input is the tuple (x, below), both (T,B,C,H,W) with
-    the same map: pool the level below to it first. ``bottom_up_in_candidate`` adds the term to the candidate too.
+    ``input_size`` is (channels of x, channels of the level below); the input is the tuple (x, below), both
+    (T,B,C,H,W) with the same map: pool the level below to it first. ``bottom_up_in_candidate`` adds the term to the
+    candidate too.
     """
 
     def __init__(self, input_size, hidden_size, kernel_size=3, *, bottom_up_in_candidate=False, **options):

@@ -37,8 +37,8 @@ class _Dense(ConvRecurrent):
 class LSTM(_Dense):
     """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850.
 
-    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias ``bias_l0`` (4H,) per layer;
-    state dicts of ``torch.nn.LSTM``, with two, load too.
+    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias
+    ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too.
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, **options):
@@ -49,8 +49,9 @@ class LSTM(_Dense):
 
 
 class GRU(_Dense):
-    """GRU. ``reset="before"`` is Cho et al. 2014, arXiv 1406.1078; ``reset="after"`` equals ``torch.nn.GRU`` and loads its state dicts.
+    """GRU. ``reset="before"`` is Cho et al. 2014, arXiv 1406.1078; "after" equals ``torch.nn.GRU``.
 
+    State dicts of ``torch.nn.GRU`` load into the "after" form.
     Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); state (layers*directions,B,H).
     """
 

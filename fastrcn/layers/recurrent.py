@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ def _positive(value, name):
     return value
 
 
-def pair(value, name):
+def pair(value, name) -> Any:
     """A positive int or a pair of them as a pair."""
     values = (value, value) if isinstance(value, int) else tuple(value)
     if len(values) != 2:
@@ -72,10 +73,10 @@ class Weights(nn.Module):
         if self.bias:
             add("bias", blocks["bias"] * c)
         if self.peephole:
-            add("weight_ch", blocks["peephole"] * c, *(self.map_size if self.peephole == "full" else ()))
+            add("weight_ch", blocks["peephole"] * c, *((self.map_size or ()) if self.peephole == "full" else ()))
 
     @property
-    def _inputs(self):
+    def _inputs(self) -> Any:
         return schedule_of(self.cell.key).inputs
 
     def _input_labels(self):
@@ -85,10 +86,10 @@ class Weights(nn.Module):
             raise ValueError(f"cell: its inputs {self._inputs} give the weights ambiguous names {labels}")
         return labels
 
-    def _arguments(self, suffix):
+    def _arguments(self, suffix) -> Any:
         """The parameters of one layer and direction as arguments of ``conv_recurrent``."""
 
-        def get(name):
+        def get(name) -> Any:
             return getattr(self, name + suffix, None)
 
         def maps(weight):
@@ -110,7 +111,8 @@ class Weights(nn.Module):
         text = f"{self.input_size}, {self.hidden_size}"
         if self.maps:
             text += f", kernel_size={self.kernel_size}"
-        for name, usual in (("bias", True), ("stride", (1, 1)), ("dilation", (1, 1)), ("peephole", None), ("backend", None)):
+        one = (1, 1)
+        for name, usual in (("bias", True), ("stride", one), ("dilation", one), ("peephole", None), ("backend", None)):
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
         return text
@@ -209,7 +211,7 @@ class ConvRecurrent(Weights):
             inputs = tuple(x.transpose(0, 1) for x in inputs)
         if not self.maps:
             inputs = tuple(x[..., None, None] for x in inputs)
-        states = self._initial(hx, inputs[0], unbatched)
+        states: Any = self._initial(hx, inputs[0], unbatched)
         output, states = self._layers(inputs, states, lengths)
         if not self.maps:
             output, states = output[..., 0, 0], tuple(s[..., 0, 0] for s in states)
@@ -226,7 +228,7 @@ class ConvRecurrent(Weights):
         names = schedule_of(self.cell.key).states
         given = (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
         if len(given) != len(names):
-            raise ValueError(f"hx: expected {len(names)} states ({', '.join(names)}), got {len(given)}")
+            raise ValueError(f"hx: expected {len(names)} states ({', '.join(s.name for s in names)}), got {len(given)}")
         lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
         tail = (self.hidden_size,)
         if self.maps:
@@ -238,13 +240,14 @@ class ConvRecurrent(Weights):
         return given if self.maps else tuple(s[..., None, None] for s in given)
 
     def _layers(self, inputs, states, lengths):
-        finals = []
+        finals: list[tuple[Any, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(self._directions):
                 index = layer * self._directions + direction
+                weight_ih, weight_hh, bias, weight_ch = self._arguments(self._suffix(layer, direction))
                 output, last = conv_recurrent(
-                    self.cell, inputs, *self._arguments(self._suffix(layer, direction)),
+                    self.cell, inputs, weight_ih, weight_hh, bias, weight_ch,
                     None if states is None else tuple(s[index] for s in states),
                     stride=self.stride if layer == 0 else 1, dilation=self.dilation, lengths=lengths,
                     reverse=direction == 1, recompute=self.recompute, backend=self.backend,
@@ -270,8 +273,8 @@ class ConvRecurrent(Weights):
 class ConvRecurrentCell(Weights):
     """One step of any cell, for streaming. Arguments as ``ConvRecurrent``; weights are named without a suffix.
 
-    Shapes: input (B,Cin,H,W) or unbatched (Cin,H,W); states (B,C,H',W') or (C,H',W'): a tensor for a cell with one state, else
-    a tuple.
+    Shapes: input (B,Cin,H,W) or unbatched (Cin,H,W); states (B,C,H',W') or (C,H',W'): a tensor for a cell with one
+    state, else a tuple.
     """
 
     def __init__(
@@ -294,12 +297,14 @@ class ConvRecurrentCell(Weights):
                 came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
                 raise ValueError(f"input: expected (B,C,H,W) or unbatched (C,H,W), got {came}")
         unbatched = inputs[0].dim() == 3
-        states = None if hx is None else (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
+        states: Any = None if hx is None else (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
         if unbatched:
             inputs = tuple(x[None] for x in inputs)
             states = None if states is None else tuple(s[None] for s in states)
+        last: Any
+        weight_ih, weight_hh, bias, weight_ch = self._arguments("")
         _, last = conv_recurrent(
-            self.cell, tuple(x[None] for x in inputs), *self._arguments(""), states,
+            self.cell, tuple(x[None] for x in inputs), weight_ih, weight_hh, bias, weight_ch, states,
             stride=self.stride, dilation=self.dilation, backend=self.backend,
         )  # fmt: skip
         if unbatched:

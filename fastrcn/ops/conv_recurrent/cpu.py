@@ -81,19 +81,18 @@ def backward(
     """The operator's body: the gradients that ``needs`` asks for, in the order of the tensors, the others left out."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, compute_type(weight_hh.dtype)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
-    tensors = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx]
     n = len(inputs)
+    weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     found = fused.backward(
-        geometry, _cast(grads, compute), _cast(inputs, compute), _cast(weight_ih, compute),
-        *_cast((weight_hh, bias, weight_ch), compute), _cast(hx, compute), lengths,
-        fused.maps_last(output).to(compute), [s.contiguous() for s in saved],
+        geometry, _cast(grads, compute), _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias, weight_ch,
+        _cast(hx, compute), lengths, fused.maps_last(output).to(compute), [s.contiguous() for s in saved],
         {
             "inputs": needs[:n], "weight_ih": needs[n : 2 * n], "weight_hh": needs[2 * n],
             "bias": needs[2 * n + 1], "weight_ch": needs[2 * n + 2], "hx": any(needs[2 * n + 3 :]),
         },
     )  # fmt: skip
     flat = [*found["inputs"], *found["weight_ih"], found["weight_hh"], found["bias"], found["weight_ch"], *found["hx"]]
-    return [grad.to(dtype) for grad, need in zip(flat, needs, strict=True) if need and grad is not None] if tensors else []
+    return [grad.to(dtype) for grad, need in zip(flat, needs, strict=True) if need]
 
 
 def backward_fake(
@@ -103,9 +102,7 @@ def backward_fake(
     """Shapes, strides and types of what ``backward`` returns."""
     n = len(inputs)
     results = []
-    for k, (tensor, need) in enumerate(
-        zip([*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx], needs, strict=True)
-    ):
+    for k, (tensor, need) in enumerate(zip([*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx], needs, strict=True)):
         if not need:
             continue
         if k < n or k >= 2 * n + 3:

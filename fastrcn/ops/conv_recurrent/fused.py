@@ -117,9 +117,7 @@ class _Sequence:
         """The states before each step, as buffers over the stored states after each step."""
         shift, c = -self.geometry.direction, self.geometry.channels
         return [
-            Buffer(s, True, width=c, shift=shift, first=first)
-            if s.dim() == 5
-            else Buffer(s, width=c, first=first)
+            Buffer(s, True, width=c, shift=shift, first=first) if s.dim() == 5 else Buffer(s, width=c, first=first)
             for s, first in zip(states, self.initial, strict=True)
         ]
 
@@ -293,9 +291,7 @@ def _recompute(seq, states, time):
             stored = torch.cat(order)
         previous.append(Buffer(stored.flatten(0, 1), width=g.channels))
     images = steps * g.batch
-    operands = {
-        o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands
-    }
+    operands = {o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands}
     flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
     params = seq.params(images)
     body = seq.forward_steps(flat, previous, operands, params, zero_first=False)
@@ -314,7 +310,7 @@ class _Gradients:
             for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
         ]
         self.totals: dict = {}
-        self.bias = [None] * len(schedule.groups)
+        self.bias: dict = {}
         for n, group in enumerate(schedule.groups):
             rows = len(group.slots) * g.channels
             for name in group.inputs:
@@ -332,7 +328,7 @@ class _Gradients:
         seq, schedule, one = self.seq, self.seq.schedule, (1, 1)
         for n, (group, d) in enumerate(zip(schedule.groups, d_groups, strict=True)):
             flat = d.flatten(0, 1)
-            if self.bias[n] is not None:
+            if n in self.bias:
                 self.bias[n] += flat.view(-1, flat.shape[-1]).sum(0, dtype=seq.wide)
             for name in group.inputs:
                 self._add_input(name, n, group, flat, time)
@@ -397,13 +393,11 @@ class _Gradients:
         ]
         d_weight_hh = None
         if needs["weight_hh"]:
-            d_weight_hh = packed(
-                seq.weight_hh, [(o, n, g.operand_blocks(o)) for n, g in groups for o in g.operands]
-            )
+            d_weight_hh = packed(seq.weight_hh, [(o, n, g.operand_blocks(o)) for n, g in groups for o in g.operands])
         d_bias = torch.zeros_like(seq.bias) if needs["bias"] else None
         d_weight_ch = torch.zeros_like(seq.weight_ch) if needs["weight_ch"] else None
         for n, group in groups:
-            if self.bias[n] is not None:
+            if d_bias is not None and n in self.bias:
                 for p, slot in enumerate(group.slots):
                     for block in slot.bias_blocks:
                         d_bias[block * c : (block + 1) * c] += self.bias[n][p * c : (p + 1) * c]

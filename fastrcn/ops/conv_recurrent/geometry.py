@@ -63,9 +63,7 @@ class Geometry:
     def of(cls, schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse):
         steps, batch = inputs[0].shape[:2]
         height, width = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation)
-        return cls(
-            schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), reverse
-        )
+        return cls(schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), reverse)
 
     @property
     def map(self):

@@ -5,7 +5,7 @@ backward, the second; the second runs the backward operator and, when it is itse
 the plain form. Both can be mapped over by ``torch.vmap``.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -48,7 +48,7 @@ class Call(NamedTuple):
     save: int
 
 
-def split(call: Call, tensors):
+def split(call: Call, tensors) -> tuple[Any, ...]:
     """The flat list as the operators' arguments (inputs, weight_ih, weight_hh, bias, weight_ch, hx)."""
     n = call.inputs
     return (list(tensors[:n]), list(tensors[n : 2 * n]), *tensors[2 * n : 2 * n + 3], list(tensors[2 * n + 3 :]))
@@ -56,8 +56,19 @@ def split(call: Call, tensors):
 
 def run_reference(call: Call, lengths, tensors):
     """The plain form: (output, last states ...)."""
+    inputs, weight_ih, weight_hh, bias, weight_ch, hx = split(call, tensors)
     output, states = reference.conv_recurrent(
-        schedule_of(call.cell), *split(call, tensors), lengths, call.stride, call.dilation, call.reverse
+        schedule_of(call.cell),
+        inputs,
+        weight_ih,
+        weight_hh,
+        bias,
+        weight_ch,
+        hx,
+        lengths,
+        call.stride,
+        call.dilation,
+        call.reverse,
     )
     return (output, *states)
 
@@ -104,9 +115,7 @@ class ConvRecurrent(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, call, lengths, *tensors):
-        outputs = _stack_over(
-            info, in_dims[1:], lambda *args: ConvRecurrent.apply(call, *args), (lengths, *tensors)
-        )
+        outputs = _stack_over(info, in_dims[1:], lambda *args: ConvRecurrent.apply(call, *args), (lengths, *tensors))
         return outputs, (0,) * len(outputs)
 
 
@@ -170,14 +179,13 @@ def _second_order(call, needs, lengths, grads, tensors, grads_of_grads, count):
             results = run_reference(call, lengths, filled)
             return tuple(results[k] for k in given)
 
-        _, pull = torch.func.vjp(plain, *(values[k] for k in wanted))
+        pull: Any = torch.func.vjp(plain, *(values[k] for k in wanted))[1]
         return pull(tuple(cotangents))
 
     flat = [grads[k] for k in given] + [tensors[k] for k in present]
-    outputs, pull = torch.func.vjp(gradient, *flat)
-    cotangents = tuple(
-        torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads_of_grads, strict=True)
-    )
+    linear: Any = torch.func.vjp(gradient, *flat)
+    outputs, pull = linear
+    cotangents = tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads_of_grads, strict=True))
     found = pull(cotangents)
     result = [None] * count
     for k, g in zip(given, found, strict=False):

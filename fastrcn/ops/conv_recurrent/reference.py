@@ -4,6 +4,8 @@ It follows the schedule (input convolutions out of the loop, recurrent ones pack
 PyTorch code, so it is also the form for export, ONNX, forward-mode and higher derivatives.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -29,7 +31,9 @@ def conv_recurrent(schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, 
     padding = same_padding(weight_hh.shape[2:], (1, 1))
     params = {p: _parameter(kind, index, bias, weight_ch, weight_hh) for p, kind, index in schedule.params}
     if hx:
-        states = [s.to(weight_hh.dtype if conv else wide) for s, conv in zip(hx, schedule.convolved_states, strict=True)]
+        states = [
+            s.to(weight_hh.dtype if conv else wide) for s, conv in zip(hx, schedule.convolved_states, strict=True)
+        ]
     else:
         states = [
             weight_hh.new_zeros(b, c, h, w, dtype=weight_hh.dtype if conv else wide)
@@ -39,7 +43,7 @@ def conv_recurrent(schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, 
     outputs = []
     for t in geometry.time_order():
         values = dict(zip(schedule.states, states, strict=True)) | params
-        done = [None if p is None else p[t] for p in projections]
+        done: list[Any] = [None if p is None else p[t] for p in projections]
         waiting = [len(group.operands) for group in schedule.groups]
 
         def provide(g, done=done, waiting=waiting, values=values):

@@ -38,9 +38,7 @@ def conv_weight_gradient(x, grad, weight_shape, stride, dilation, total):
     padded = x.new_zeros(group, h + 2 * ph, w + 2 * pw, c_in)
     columns = x.new_empty(h + 2 * ph, group, w, kw, c_in)
     s = padded.stride()
-    neighbours = padded.as_strided(
-        (h + 2 * ph, group, w, kw, c_in), (s[1], s[0], c_in, dilation[1] * c_in, 1)
-    )
+    neighbours = padded.as_strided((h + 2 * ph, group, w, kw, c_in), (s[1], s[0], c_in, dilation[1] * c_in, 1))
     for first in range(0, n, group):
         count = min(group, n - first)
         padded[:count, ph : ph + h, pw : pw + w].copy_(x[first : first + count])
