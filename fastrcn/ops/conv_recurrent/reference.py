@@ -99,6 +99,9 @@ def _project(geometry, group, inputs, weight_ih, bias):
         k = geometry.schedule.inputs.index(name)
         x, weight = inputs[k], weight_ih[k]
         if x.shape[2] == 0:
+            # Nothing is added, but the empty tensors get their (empty) gradients, as every parameter should.
+            nothing = x.sum() + weight.sum()
+            extra = nothing.expand(len(group.slots) * c) if extra is None else extra + nothing
             continue
         padding = same_padding(weight.shape[2:], geometry.dilation)
         rows = blocks_of(weight, group.input_blocks(name), c)

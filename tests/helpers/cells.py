@@ -1,0 +1,169 @@
+"""For each cell: how the package makes it, the hand-written step it must equal, and random parameters."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from fastrcn import cells
+from fastrcn.cells import Cell, conv, sigmoid, tanh
+from tests.helpers import loops
+
+
+class MGU(Cell):
+    """Minimal gated unit, written as a user would."""
+
+    def step(self, x, h):
+        f = sigmoid(conv(x) + conv(h))
+        n = tanh(conv(x) + conv(f * h))
+        return (1 - f) * h + f * n
+
+
+@dataclass
+class Subject:
+    """A cell under test. ``gates``: blocks of weight_ih, weight_hh and bias."""
+
+    cell: Any
+    step: Any
+    gates: tuple[int, int, int]
+    states: int = 1
+    below: int = 0
+    peephole: str | None = None
+    options: dict = field(default_factory=dict)
+
+
+SUBJECTS = {
+    "rnn_tanh": Subject(cells.ConvRNN(), loops.rnn_step, (1, 1, 1)),
+    "rnn_relu": Subject(cells.ConvRNN("relu"), partial(loops.rnn_step, nonlinearity="relu"), (1, 1, 1)),
+    "lstm": Subject(cells.ConvLSTM(), loops.lstm_step, (4, 4, 4), states=2),
+    "lstm_channel": Subject(cells.ConvLSTM(True), loops.lstm_step, (4, 4, 4), states=2, peephole="channel"),
+    "lstm_full": Subject(cells.ConvLSTM(True), loops.lstm_step, (4, 4, 4), states=2, peephole="full"),
+    "gru_before": Subject(cells.ConvGRU(), loops.gru_step, (3, 3, 3)),
+    "gru_after": Subject(cells.ConvGRU("after"), partial(loops.gru_step, reset="after"), (3, 3, 4)),
+    "stacked": Subject(cells.StackedConvGRU(), loops.stacked_gru_step, (3, 3, 3), below=2),
+    "stacked_candidate": Subject(
+        cells.StackedConvGRU(True), partial(loops.stacked_gru_step, candidate=True), (3, 3, 3), below=3
+    ),
+    "mgu": Subject(MGU(), loops.mgu_step, (2, 2, 2)),
+}
+
+
+@dataclass
+class Case:
+    """Sizes and options of one call."""
+
+    steps: int = 4
+    batch: int = 2
+    inputs: int = 3
+    channels: int = 5
+    height: int = 6
+    width: int = 5
+    kernel: tuple[int, int] = (3, 3)
+    recurrent_kernel: tuple[int, int] | None = None
+    stride: int = 1
+    dilation: int = 1
+    bias: bool = True
+    states: bool = True
+    lengths: tuple[int, ...] | None = None
+    reverse: bool = False
+    layout: str = "contiguous"
+    scale: float = 0.4  # of the weights; long recurrences want less, or they amplify any rounding
+
+
+CASES = {
+    "plain": Case(),
+    "one_step": Case(steps=1),
+    "one_sequence": Case(batch=1, channels=1),
+    "odd_channels": Case(channels=17, inputs=1),
+    "one_pixel": Case(height=1, width=1),
+    "smaller_than_kernel": Case(height=2, width=3, kernel=(7, 7)),
+    "kernel_1": Case(kernel=(1, 1), channels=8),
+    "kernel_5": Case(kernel=(5, 5)),
+    "kernel_1x5": Case(kernel=(1, 5)),
+    "kernel_5x1": Case(kernel=(5, 1)),
+    "two_kernels": Case(kernel=(5, 3), recurrent_kernel=(1, 1)),
+    "no_bias_no_states": Case(bias=False, states=False),
+    "stride": Case(stride=2, height=7),
+    "dilation": Case(dilation=2, height=9),
+    "lengths": Case(steps=5, batch=3, lengths=(5, 2, 0)),
+    "reverse": Case(reverse=True),
+    "reverse_lengths": Case(steps=5, batch=3, lengths=(5, 2, 0), reverse=True, states=False),
+    "channels_last": Case(layout="channels_last"),
+    "batch_first_view": Case(layout="batch_first"),
+    "many_chunks": Case(steps=19, batch=1, height=24, width=24, inputs=2, channels=3, scale=0.2),
+    "wide_input": Case(inputs=40, channels=9, height=5),
+    "no_input": Case(inputs=0),
+}
+
+
+def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
+    """Random leaves by name: x, (below), weights, bias, peepholes, h0, (c0)."""
+    generator = torch.Generator().manual_seed(seed)
+    c, (kh, kw) = case.channels, case.kernel
+    rh, rw = case.recurrent_kernel or case.kernel
+    h, w = (1 + (n - 1) // case.stride for n in (case.height, case.width))
+    shapes = {"x": (case.steps, case.batch, case.inputs, case.height, case.width)}
+    shapes["weight_ih"] = (subject.gates[0] * c, case.inputs, kh, kw)
+    if subject.below:
+        shapes["below"] = (case.steps, case.batch, 2, case.height, case.width)
+        shapes["weight_bh"] = (subject.below * c, 2, kh, kw)
+    shapes["weight_hh"] = (subject.gates[1] * c, c, rh, rw)
+    if case.bias:
+        shapes["bias"] = (subject.gates[2] * c,)
+    if subject.peephole:
+        shapes["weight_ch"] = (3 * c,) if subject.peephole == "channel" else (3 * c, h, w)
+    if case.states:
+        shapes |= {name: (case.batch, c, h, w) for name in ("h0", "c0")[: subject.states]}
+    scale = {"x": 1.0, "below": 1.0, "h0": 1.0, "c0": 1.0}
+    tensors = {
+        name: scale.get(name, case.scale) * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    tensors = {name: t.to(dtype) for name, t in tensors.items()}
+    if case.layout == "channels_last":
+        tensors["x"] = tensors["x"].movedim(2, -1).contiguous().movedim(-1, 2)
+    if case.layout == "batch_first":
+        tensors["x"] = tensors["x"].transpose(0, 1).contiguous().transpose(0, 1)
+    return {name: t.requires_grad_() for name, t in tensors.items()}
+
+
+def run_loop(subject: Subject, case: Case, tensors):
+    """The hand-written loop on these tensors: (output, last states)."""
+    p = {name: tensors.get(name) for name in ("weight_ih", "weight_bh", "weight_hh", "bias", "weight_ch")}
+    h, w = (1 + (n - 1) // case.stride for n in (case.height, case.width))
+    zero = tensors["weight_hh"].new_zeros(case.batch, case.channels, h, w)
+    states = tuple(tensors.get(name, zero) for name in ("h0", "c0")[: subject.states])
+    x = (tensors["x"], tensors["below"]) if subject.below else tensors["x"]
+    lengths = None if case.lengths is None else torch.tensor(case.lengths)
+    step = subject.step
+    if case.inputs == 0:  # F.conv2d has no convolution of zero channels: only the bias is left
+        wide = torch.zeros(*x.shape[:2], 1, *x.shape[3:], dtype=x.dtype)
+        p["weight_ih"] = torch.zeros(p["weight_ih"].shape[0], 1, *case.kernel, dtype=x.dtype)
+        x = wide
+    return loops.run(step, p, x, states, lengths, case.reverse, stride=case.stride, dilation=case.dilation)
+
+
+def run_package(subject: Subject, case: Case, tensors, backend, recompute=False):
+    """The package on these tensors: (output, last states)."""
+    from fastrcn.functional import conv_recurrent
+
+    x = (tensors["x"], tensors["below"]) if subject.below else tensors["x"]
+    weight_ih = (tensors["weight_ih"], tensors["weight_bh"]) if subject.below else tensors["weight_ih"]
+    hx = tuple(tensors[name] for name in ("h0", "c0")[: subject.states]) if case.states else None
+    return conv_recurrent(
+        subject.cell, x, weight_ih, tensors["weight_hh"], tensors.get("bias"), tensors.get("weight_ch"), hx,
+        stride=case.stride, dilation=case.dilation, lengths=case.lengths, reverse=case.reverse, recompute=recompute,
+        backend=backend,
+    )  # fmt: skip
+
+
+def gradients(output, states, tensors, seed=1):
+    """Outputs, states and every leaf's gradient of a fixed random scalar of them."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = (output, *states)
+    weights = [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part.dtype) for part in parts]
+    loss = sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
+    found = torch.autograd.grad(loss, list(tensors.values()))
+    named = {"output": output, **{f"state{k}": s for k, s in enumerate(states)}}
+    return named | {f"d_{name}": g for name, g in zip(tensors, found, strict=True)}

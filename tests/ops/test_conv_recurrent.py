@@ -1,0 +1,182 @@
+"""Rungs 1 and 3 of the truth ladder: hand-written float64 loops; every backend against them, all gradients, odd shapes."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from fastrcn import memory, native
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent.fused import _chunks
+from fastrcn.ops.conv_recurrent.geometry import Geometry
+from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.tolerances import assert_close
+
+DTYPES = [torch.float64, torch.float32]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Uninitialised memory reads as NaN."""
+    plain = memory.empty
+
+    def poisoned(shape, dtype, device):
+        return plain(shape, dtype, device).fill_(float("nan"))
+
+    monkeypatch.setattr(memory, "empty", poisoned)
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def compare(subject, case, dtype, backend, recompute=False):
+    tensors = make_tensors(subject, case, dtype)
+    exact = make_tensors(subject, case)
+    if dtype == torch.bfloat16:  # the truth for the values that a bfloat16 tensor can hold
+        exact = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
+    truth = gradients(*run_loop(subject, case, exact), exact) if case.inputs else no_input_truth(subject, case, exact)
+    found = gradients(*run_package(subject, case, tensors, backend, recompute), tensors)
+    plain = None
+    if dtype == torch.bfloat16:
+        rough = make_tensors(subject, case, dtype)
+        plain = gradients(*run_loop(subject, case, rough), rough)
+    for name, value in truth.items():
+        assert_close(found[name], value, name, dtype, plain and plain[name])
+
+
+def no_input_truth(subject, case, tensors):
+    used = {n: t for n, t in tensors.items() if n not in ("x", "weight_ih")}
+    truth = gradients(*run_loop(subject, case, tensors), used)
+    return truth | {"d_x": torch.zeros_like(tensors["x"]), "d_weight_ih": torch.zeros_like(tensors["weight_ih"])}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_hand_written_loop(name, case, dtype, backend):
+    if case == "no_input" and SUBJECTS[name].below:
+        case = "plain"
+    compare(SUBJECTS[name], CASES[case], dtype, backend)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("case", ["plain", "no_bias_no_states", "reverse_lengths", "kernel_1", "many_chunks"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
+def test_recompute_equals_hand_written_loop(name, case, dtype):
+    compare(SUBJECTS[name], CASES[case], dtype, "cpu", recompute=True)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("case", ["plain", "odd_channels", "kernel_1", "reverse_lengths"])
+def test_bfloat16_is_no_worse_than_twice_the_plain_loop(name, case, backend):
+    compare(SUBJECTS[name], CASES[case], torch.bfloat16, backend)
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "lstm_full"])
+def test_native_bfloat16_storage(name, monkeypatch):
+    """The stages' bfloat16 storage, which automatic choice uses only where oneDNN convolves bfloat16."""
+    from fastrcn.ops.conv_recurrent import cpu
+
+    monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
+    compare(SUBJECTS[name], Case(states=False), torch.bfloat16, "cpu")
+
+
+def test_many_chunks_really_has_many():
+    case = CASES["many_chunks"]
+    schedule = schedule_of(SUBJECTS["lstm"].cell.key)
+    geometry = Geometry(schedule, case.steps, case.batch, 3, case.height, case.width, (1, 1), (1, 1), False)
+    assert len(_chunks(geometry)) > 2
+    assert sum(steps for _, steps in _chunks(geometry)) == case.steps
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_gradcheck(name, backend):
+    subject, case = SUBJECTS[name], Case(steps=3, batch=1, inputs=2, channels=2, height=3, width=2)
+    tensors = make_tensors(subject, case)
+
+    def function(*values):
+        output, states = run_package(subject, case, dict(zip(tensors, values, strict=True)), backend)
+        return (output, *states)
+
+    assert gradcheck(function, tuple(tensors.values()))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm_channel", "gru_before", "gru_after", "mgu"])
+def test_gradgradcheck(name, backend):
+    subject, case = SUBJECTS[name], Case(steps=2, batch=1, inputs=1, channels=2, height=2, width=2)
+    tensors = make_tensors(subject, case)
+
+    def function(*values):
+        output, states = run_package(subject, case, dict(zip(tensors, values, strict=True)), backend)
+        return (output, *states)
+
+    assert gradgradcheck(function, tuple(tensors.values()))
+
+
+def test_gradients_of_single_arguments():
+    """Only what asks for a gradient gets one, and it is the same as among all."""
+    subject, case = SUBJECTS["lstm_channel"], CASES["plain"]
+    tensors = make_tensors(subject, case)
+    full = gradients(*run_package(subject, case, tensors, "cpu"), tensors)
+    for name in tensors:
+        alone = {n: t.detach().requires_grad_(n == name) for n, t in tensors.items()}
+        found = gradients(*run_package(subject, case, alone, "cpu"), {name: alone[name]})
+        assert_close(found[f"d_{name}"], full[f"d_{name}"], name)
+
+
+def test_gradient_of_last_state_alone():
+    subject, case = SUBJECTS["lstm"], CASES["plain"]
+    for backend in ("reference", "cpu"):
+        tensors = make_tensors(subject, case)
+        _, (_, c) = run_package(subject, case, tensors, backend)
+        c.sum().backward()
+        exact = make_tensors(subject, case)
+        run_loop(subject, case, exact)[1][1].sum().backward()
+        assert_close(tensors["x"].grad, exact["x"].grad)
+
+
+def test_no_grad_output_is_the_same():
+    subject, case = SUBJECTS["gru_before"], CASES["many_chunks"]
+    tensors = make_tensors(subject, case, torch.float32)
+    with torch.no_grad():
+        quiet = run_package(subject, case, tensors, "cpu")[0]
+    assert torch.equal(quiet, run_package(subject, case, tensors, "cpu")[0].detach())
+
+
+def test_results_do_not_change_between_runs():
+    subject, case = SUBJECTS["lstm_channel"], CASES["many_chunks"]
+    tensors = make_tensors(subject, case, torch.float32)
+    first = gradients(*run_package(subject, case, tensors, "cpu"), tensors)
+    second = gradients(*run_package(subject, case, tensors, "cpu"), tensors)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_nan_passes_through():
+    subject, case = SUBJECTS["lstm"], CASES["plain"]
+    tensors = {n: t.detach() for n, t in make_tensors(subject, case, torch.float32).items()}
+    tensors["x"][1, 0, 0, 2, 2] = float("nan")
+    output = run_package(subject, case, tensors, "cpu")[0]
+    assert output[1, 0, :, 2, 2].isnan().all()
+    assert output[0].isfinite().all()
+    assert output[:, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [30.0, 1e4])
+def test_saturated_gates(size):
+    subject, case = SUBJECTS["lstm"], CASES["plain"]
+    exact = make_tensors(subject, case)
+    exact["x"] = (size * exact["x"].detach()).requires_grad_()
+    rough = {n: t.detach().float().requires_grad_() for n, t in exact.items()}
+    truth, found = run_loop(subject, case, exact)[0], run_package(subject, case, rough, "cpu")[0]
+    assert_close(found, truth)
+
+
+@pytest.mark.parametrize("isa", native.module().usable_isas() if native.module() else [])
+def test_every_instruction_set(isa, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    native.has_cell.cache_clear()
+    compare(SUBJECTS["lstm_channel"], Case(channels=19), torch.float32, "cpu")
+    compare(SUBJECTS["gru_before"], Case(channels=19), torch.float64, "cpu")
