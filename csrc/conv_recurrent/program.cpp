@@ -98,8 +98,7 @@ void run_with_gradients(const StageTask& task, int part, int parts) {
       for (int k = 0; k < n; ++k) {
         std::fill(rows[k].begin(), rows[k].end(), F(0));
         // The stage adds pitch * pixel to the pointer it gets.
-        a.data[begin_gradients + k] =
-            reinterpret_cast<char*>(rows[k].data() - first * a.pitch[begin_gradients + k]);
+        a.data[begin_gradients + k] = reinterpret_cast<char*>(rows[k].data() - first * a.pitch[begin_gradients + k]);
       }
       s.function(a, first, round * span + stop);
       for (int k = 0; k < n; ++k) {

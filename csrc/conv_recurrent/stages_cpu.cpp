@@ -19,6 +19,7 @@ void run_rows(const StageArgs& given, int64_t begin, int64_t end) {
   }
 }
 
+// clang-format off
 #define FRCN_ENTRY(NAME, FINGERPRINT, STAGE, BACKWARD, GRADIENTS)                                    \
   {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::float32, NAME##_rows<float, float>::arguments,      \
    GRADIENTS, run_rows<NAME##_rows<float, float>>},                                                  \
@@ -26,6 +27,7 @@ void run_rows(const StageArgs& given, int64_t begin, int64_t end) {
        GRADIENTS, run_rows<NAME##_rows<double, double>>},                                            \
       {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::bfloat16, NAME##_rows<float, float>::arguments, \
        GRADIENTS, run_rows<NAME##_rows<bfloat16, float>>},
+// clang-format on
 
 static const frcn::StageEntry entries[] = {FRCN_STAGES(FRCN_ENTRY)};
 
@@ -34,6 +36,6 @@ static const frcn::StageEntry entries[] = {FRCN_STAGES(FRCN_ENTRY)};
 
 extern const frcn::StageTable stage_table;
 const frcn::StageTable stage_table = {FRCN_TEXT(FRCN_ISA), entries, sizeof entries / sizeof entries[0],
-                                       add_weight_gradient};
+                                      add_weight_gradient};
 
 }  // namespace FRCN_ISA

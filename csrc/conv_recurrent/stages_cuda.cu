@@ -36,9 +36,11 @@ struct Entry {
   Launch launch;
 };
 
+// clang-format off
 #define FRCN_ENTRY(NAME, FINGERPRINT, STAGE, BACKWARD, GRADIENTS)                                                  \
   {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::float32, GRADIENTS, launch<NAME##_rows<float, float>>},           \
       {FINGERPRINT, STAGE, BACKWARD, frcn::DataType::bfloat16, GRADIENTS, launch<NAME##_rows<bfloat16, float>>},
+// clang-format on
 
 const Entry entries[] = {FRCN_STAGES(FRCN_ENTRY)};
 

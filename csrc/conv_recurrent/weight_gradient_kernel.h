@@ -36,12 +36,18 @@ template <int N>
 void add_block(int m, const float* x, const float* grad, int64_t pixels, int64_t inputs, int64_t outputs,
                float* total) {
   switch (m) {
-    case 1: return add_outer_products<1, N>(x, grad, pixels, inputs, outputs, total);
-    case 2: return add_outer_products<2, N>(x, grad, pixels, inputs, outputs, total);
-    case 3: return add_outer_products<3, N>(x, grad, pixels, inputs, outputs, total);
-    case 4: return add_outer_products<4, N>(x, grad, pixels, inputs, outputs, total);
-    case 5: return add_outer_products<5, N>(x, grad, pixels, inputs, outputs, total);
-    default: return add_outer_products<6, N>(x, grad, pixels, inputs, outputs, total);
+    case 1:
+      return add_outer_products<1, N>(x, grad, pixels, inputs, outputs, total);
+    case 2:
+      return add_outer_products<2, N>(x, grad, pixels, inputs, outputs, total);
+    case 3:
+      return add_outer_products<3, N>(x, grad, pixels, inputs, outputs, total);
+    case 4:
+      return add_outer_products<4, N>(x, grad, pixels, inputs, outputs, total);
+    case 5:
+      return add_outer_products<5, N>(x, grad, pixels, inputs, outputs, total);
+    default:
+      return add_outer_products<6, N>(x, grad, pixels, inputs, outputs, total);
   }
 }
 

@@ -24,7 +24,7 @@ class _Dense(ConvRecurrent):
             for direction in range(self._directions):
                 suffix = self._suffix(layer, direction)
                 pair = [f"{prefix}bias_{side}{suffix}" for side in ("ih", "hh")]
-                if self.bias and self._same_math and all(key in state_dict for key in pair):
+                if self.has_bias and self._same_math and all(key in state_dict for key in pair):
                     state_dict[f"{prefix}bias{suffix}"] = self._merge(*(state_dict.pop(key) for key in pair))
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -54,7 +54,7 @@ class Weights(nn.Module):
         check_kernel(self.kernel_size, "kernel_size")
         check_kernel(self.recurrent_kernel_size, "recurrent_kernel_size")
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        self.bias, self.backend = bool(bias), backend
+        self.has_bias, self.backend = bool(bias), backend
         self.peephole = _check_peephole(schedule, peephole, map_size)
         self.map_size = None if map_size is None else pair(map_size, "map_size")
 
@@ -70,7 +70,7 @@ class Weights(nn.Module):
         for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
             add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
         add("weight_hh", blocks["h"] * c, c, *kernel(self.recurrent_kernel_size))
-        if self.bias:
+        if self.has_bias:
             add("bias", blocks["bias"] * c)
         if self.peephole:
             add("weight_ch", blocks["peephole"] * c, *((self.map_size or ()) if self.peephole == "full" else ()))
@@ -111,8 +111,10 @@ class Weights(nn.Module):
         text = f"{self.input_size}, {self.hidden_size}"
         if self.maps:
             text += f", kernel_size={self.kernel_size}"
+        if not self.has_bias:
+            text += ", bias=False"
         one = (1, 1)
-        for name, usual in (("bias", True), ("stride", one), ("dilation", one), ("peephole", None), ("backend", None)):
+        for name, usual in (("stride", one), ("dilation", one), ("peephole", None), ("backend", None)):
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
         return text

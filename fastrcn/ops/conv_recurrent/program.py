@@ -198,7 +198,7 @@ class Program:
                 if not isinstance(value, torch.Tensor):
                     value = torch.full((), float(value), dtype=wide, device=target.device)
                 if arg.role == "d_param":
-                    value = value.expand(maps[sig.args[0].name].shape).double()
+                    value = value.expand(self.geometry.map).double()
                     value = value if ended is None else value.masked_fill(ended, 0.0)
                     rows = buffer.data
                     rows[0 if rows.dim() == 2 else ...] += value.sum((0, 1, 2) if rows.dim() == 2 else 0)

@@ -1,0 +1,161 @@
+"""Choosing a backend: by name, by context, by environment, by itself; and the extension's absence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastrcn
+from fastrcn import backends, cells, native
+
+X = torch.randn(3, 2, 2, 4, 5)
+
+
+def python(code, **environment):
+    """Run code in a new interpreter; (status, stdout + stderr)."""
+    env = os.environ | {"PYTHONPATH": os.getcwd()} | environment
+    env = {k: v for k, v in env.items() if v is not None}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+WHICH = """
+import torch, fastrcn
+from fastrcn import backends, cells
+print(backends.select("conv_recurrent", cells.ConvLSTM().key, torch.float32, "cpu"))
+"""
+
+
+def explain(**options):
+    weights = torch.randn(12, 2, 3, 3), torch.randn(12, 3, 3, 3)
+    return backends.explain("conv_recurrent", cells.ConvLSTM(), X, *weights, **options)
+
+
+def test_automatic_choice_and_explanation():
+    found = explain()
+    assert found.chosen == "cpu"
+    assert [name for name, _, _ in found.backends] == ["cpu", "reference"]
+    assert "compiled stages" in str(found)
+    assert "reference: runs" in str(found)
+
+
+def test_context_and_argument():
+    with fastrcn.use_backend("reference"):
+        assert explain().chosen == "reference"
+        assert explain(backend="cpu").chosen == "cpu"
+        with fastrcn.use_backend("cpu"):
+            assert explain().chosen == "cpu"
+        assert explain().chosen == "reference"
+    assert explain().chosen == "cpu"
+
+
+def test_environment():
+    assert python(WHICH, FASTRCN_BACKEND="reference")[1].split()[-1] == "reference"
+    status, text = python(WHICH, FASTRCN_BACKEND="fast")
+    assert status != 0
+    assert "FASTRCN_BACKEND: expected one of reference, cpu, got 'fast'" in text
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"backend.*reference, cpu.*'fast'"), fastrcn.use_backend("fast"):
+        pass
+    with pytest.raises(ValueError, match=r"operation.*conv_recurrent.*'pool'"):
+        backends.explain("pool", cells.ConvLSTM(), X)
+
+
+def test_backend_by_name_runs_or_raises_its_reason():
+    layer = fastrcn.ConvLSTM(2, 3, dtype=torch.float16, backend="cpu")
+    with pytest.raises(RuntimeError, match=r"argument backend.*'cpu'.*float32, float64 and bfloat16.*float16"):
+        layer(X.half())
+
+
+def test_fallback_warns_once(monkeypatch):
+    monkeypatch.setattr(backends, "_told", set())
+    layer = fastrcn.ConvLSTM(2, 3, dtype=torch.float16)
+    with pytest.warns(UserWarning, match=r"reference backend \(cpu: it has float32"):
+        output, _ = layer(X.half())
+    assert output.dtype == torch.float16
+    layer(X.half())  # warnings are errors here: a second one would fail
+
+
+def test_user_cells_run_on_every_backend():
+    class Leaky(cells.Cell):
+        def step(self, x, h):
+            return h / 2 + cells.tanh(cells.conv(x) + cells.conv(h)) / 2
+
+    ok, reason = backends.can_run("conv_recurrent", "cpu", Leaky().key, torch.float32, "cpu")
+    assert ok
+    assert "generated PyTorch code" in reason
+
+
+WITHOUT_EXTENSION = """
+import importlib.abc, sys, warnings
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "fastrcn._C":
+            raise ModuleNotFoundError("No module named 'fastrcn._C'", name="fastrcn._C")
+sys.meta_path.insert(0, Hide())
+import torch, fastrcn
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as told:
+    layer = fastrcn.ConvLSTM(2, 3)
+    for _ in range(2):
+        layer(torch.randn(3, 2, 2, 4, 5))[0].sum().backward()
+print(len([w for w in told if "not built" in str(w.message)]), layer.weight_hh_l0.grad.abs().sum() > 0)
+"""
+
+
+def test_without_the_extension_everything_runs_on_the_reference():
+    status, text = python(WITHOUT_EXTENSION, FASTRCN_REQUIRE_EXT=None)
+    assert status == 0, text
+    assert text.split()[-2:] == ["1", "tensor(True)"]
+
+
+def test_required_extension():
+    status, text = python(WITHOUT_EXTENSION, FASTRCN_REQUIRE_EXT="1")
+    assert status != 0
+    assert "FASTRCN_REQUIRE_EXT=1, but the native extension fastrcn._C was not built" in text
+
+
+def test_extension_is_there_when_required():
+    if os.environ.get("FASTRCN_REQUIRE_EXT") == "1":
+        assert native.module() is not None
+        assert native.has_aten(), native.missing_aten()
+
+
+def test_lower_instruction_set():
+    status, text = python(WHICH + "from fastrcn import native; print(native.isa())", FASTRCN_ISA="base")
+    assert status == 0, text
+    assert text.split()[-2:] == ["cpu", "base"]
+    assert "FASTRCN_ISA: expected one of" in python("from fastrcn import native; native.isa()", FASTRCN_ISA="mmx")[1]
+
+
+def test_info():
+    done = subprocess.run([sys.executable, "-m", "fastrcn", "info", "--json"], capture_output=True, text=True, check=True)
+    facts = json.loads(done.stdout)
+    assert facts["fastrcn"] == fastrcn.__version__
+    tests = {(t["backend"], t["dtype"]): t for t in facts["self_test"]}
+    assert all(t["ok"] for t in tests.values()), tests
+    assert set(tests) == {(b, d) for b in backends.NAMES for d in ("float32", "float64", "bfloat16")}
+    text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout
+    assert "self-test" in text
+
+
+def test_buffers_are_kept_and_given_back():
+    from fastrcn import memory
+
+    fastrcn.empty_cache()
+    first = memory.empty((1 << 20,), torch.float32, "cpu")
+    address = first.data_ptr()
+    second = memory.empty((1 << 20,), torch.float32, "cpu")
+    assert second.data_ptr() != address
+    view = first[5:]
+    del first
+    assert memory.empty((1 << 20,), torch.float32, "cpu").data_ptr() != address  # a view still holds it
+    del view
+    assert memory.empty((1 << 20,), torch.float32, "cpu").data_ptr() == address
+    fastrcn.empty_cache()
+    assert len(memory._kept) == 1  # only `second` is left
