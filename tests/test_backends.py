@@ -134,7 +134,9 @@ def test_lower_instruction_set():
 
 
 def test_info():
-    done = subprocess.run([sys.executable, "-m", "fastrcn", "info", "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastrcn", "info", "--json"], capture_output=True, text=True, check=True
+    )
     facts = json.loads(done.stdout)
     assert facts["fastrcn"] == fastrcn.__version__
     tests = {(t["backend"], t["dtype"]): t for t in facts["self_test"]}

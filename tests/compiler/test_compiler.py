@@ -56,9 +56,7 @@ def test_backward_is_autograd_of_forward(cell):
     generator = torch.Generator().manual_seed(3)
     for stage in stages_of(make_schedule(cell)):
         code = forward_code(stage)
-        values = [
-            torch.randn(50, generator=generator, dtype=torch.float64).requires_grad_() for _ in code.reads
-        ]
+        values = [torch.randn(50, generator=generator, dtype=torch.float64).requires_grad_() for _ in code.reads]
         outputs = torch_function(code)(*values)
         grads = [torch.randn(50, generator=generator, dtype=torch.float64) for _ in outputs]
         truth = torch.autograd.grad(outputs, values, grads, allow_unused=True)

@@ -114,7 +114,7 @@ def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
     if subject.peephole:
         shapes["weight_ch"] = (3 * c,) if subject.peephole == "channel" else (3 * c, h, w)
     if case.states:
-        shapes |= {name: (case.batch, c, h, w) for name in ("h0", "c0")[: subject.states]}
+        shapes |= dict.fromkeys(("h0", "c0")[: subject.states], (case.batch, c, h, w))
     scale = {"x": 1.0, "below": 1.0, "h0": 1.0, "c0": 1.0}
     tensors = {
         name: scale.get(name, case.scale) * torch.randn(shape, generator=generator, dtype=torch.float64)

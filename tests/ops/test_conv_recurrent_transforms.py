@@ -65,7 +65,9 @@ def test_compile_once_for_all_lengths_and_batches(make, backend):
         leaves = [x, *layer.parameters()]
         found, truth = compiled(x)[0], layer(x)[0]
         assert_close(found, truth)
-        for a, b in zip(torch.autograd.grad(found.sum(), leaves), torch.autograd.grad(truth.sum(), leaves), strict=True):
+        for a, b in zip(
+            torch.autograd.grad(found.sum(), leaves), torch.autograd.grad(truth.sum(), leaves), strict=True
+        ):
             assert_close(a, b)
     assert counter.frame_count == 1
 

@@ -1,0 +1,83 @@
+"""The encoder-forecaster of Shi et al. 2015, https://arxiv.org/abs/1506.04214, section 3.2.
+
+An encoder stack reads the past frames; a forecaster stack starts from its states and unrolls the future without any
+input to its first layer; all its hidden maps together give the frames by a 1x1 convolution.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastrcn.layers import ConvLSTM
+
+OUTPUTS = ("sigmoid", "linear", "residual")
+
+
+class EncoderForecaster(nn.Module):
+    """Predicts the next frames of a clip.
+
+    Args:
+        in_channels: channels of a frame.
+        hidden_sizes: widths of the encoder's layers, the lowest first.
+        kernel_size, recurrent_kernel_size: of every layer; the second defaults to the first.
+        patch: frames are cut into patches of this size, whose pixels become channels.
+        layer: ConvLSTM, ConvGRU or ConvRNN.
+        order: "reversed" (the figure: the encoder's top state starts the forecaster's first layer) or "same".
+        output: "sigmoid" (the paper, for values from 0 to 1), "linear", or "residual" (added to the last frame seen).
+        peephole: of the ConvLSTM; the paper's counts are those of "channel".
+        backend, recompute: as the layers'.
+    Shapes: frames (B,T,C,H,W) with H and W multiples of ``patch`` -> (B,horizon,C,H,W).
+    Raises: ValueError naming the argument.
+    """
+
+    def __init__(
+        self, in_channels=1, hidden_sizes=(128, 64, 64), kernel_size=5, *, recurrent_kernel_size=None, patch=4,
+        layer=ConvLSTM, order="reversed", output="sigmoid", peephole="channel", backend=None, recompute=False,
+    ):  # fmt: skip
+        super().__init__()
+        if order not in ("reversed", "same"):
+            raise ValueError(f'order: expected "reversed" or "same", got {order!r}')
+        if output not in OUTPUTS:
+            raise ValueError(f"output: expected one of {', '.join(OUTPUTS)}, got {output!r}")
+        hidden_sizes = tuple(hidden_sizes)
+        if not hidden_sizes:
+            raise ValueError("hidden_sizes: expected at least one layer, got none")
+        self.patch, self.order, self.output = patch, order, output
+        depth = in_channels * patch**2
+        options = {"recurrent_kernel_size": recurrent_kernel_size, "backend": backend, "recompute": recompute}
+        if layer is ConvLSTM:
+            options["peephole"] = peephole
+
+        def stack(first_input, sizes):
+            inputs = (first_input, *sizes[:-1])
+            return nn.ModuleList(layer(i, c, kernel_size, **options) for i, c in zip(inputs, sizes, strict=True))
+
+        self.encoder = stack(depth, hidden_sizes)
+        self.forecaster = stack(0, hidden_sizes[::-1] if order == "reversed" else hidden_sizes)
+        self.head = nn.Conv2d(sum(hidden_sizes), depth, 1)
+
+    def forward(self, frames, horizon):
+        """Predict ``horizon`` frames after ``frames``."""
+        if frames.dim() != 5:
+            raise ValueError(f"frames: expected (B,T,C,H,W), got shape {tuple(frames.shape)}")
+        if frames.shape[3] % self.patch or frames.shape[4] % self.patch:
+            raise ValueError(f"frames: expected H and W in multiples of {self.patch}, got shape {tuple(frames.shape)}")
+        if horizon < 1:
+            raise ValueError(f"horizon: expected at least 1, got {horizon}")
+        x = F.pixel_unshuffle(frames, self.patch).transpose(0, 1)
+        states = []
+        for layer in self.encoder:
+            x, state = layer(x)
+            states.append(state)
+        if self.order == "reversed":
+            states.reverse()
+        x = x.new_empty(horizon, x.shape[1], 0, *x.shape[3:])
+        hidden = []
+        for layer, state in zip(self.forecaster, states, strict=True):
+            x, _ = layer(x, state)
+            hidden.append(x)
+        maps = self.head(torch.cat(hidden, dim=2).flatten(0, 1))
+        future = F.pixel_shuffle(maps, self.patch).unflatten(0, (horizon, -1)).transpose(0, 1)
+        if self.output == "residual":
+            return frames[:, -1:] + future
+        return torch.sigmoid(future) if self.output == "sigmoid" else future
