@@ -61,7 +61,6 @@ def run(args) -> int:
     losses, curve = train(model, clip, args)
     _, held_out = split(clip, args)
     error, copied = score(model, clip, held_out, args)
-    print("comparing with plain PyTorch loops ...")
     facts = compare(clip, args)
 
     middle = held_out[len(held_out) // 2]

@@ -41,6 +41,7 @@ def compare(clip, options, repeats=7) -> dict:
     plain = plain_copy(fused)
     starts, _ = split(clip, options)
     past, future = window(clip, [starts[k] for k in batches(starts, options, 1)[0]], options)
+    print("comparing with plain PyTorch loops: differences and time ...")
     outputs = [_step(model, past, future, options.frames_out) for model in (fused, plain)]
     grads = [gradients_by_name(model) for model in (fused, plain)]
     scale = max(_largest(g) for g in grads[1].values())
@@ -52,15 +53,16 @@ def compare(clip, options, repeats=7) -> dict:
             seconds[name].append(time.perf_counter() - begin)
     memory = None
     if can_measure_memory():
+        print("comparing: memory ...")
         memory = {
             name: peak_memory_in_new_process(_training_step, options, tuple(clip.shape[1:]), name == "fused")
             for name in ("fused", "plain")
         }
+    print("comparing: the same first training steps ...")
     order = batches(starts, options, 1)
     order = (order * LOSS_STEPS)[:LOSS_STEPS]
-    curves = [
-        list(steps_of(model, clip, starts, options, order)) for model in (build(options), plain_copy(build(options)))
-    ]
+    models = (build(options), plain_copy(build(options)))
+    curves = [list(steps_of(model, clip, starts, options, order)) for model in models]
     return {
         "output_difference": float((outputs[0] - outputs[1]).abs().max()),
         "gradient_difference": max(_largest(grads[0][n] - g) for n, g in grads[1].items()) / scale,

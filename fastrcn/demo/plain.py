@@ -1,6 +1,7 @@
 """The loop that people write: one convolution of [x, h] per step, then the gates. What the fused layer replaces."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ class PlainConvLSTM(nn.Module):
     def __init__(self, layer):
         super().__init__()
         weight = torch.cat([layer.weight_ih_l0, layer.weight_hh_l0], dim=1).detach()
-        kernel = weight.shape[2:]
-        self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        kh, kw = layer.kernel_size
+        self.conv: Any = nn.Conv2d(weight.shape[1], weight.shape[0], (kh, kw), padding=(kh // 2, kw // 2))
         self.conv.weight.data.copy_(weight)
         self.conv.bias.data.copy_(layer.bias_l0.detach())
         self.hidden_size = layer.hidden_size

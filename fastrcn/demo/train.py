@@ -17,7 +17,7 @@ def build(options):
 
 
 def split(clip, options):
-    """First and last frames of windows for training, and for held-out scores: the clip's last fifth, no frame shared."""
+    """First frames of the windows to train on, and of those held out: the clip's last fifth. No frame is shared."""
     length = options.frames_in + options.frames_out
     cut = int(0.8 * len(clip))
     cut = min(cut, len(clip) - length)

@@ -29,6 +29,7 @@ def read_clip(path, height, multiple, fewest) -> torch.Tensor:
     H and W are rounded to ``multiple``. Raises FileNotFoundError or ValueError that names the path.
     """
     import av
+    from av.error import FFmpegError
 
     path = Path(path)
     if not path.is_file():
@@ -43,7 +44,7 @@ def read_clip(path, height, multiple, fewest) -> torch.Tensor:
                 w = max(multiple, round(height * frame.width / frame.height / multiple) * multiple)
                 gray = frame.reformat(width=w, height=h, format="gray", interpolation="AREA")
                 frames.append(torch.from_numpy(gray.to_ndarray()).clone())
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"--video: {path} cannot be decoded: {error}") from error
     if len(frames) < fewest:
         raise ValueError(f"--video: {path} has {len(frames)} frames, at least {fewest} are needed")

@@ -155,7 +155,7 @@ def test_unknown_functions_and_powers():
         def step(self, x, h):
             return sympy.sqrt(conv(x) + conv(h))
 
-    with pytest.raises(ValueError, match="sigmoid, tanh.*got sin"):
+    with pytest.raises(ValueError, match=r"sigmoid, tanh.*got sin"):
         forward_code(stages_of(make_schedule(Sine()))[0])
     with pytest.raises(ValueError, match="whole powers"):
         torch_source(forward_code(stages_of(make_schedule(Root()))[0]))

@@ -20,7 +20,7 @@ def relative_error(found, truth):
 
 
 def assert_close(found, truth, what="", dtype=None, plain=None):
-    """``found`` is as near to the float64 ``truth`` as its type allows; for bfloat16 give the ``plain`` loop's value."""
+    """``found`` is as near to the float64 ``truth`` as its type allows; bfloat16 needs the ``plain`` loop's value."""
     error = relative_error(found, truth)
     dtype = dtype or found.dtype
     limit = RELATIVE.get(dtype)

@@ -99,7 +99,7 @@ def test_lengths(lengths, kind, words):
 
 
 def test_lengths_of_unbatched_input():
-    with pytest.raises(ValueError, match="lengths.*unbatched"):
+    with pytest.raises(ValueError, match=r"lengths.*unbatched"):
         fastrcn.ConvLSTM(2, 3)(X[:, 0], lengths=[3])
 
 

@@ -1,4 +1,4 @@
-"""Rungs 1 and 3 of the truth ladder: hand-written float64 loops; every backend against them, all gradients, odd shapes."""
+"""Rungs 1 and 3 of the truth ladder: every backend against hand-written float64 loops, all gradients, odd shapes."""
 
 import pytest
 import torch
