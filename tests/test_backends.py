@@ -142,7 +142,7 @@ def test_info():
     tests = {(t["backend"], t["dtype"]): t for t in facts["self_test"]}
     assert all(t["ok"] for t in tests.values()), tests
     assert set(tests) == {(b, d) for b in backends.NAMES for d in ("float32", "float64", "bfloat16")}
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout
     assert "self-test" in text
 
 

@@ -32,7 +32,8 @@ class EncoderForecaster(nn.Module):
 
     def __init__(
         self, in_channels=1, hidden_sizes=(128, 64, 64), kernel_size=5, *, recurrent_kernel_size=None, patch=4,
-        layer=ConvLSTM, order="reversed", output="sigmoid", peephole: str | None = "channel", backend=None, recompute=False,
+        layer=ConvLSTM, order="reversed", output="sigmoid", peephole: str | None = "channel", backend=None,
+        recompute=False,
     ):  # fmt: skip
         super().__init__()
         if order not in ("reversed", "same"):

@@ -1,0 +1,1 @@
+"""Speed and memory: ``python -m benchmarks``. Ratios of one run; nothing here decides whether a test passes."""

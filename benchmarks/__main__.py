@@ -1,0 +1,90 @@
+"""``python -m benchmarks``: fastrcn against what people have, on the cases of ``benchmarks/cases.py``."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import fastrcn
+from benchmarks import cases, report
+from benchmarks.contestants import NAMES
+from benchmarks.runner import measure_ceilings, run_case
+
+_GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",)}
+
+
+def _commit():
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
+
+
+def _device_name(device):
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip() + f" ({torch.backends.cpu.get_cpu_capability()})"
+    return "cpu"
+
+
+def main(argv=None):
+    """Run; returns 1 where a contestant failed or disagreed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
+    parser.add_argument("--cases", default="*", metavar="PATTERN")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--baselines", default=None, metavar="LIST", help=f"of {','.join(_GROUPS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    parser.add_argument("--name", help="stem of the files (default: device and dtype)")
+    args = parser.parse_args(argv)
+    groups = (args.baselines or ("a,b,d,nn" if args.quick else "a,b,c,d,nn")).split(",")
+    unknown = [g for g in groups if g not in _GROUPS]
+    if unknown:
+        parser.error(f"--baselines: expected some of {','.join(_GROUPS)}, got {unknown[0]!r}")
+    chosen = cases.find(args.cases, args.quick)
+    if not chosen:
+        parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
+    dtype = getattr(torch, args.dtype)
+    names = ["fastrcn", "recompute", *(n for g in groups for n in _GROUPS[g])]
+    flops, bandwidth = measure_ceilings(dtype, args.device)
+    facts = {
+        "fastrcn": fastrcn.__version__, "commit": _commit(), "torch": torch.__version__, "dtype": args.dtype,
+        "device": _device_name(args.device), "threads": torch.get_num_threads(), "flops": flops, "bandwidth": bandwidth,
+    }  # fmt: skip
+    try:
+        from tqdm import tqdm
+
+        progress = tqdm(chosen, unit="case")
+    except ModuleNotFoundError:
+        progress = chosen
+    results, failed = [], []
+    for case in progress:
+        try:
+            results.append(
+                run_case(case, names, dtype, args.device, (flops, bandwidth), args.rounds, not args.no_memory)
+            )
+        except Exception as error:  # the run goes on, and ends with status 1
+            failed.append(f"{case.name}: {type(error).__name__}: {error}")
+    failed += [
+        f"{r['case']}, {NAMES[n]}: {c['error']}" for r in results for n, c in r["contestants"].items() if "error" in c
+    ]
+    stem = args.name or f"{torch.device(args.device).type}-{args.dtype}{'-quick' if args.quick else ''}"
+    print(report.table(results, facts))
+    for case, label, ratio in report.losing(results):
+        print(f"slower than {label} in {case}: ratio {ratio:.2f}")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    print("files: " + ", ".join(map(str, report.write(results, facts, args.out, stem))))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

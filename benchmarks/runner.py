@@ -1,0 +1,108 @@
+"""Runs the contestants of a case in turns, so that a machine that changes its speed favours none of them."""
+
+import statistics
+import time
+
+import torch
+
+from benchmarks.contestants import NAMES, Unavailable, make, make_input, training_step
+from fastrcn.measure import can_measure_memory, peak_memory_in_new_process
+
+_AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def measure_ceilings(dtype, device):
+    """(FLOP per second of a large matrix product, bytes per second of a large copy), best of several."""
+    n = 8192 if torch.device(device).type == "cuda" else 2048
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    source = torch.randn((1 << 28) if torch.device(device).type == "cuda" else (1 << 25), device=device)
+    target = torch.empty_like(source)
+
+    def best(work):
+        times = []
+        for _ in range(6):
+            begin = time.perf_counter()
+            work()
+            if a.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return 2 * n**3 / best(lambda: a @ a), 2 * source.numel() * 4 / best(lambda: target.copy_(source))
+
+
+def _step_for_memory(name, case, dtype, device, threads):
+    torch.set_num_threads(threads)
+    module, _ = make(name, case, dtype, device)
+    x = make_input(case, dtype, device)
+    return lambda: training_step(module, x, case.train)[1]
+
+
+def peak_memory(name, case, dtype, device):
+    """Peak bytes of a training step; None where this system does not tell."""
+    if torch.device(device).type == "cuda":
+        work = _step_for_memory(name, case, dtype, device, torch.get_num_threads())
+        work()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    if not can_measure_memory():
+        return None
+    return peak_memory_in_new_process(_step_for_memory, name, case, dtype, device, torch.get_num_threads())
+
+
+def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
+    """Measure one case. Returns plain data: per contestant times, ratio, memory, or why it did not take part."""
+    modules, results = {}, {}
+    for name in names:
+        results[name] = {"label": NAMES[name]}
+        try:
+            modules[name], compiling = make(name, case, dtype, device)
+            results[name]["compile_s"] = compiling
+        except Unavailable as reason:
+            results[name]["unavailable"] = str(reason)
+        except Exception as error:  # a baseline that fails is a row of the table, not the end of the run
+            results[name]["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    x = make_input(case, dtype, device)
+    truth = training_step(modules["fastrcn"], x, case.train)[0].detach()
+    gradient = None if x.grad is None else x.grad.clone()
+    for name, module in modules.items():  # warms up, and checks that all compute the same
+        for _ in range(2):
+            output = training_step(module, x, case.train)[0].detach()
+        error = _error(output, truth)
+        if gradient is not None:
+            error = max(error, _error(x.grad, gradient))
+        results[name]["difference"] = error
+        if not error <= _AGREEMENT[dtype]:
+            results[name]["error"] = f"disagrees with fastrcn by {error:.1e}"
+        del output
+    times = {name: [] for name in modules}
+    for _ in range(rounds):
+        for name, module in modules.items():
+            begin = time.perf_counter()
+            forward = training_step(module, x, case.train)[1]
+            times[name].append((forward, time.perf_counter() - begin))
+    factor = 3 if case.train else 1  # a backward pass has twice the products of a forward pass
+    if case.train and not case.input_gradient:
+        share = case.inputs / (case.inputs + case.channels)
+        factor = 3 - share
+    floor = max(factor * case.flops() / ceilings[0], factor * case.bytes(x.element_size()) / ceilings[1])
+    for name, pairs in times.items():
+        totals = [total for _, total in pairs]
+        ratios = [total / ours for (_, total), (_, ours) in zip(pairs, times["fastrcn"], strict=True)]
+        results[name] |= {
+            "forward_s": statistics.median(f for f, _ in pairs),
+            "total_s": statistics.median(totals),
+            "spread_s": [min(totals), max(totals)],
+            "ratio": statistics.median(ratios),
+            "floor_share": floor / statistics.median(totals),
+        }
+        if memory and case.train:
+            results[name]["memory"] = peak_memory(name, case, dtype, device)
+    return {"case": case.name, "note": case.note, "train": case.train, "floor_s": floor, "contestants": results}
+
+
+def _error(found, truth):
+    return float((found.double() - truth.double()).norm() / truth.double().norm())
