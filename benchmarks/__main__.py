@@ -32,6 +32,14 @@ def _device_name(device):
     return "cpu"
 
 
+def _attempt(case, names, dtype, args, ceilings):
+    """(results, "") or (None, what went wrong): the run goes on, and ends with status 1."""
+    try:
+        return run_case(case, names, dtype, args.device, ceilings, args.rounds, not args.no_memory), ""
+    except Exception as error:
+        return None, f"{case.name}: {type(error).__name__}: {error}"
+
+
 def main(argv=None):
     """Run; returns 1 where a contestant failed or disagreed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -67,15 +75,11 @@ def main(argv=None):
         progress = chosen
     results, failed = [], []
     for case in progress:
-        try:
-            results.append(
-                run_case(case, names, dtype, args.device, (flops, bandwidth), args.rounds, not args.no_memory)
-            )
-        except Exception as error:  # the run goes on, and ends with status 1
-            failed.append(f"{case.name}: {type(error).__name__}: {error}")
-    failed += [
-        f"{r['case']}, {NAMES[n]}: {c['error']}" for r in results for n, c in r["contestants"].items() if "error" in c
-    ]
+        found, error = _attempt(case, names, dtype, args, (flops, bandwidth))
+        results += [found] if found else []
+        failed += [error] if error else []
+    for r in results:
+        failed += [f"{r['case']}, {NAMES[n]}: {c['error']}" for n, c in r["contestants"].items() if "error" in c]
     stem = args.name or f"{torch.device(args.device).type}-{args.dtype}{'-quick' if args.quick else ''}"
     print(report.table(results, facts))
     for case, label, ratio in report.losing(results):

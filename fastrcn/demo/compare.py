@@ -34,10 +34,11 @@ def _training_step(options, shape, fused):
     return lambda: _step(model, past, future, options.frames_out)
 
 
-def compare(clip, options, repeats=7) -> dict:
-    """Differences, medians of seconds per step measured in turns, peak bytes (None where they cannot be measured),
+def compare(fused, clip, options, repeats=7) -> dict:
+    """Compare a fused model with plain loops of the same weights.
+
+    Returns differences, medians of seconds per step measured in turns, peak bytes (None where they cannot be measured),
     and the losses of the same first training steps."""
-    fused = build(options)
     plain = plain_copy(fused)
     starts, _ = split(clip, options)
     past, future = window(clip, [starts[k] for k in batches(starts, options, 1)[0]], options)

@@ -4,6 +4,8 @@ An encoder stack reads the past frames; a forecaster stack starts from its state
 input to its first layer; all its hidden maps together give the frames by a 1x1 convolution.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -56,6 +58,9 @@ class EncoderForecaster(nn.Module):
         self.encoder = stack(depth, hidden_sizes)
         self.forecaster = stack(0, hidden_sizes[::-1] if order == "reversed" else hidden_sizes)
         self.head = nn.Conv2d(sum(hidden_sizes), depth, 1)
+        if output == "residual":  # begins as a repetition of the last frame
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(cast(nn.Parameter, self.head.bias))
 
     def forward(self, frames, horizon):
         """Predict ``horizon`` frames after ``frames``."""

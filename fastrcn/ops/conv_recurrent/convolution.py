@@ -25,6 +25,9 @@ def add_convolution(target, x, weight, padding, stride=(1, 1), dilation=(1, 1)):
     if kh == kw == 1 and tuple(stride) == (1, 1):
         target.view(-1, c_out).addmm_(x.view(-1, c_in), weight.reshape(c_out, c_in).t())
         return
+    if c_in == 1:
+        # Maps of one channel are contiguous in both orders; oneDNN would take the other and copy the target.
+        x, weight = F.pad(x, (0, 1)), F.pad(weight, (0, 0, 0, 0, 0, 1))
     x, out = x.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
     if has_adding_convolution(x.dtype):
         torch.ops.mkldnn._convolution_pointwise_.binary(

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# One command for any GPU host, without network: bash benchmarks/gpu_check.sh [OUT]
+# Builds from source, runs the GPU tests and the benchmark tables, and writes everything into OUT (default:
+# benchmarks/results/gpu). A part that fails does not stop the others; the exit status tells.
+set -uo pipefail
+root="$(cd "$(dirname "$0")/.." && pwd)"
+out="${1:-$root/benchmarks/results/gpu}"
+mkdir -p "$out"
+out="$(cd "$out" && pwd)"
+cd "$root"
+site="$(mktemp -d)"
+trap 'rm -rf "$site"' EXIT
+summary="$out/summary.txt"
+: >"$summary"
+status=0
+
+part() { # part NAME COMMAND...: run it, keep its log, note how it ended
+  local name="$1" begin=$SECONDS
+  shift
+  if "$@" >"$out/$name.log" 2>&1; then
+    printf '%-14s ok      %4d s\n' "$name" $((SECONDS - begin)) >>"$summary"
+  else
+    printf '%-14s FAILED  %4d s  (%s)\n' "$name" $((SECONDS - begin)) "$name.log" >>"$summary"
+    status=1
+  fi
+}
+
+machine() {
+  git describe --always --dirty --abbrev=12 --exclude='*' || true
+  nvidia-smi
+  python -c 'import torch, sys; print("Python", sys.version); print("PyTorch", torch.__version__, "CUDA", torch.version.cuda)'
+  python -c 'import triton; print("Triton", triton.__version__)' || echo "Triton is not installed"
+  nvcc --version || echo "nvcc is not on PATH"
+}
+
+# The build goes to a folder of its own; the sources are copied, so that the checkout stays as it is.
+build() {
+  local copy="$site/source"
+  mkdir -p "$copy"
+  tar -C "$root" --exclude=.git --exclude=.venv --exclude=build --exclude='*.so' -cf - . | tar -C "$copy" -xf - || return 1
+  rm -rf "$root"/build/gpu-check
+  python -m pip install --no-build-isolation --no-deps --target "$site/lib" "$copy" && rm -rf "$copy/fastrcn"
+}
+
+tests() {
+  python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
+  (cd "$site/source" && python -m pytest -m gpu -p no:cacheprovider tests)
+}
+
+bench() { (cd "$site/source" && python -m benchmarks --device cuda "$@" --out "$out"); }
+
+sanitize() {
+  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
+  (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -m gpu -x -p no:cacheprovider tests)
+}
+
+export PYTHONPATH="$site/lib${PYTHONPATH:+:$PYTHONPATH}"
+part machine machine
+part build build
+part info python -m fastrcn info
+part tests tests
+part bench-bf16 bench --dtype bfloat16
+part bench-fp32 bench --dtype float32 --quick
+part sanitizer sanitize
+cat "$summary"
+exit $status
