@@ -8,11 +8,12 @@ from matplotlib import pyplot as plt
 
 def draw_predictions(path, past, truth, prediction, copy):
     """Rows: truth, prediction, its error, the error of repeating the last frame; columns: time. All (T,H,W)."""
+    past, truth, prediction, copy = (frames.numpy() for frames in (past, truth, prediction, copy))
     shown_past = past[-2:]
     columns = len(shown_past) + len(truth)
     h, w = truth.shape[1:]
     figure, axes = plt.subplots(4, columns, figsize=(2.2 * columns * max(1, w / h) ** 0.5, 7.2), squeeze=False)
-    peak = float(max((truth - copy).abs().max(), 1e-6))
+    peak = max(float(abs(truth - copy).max()), 1e-6)
     rows = ("true", "predicted", "error", "error of\nrepeating")
     for axis in axes.flat:
         axis.set_axis_off()
@@ -26,8 +27,8 @@ def draw_predictions(path, past, truth, prediction, copy):
         axes[0, column].set_title(f"t = +{k + 1}", fontsize=10)
         axes[0, column].imshow(truth[k], cmap="gray", vmin=0, vmax=1)
         axes[1, column].imshow(prediction[k], cmap="gray", vmin=0, vmax=1)
-        axes[2, column].imshow((prediction[k] - truth[k]).abs(), cmap="magma", vmin=0, vmax=peak)
-        axes[3, column].imshow((copy[k] - truth[k]).abs(), cmap="magma", vmin=0, vmax=peak)
+        axes[2, column].imshow(abs(prediction[k] - truth[k]), cmap="magma", vmin=0, vmax=peak)
+        axes[3, column].imshow(abs(copy[k] - truth[k]), cmap="magma", vmin=0, vmax=peak)
     figure.suptitle("Held-out frames")
     figure.subplots_adjust(left=0.08, right=0.99, top=0.9, bottom=0.01, wspace=0.04, hspace=0.05)
     figure.savefig(path, dpi=110)

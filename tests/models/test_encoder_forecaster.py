@@ -92,7 +92,7 @@ def test_fused_equals_reference():
 def test_overfits_one_sequence():
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     clip = torch.stack([torch.exp(-((x - 3 - t) ** 2 + (y - 4 - t) ** 2) / 4) for t in range(8)])[None, :, None]
-    net = EncoderForecaster(1, (16,), 3, patch=2)
+    net = EncoderForecaster(1, (16,), 3, patch=2, output="residual")
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
