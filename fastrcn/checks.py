@@ -92,6 +92,8 @@ def _check_same(named, first):
 def check_lengths(lengths, input):
     """Lengths as an int64 tensor (B,) on the input's device. Their values are checked where they can be read."""
     steps, batch = input.shape[:2]
+    if not isinstance(lengths, torch.Tensor) and len(lengths) == 0:
+        lengths = torch.empty(0, dtype=torch.int64)
     lengths = torch.as_tensor(lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool or lengths.is_complex():
         raise TypeError(f"lengths: expected whole numbers, got {lengths.dtype}")

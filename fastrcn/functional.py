@@ -9,9 +9,10 @@ from fastrcn import backends, cells
 from fastrcn.checks import check_call, check_lengths
 from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused, run_reference
 
-_RNN = {name: cells.ConvRNN(name) for name in ("tanh", "relu")}
-_LSTM = {flag: cells.ConvLSTM(flag) for flag in (False, True)}
-_GRU = {reset: cells.ConvGRU(reset) for reset in ("before", "after")}
+# The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
+_RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
+_LSTM = {cell.peephole: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvLSTM)}
+_GRU = {cell.reset: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvGRU)}
 
 
 def _pair(value, name):

@@ -116,6 +116,10 @@ class Cell:
     def __getstate__(self):
         return self.__dict__ | {"_key": None}
 
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._key = register(self)  # at once: a compiler that traces a layer cannot trace this
+
     def __repr__(self):
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{type(self).__module__}.{type(self).__qualname__}({options})"

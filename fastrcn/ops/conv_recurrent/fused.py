@@ -160,9 +160,9 @@ def forward(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths
     seq = _Sequence(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
     g, schedule = geometry, geometry.schedule
     # Without a backward only the output is kept of every step; other states are overwritten in place.
-    states = [
-        seq.empty(g.steps, dtype=t) if k == 0 or save else seq.empty(dtype=t) for k, t in enumerate(seq.state_types)
-    ]
+    states = [seq.empty(g.steps, dtype=t) if save else seq.empty(dtype=t) for t in seq.state_types]
+    # What the caller gets may leave the process or lose its tensor: its memory is never used again.
+    states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
     new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
     kept, params = [], seq.params(g.batch)
@@ -306,7 +306,7 @@ class _Gradients:
         self.seq, self.needs = seq, needs
         schedule, g = seq.schedule, seq.geometry
         self.d_inputs = [
-            memory.empty((*x.shape[:2], *x.shape[3:], x.shape[2]), x.dtype, x.device).zero_() if needed else None
+            torch.zeros((*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device) if needed else None
             for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
         ]
         self.totals: dict = {}
