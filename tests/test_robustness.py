@@ -15,7 +15,6 @@ import fastrcn
 from fastrcn.functional import conv_lstm
 from tests.helpers.tolerances import assert_close
 
-
 X = torch.randn(4, 2, 2, 6, 5, generator=torch.Generator().manual_seed(0))
 
 STRIDED_POINTWISE = """
