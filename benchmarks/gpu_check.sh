@@ -38,9 +38,11 @@ build() {
   local copy="$site/source"
   mkdir -p "$copy"
   tar -C "$root" --exclude=.git --exclude=.venv --exclude=build --exclude='*.so' -cf - . | tar -C "$copy" -xf - || return 1
-  rm -rf "$root"/build/gpu-check
   python -m pip install --no-build-isolation --no-deps --target "$site/lib" "$copy" && rm -rf "$copy/fastrcn"
 }
+
+# From the copy: in the checkout, Python would find the sources there, which were not built.
+info() { (cd "$site/source" && python -m fastrcn info); }
 
 tests() {
   python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
@@ -57,7 +59,7 @@ sanitize() {
 export PYTHONPATH="$site/lib${PYTHONPATH:+:$PYTHONPATH}"
 part machine machine
 part build build
-part info python -m fastrcn info
+part info info
 part tests tests
 part bench-bf16 bench --dtype bfloat16
 part bench-fp32 bench --dtype float32 --quick

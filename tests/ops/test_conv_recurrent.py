@@ -90,30 +90,29 @@ def test_many_chunks_really_has_many():
     assert sum(steps for _, steps in _chunks(geometry)) == case.steps
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_gradcheck(name, backend):
-    subject, case = SUBJECTS[name], Case(steps=3, batch=1, inputs=2, channels=2, height=3, width=2)
+def function_of_tensors(subject, case, backend):
+    """(a function of the case's tensors, the tensors), for gradcheck."""
     tensors = make_tensors(subject, case)
 
     def function(*values):
         output, states = run_package(subject, case, dict(zip(tensors, values, strict=True)), backend)
         return (output, *states)
 
-    assert gradcheck(function, tuple(tensors.values()))
+    return function, tuple(tensors.values())
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_gradcheck(name, backend):
+    subject, case = SUBJECTS[name], Case(steps=3, batch=1, inputs=2, channels=2, height=3, width=2)
+    assert gradcheck(*function_of_tensors(subject, case, backend))
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("name", ["rnn_tanh", "lstm_channel", "gru_before", "gru_after", "mgu"])
 def test_gradgradcheck(name, backend):
     subject, case = SUBJECTS[name], Case(steps=2, batch=1, inputs=1, channels=2, height=2, width=2)
-    tensors = make_tensors(subject, case)
-
-    def function(*values):
-        output, states = run_package(subject, case, dict(zip(tensors, values, strict=True)), backend)
-        return (output, *states)
-
-    assert gradgradcheck(function, tuple(tensors.values()))
+    assert gradgradcheck(*function_of_tensors(subject, case, backend))
 
 
 def test_gradients_of_single_arguments():

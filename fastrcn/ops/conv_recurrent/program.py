@@ -12,6 +12,7 @@ import torch
 from fastrcn import native
 from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.signature import Signature
+from fastrcn.ops.conv_recurrent.convolution import has_adding_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, same_padding
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -80,8 +81,7 @@ def use_compiled_stages(geometry: Geometry, dtype) -> bool:
 
 def use_native_loop(geometry: Geometry, dtype) -> bool:
     """Whether the whole loop can run in C++: compiled stages, and a library convolution that adds in place."""
-    fits = dtype == torch.float32 or (dtype == torch.bfloat16 and native.has_bfloat16_convolution())
-    return fits and use_compiled_stages(geometry, dtype) and native.has_aten()
+    return has_adding_convolution(dtype) and use_compiled_stages(geometry, dtype) and native.has_aten()
 
 
 class Program:
