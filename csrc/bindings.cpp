@@ -6,8 +6,9 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
-#include "common/aten.h"
+#include "common/maps_last.h"
 #include "common/parallel.h"
 #include "conv_recurrent/program.h"
 #include "conv_recurrent/stage.h"
@@ -105,18 +106,33 @@ void weight_gradient(const std::string& isa, uintptr_t x, uintptr_t grad, uintpt
       &task);
 }
 
-const frcn::StageEntry* find_stage(const std::string& isa, const std::string& fingerprint, int stage, bool backward,
-                                   int type) {
-  for (const auto* table : usable_tables()) {
-    if (isa != table->isa) continue;
-    for (int k = 0; k < table->count; ++k) {
-      const auto& e = table->entries[k];
-      if (fingerprint == e.fingerprint && e.stage == stage && e.backward == backward &&
-          static_cast<int>(e.type) == type)
-        return &e;
-    }
+void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int64_t> maps,
+                    std::tuple<int64_t, int64_t, int64_t> bytes, int64_t channels, int64_t pixels, int64_t element,
+                    int threads) {
+  frcn::MapsLast m{};
+  m.source = reinterpret_cast<const char*>(source);
+  m.target = reinterpret_cast<char*>(target);
+  std::tie(m.outer, m.inner) = maps;
+  std::tie(m.outer_bytes, m.inner_bytes, m.channel_bytes) = bytes;
+  m.channels = channels;
+  m.pixels = pixels;
+  m.element = element;
+  py::gil_scoped_release release;
+  frcn::copy_maps_last(m, threads);
+}
+
+const frcn::StageEntry* find_stage(const frcn::StageTable& table, const std::string& fingerprint, int stage,
+                                   bool backward, int type) {
+  for (int k = 0; k < table.count; ++k) {
+    const auto& e = table.entries[k];
+    if (fingerprint == e.fingerprint && e.stage == stage && e.backward == backward && static_cast<int>(e.type) == type)
+      return &e;
   }
   return nullptr;
+}
+
+int64_t block_outputs(const frcn::StageTable& table, int type) {
+  return 2 * table.vector_bytes / (static_cast<frcn::DataType>(type) == frcn::DataType::float64 ? 8 : 4);
 }
 
 using BufferTuple = std::tuple<uintptr_t, int64_t, uintptr_t>;
@@ -125,49 +141,55 @@ frcn::Buffer buffer(const BufferTuple& b) {
   return {reinterpret_cast<char*>(std::get<0>(b)), std::get<1>(b), reinterpret_cast<char*>(std::get<2>(b))};
 }
 
+using Pair = std::tuple<int64_t, int64_t>;
+
 class PyProgram {
  public:
-  PyProgram(int type, int64_t channels, int64_t images, int64_t pixels_per_image, uintptr_t lengths, int threads) {
+  PyProgram(const std::string& isa, int type, int64_t channels, std::tuple<int64_t, int64_t, int64_t> maps,
+            uintptr_t lengths, int threads)
+      : table_(find_table(isa)) {
     program_.type = static_cast<frcn::DataType>(type);
     program_.channels = channels;
-    program_.images = images;
-    program_.pixels_per_image = pixels_per_image;
+    std::tie(program_.images, program_.height, program_.width) = maps;
     program_.lengths = reinterpret_cast<const int64_t*>(lengths);
     program_.threads = threads;
+    program_.block_outputs = block_outputs(*table_, type);
   }
 
-  void add_convolution(const BufferTuple& source, const BufferTuple& target, const py::capsule& weight,
-                       std::tuple<int64_t, int64_t, int64_t> map, std::tuple<int64_t, int64_t> channels,
-                       std::tuple<int64_t, int64_t> padding, bool pointwise, bool skip_first, bool overwrite) {
-    frcn::ConvolutionStep c{buffer(source),
-                            buffer(target),
-                            weight.get_pointer(),
-                            std::get<0>(map),
-                            std::get<1>(map),
-                            std::get<2>(map),
-                            std::get<0>(channels),
-                            std::get<1>(channels),
-                            {std::get<0>(padding), std::get<1>(padding)},
-                            pointwise,
-                            skip_first,
-                            overwrite};
+  void add_fill(const BufferTuple& target, uintptr_t row, int64_t bytes) {
+    program_.steps.push_back({frcn::Program::Kind::fill, program_.fills.size()});
+    program_.fills.push_back({buffer(target), reinterpret_cast<const char*>(row), bytes});
+  }
+
+  void add_convolution(const BufferTuple& source, const BufferTuple& target, uintptr_t weight, const Pair& channels,
+                       const Pair& source_map, const Pair& map, const Pair& kernel, const Pair& stride,
+                       const Pair& dilation, const Pair& padding, bool skip_first) {
+    frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first};
+    c.function = program_.type == frcn::DataType::float64 ? table_->convolution_double : table_->convolution_float;
+    c.args.weight = reinterpret_cast<const char*>(weight);
+    std::tie(c.args.inputs, c.args.outputs) = channels;
+    std::tie(c.args.source_height, c.args.source_width) = source_map;
+    std::tie(c.args.height, c.args.width) = map;
+    std::tie(c.args.kernel[0], c.args.kernel[1]) = kernel;
+    std::tie(c.args.stride[0], c.args.stride[1]) = stride;
+    std::tie(c.args.dilation[0], c.args.dilation[1]) = dilation;
+    std::tie(c.args.padding[0], c.args.padding[1]) = padding;
+    program_.steps.push_back({frcn::Program::Kind::convolution, program_.convolutions.size()});
     program_.convolutions.push_back(c);
-    program_.steps.push_back({static_cast<int>(program_.convolutions.size()) - 1, -1});
   }
 
-  void add_stage(const std::string& isa, const std::string& fingerprint, int stage, bool backward,
-                 const std::vector<BufferTuple>& buffers, const std::vector<int64_t>& pitch,
-                 const std::vector<int64_t>& parameter_size) {
-    const auto* entry = find_stage(isa, fingerprint, stage, backward, static_cast<int>(program_.type));
-    if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + isa);
+  void add_stage(const std::string& fingerprint, int stage, bool backward, const std::vector<BufferTuple>& buffers,
+                 const std::vector<int64_t>& pitch, const std::vector<int64_t>& parameter_size) {
+    const auto* entry = find_stage(*table_, fingerprint, stage, backward, static_cast<int>(program_.type));
+    if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + table_->isa);
     if (buffers.size() != static_cast<size_t>(entry->arguments) || pitch.size() != buffers.size() ||
         buffers.size() > frcn::kMaxStageArguments ||
         parameter_size.size() != static_cast<size_t>(entry->parameter_gradients))
       throw std::invalid_argument("fastrcn: stage " + fingerprint + " got buffers that do not fit its signature");
     frcn::StageStep s{entry->function, {}, pitch, entry->parameter_gradients, parameter_size};
     for (const auto& b : buffers) s.buffers.push_back(buffer(b));
+    program_.steps.push_back({frcn::Program::Kind::stage, program_.stages.size()});
     program_.stages.push_back(std::move(s));
-    program_.steps.push_back({-1, static_cast<int>(program_.stages.size()) - 1});
   }
 
   void run(int64_t start, int64_t count, int64_t direction, bool at_start) const {
@@ -176,6 +198,7 @@ class PyProgram {
   }
 
  private:
+  const frcn::StageTable* table_;
   frcn::Program program_;
 };
 
@@ -187,17 +210,19 @@ PYBIND11_MODULE(_C, m) {
   m.def("usable_isas", &usable_isas, "Those of them that this processor has, best last.");
   m.def("parallel_runtime_found", &frcn::parallel_runtime_found, "Whether PyTorch's OpenMP threads can be used.");
   m.def(
-      "open_aten", [](const std::string& path) { return frcn::aten().open(path); },
-      "Look up PyTorch's C functions in the library at `path`; returns the names that are missing.");
+      "block_outputs", [](const std::string& isa, int type) { return block_outputs(*find_table(isa), type); },
+      "Output channels of one block of a packed convolution weight, for an instruction set and data type.");
   m.def(
       "has_stage",
       [](const std::string& isa, const std::string& fingerprint, int stage, bool backward, int type) {
-        return find_stage(isa, fingerprint, stage, backward, type) != nullptr;
+        return find_stage(*find_table(isa), fingerprint, stage, backward, type) != nullptr;
       },
       "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
+  m.def("copy_maps_last", &copy_maps_last, "Copy maps (C,H,W) as (H,W,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient to one sum per thread.");
-  py::class_<PyProgram>(m, "Program", "The time loop: convolutions and stages, run once per step.")
-      .def(py::init<int, int64_t, int64_t, int64_t, uintptr_t, int>())
+  py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions and stages, run once per step.")
+      .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())
+      .def("add_fill", &PyProgram::add_fill)
       .def("add_convolution", &PyProgram::add_convolution)
       .def("add_stage", &PyProgram::add_stage)
       .def("run", &PyProgram::run);

@@ -44,7 +44,6 @@ def _extension():
         "usable_isas": module.usable_isas(),
         "isa": native.isa(),
         "openmp": "PyTorch's" if module.parallel_runtime_found() else "none found: one thread",
-        "time_loop": "C++" if native.has_aten() else f"Python: {native.missing_aten()}",
         "bfloat16_convolution": native.has_bfloat16_convolution(),
     }
 
@@ -102,7 +101,7 @@ def report(facts: dict) -> str:
         build = extension["build"]
         lines.append(f"extension: built by {build['compiler']}, commit {build['commit'] or 'unknown'}")
         lines.append(f"  instruction sets: {', '.join(build['isas'])}; runs {extension['isa']}")
-        lines.append(f"  time loop: {extension['time_loop']}; OpenMP: {extension['openmp']}")
+        lines.append(f"  OpenMP: {extension['openmp']}")
         lines.append(f"  bfloat16 convolution here: {'yes' if extension['bfloat16_convolution'] else 'no'}")
         if build["cuda"]:
             lines.append(f"  CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}")

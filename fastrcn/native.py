@@ -3,15 +3,12 @@
 import importlib
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastrcn.compiler.schedule import Schedule
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
-
-_aoti: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache
@@ -51,23 +48,6 @@ def isa() -> str:
 
 
 @cache
-def missing_aten() -> str:
-    """What PyTorch's C interface lacks for the native time loop; empty if nothing."""
-    if module() is None:
-        return missing_reason()
-    if not torch.backends.mkldnn.is_available():
-        return "this PyTorch was built without oneDNN"
-    library = Path(str(torch.__file__)).parent / "lib" / "libtorch_cpu.so"
-    missing = module().open_aten(str(library))
-    return f"PyTorch {torch.__version__} lacks {missing}" if missing else ""
-
-
-def has_aten() -> bool:
-    """Whether the time loop can call PyTorch from C++."""
-    return not missing_aten()
-
-
-@cache
 def has_bfloat16_convolution() -> bool:
     """Whether oneDNN has bfloat16 convolutions on this processor."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -80,13 +60,3 @@ def has_cell(schedule: Schedule, type_number: int) -> bool:
         return False
     signatures = (*forward_signatures(schedule), *backward_signatures(schedule))
     return all(module().has_stage(isa(), schedule.fingerprint, s.stage, s.backward, type_number) for s in signatures)
-
-
-class TensorHandle:
-    """A reference to a tensor that C++ can pass back to PyTorch; released when this object goes."""
-
-    def __init__(self, tensor):
-        self.capsule = _aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
-
-    def __del__(self):
-        _aoti.alloc_tensor_by_stealing_from_void_ptr(self.capsule)

@@ -123,7 +123,6 @@ def test_required_extension():
 def test_extension_is_there_when_required():
     if os.environ.get("FASTRCN_REQUIRE_EXT") == "1":
         assert native.module() is not None
-        assert native.has_aten(), native.missing_aten()
 
 
 def test_lower_instruction_set():

@@ -1,7 +1,7 @@
 // Functions that cells may use, for values of type float and double, on the host and in CUDA device code.
 //
 // The host float versions are branch-free polynomials so that loops over channels vectorise:
-// exp within 1 ulp, sigmoid and tanh within 3 ulp. They saturate (sigmoid(-inf) = 0) and pass NaN on.
+// exp within 1 ulp, sigmoid and tanh within 3 ulp. They saturate (sigmoid at 6e-39 and 1) and pass NaN on.
 // This header is included inside a namespace of the instruction set being compiled: its inline functions
 // must not be merged by the linker across instruction sets.
 #pragma once
@@ -58,13 +58,42 @@ FRCN_HD float exp(float x) {
 #endif
 }
 
+#if !defined(__CUDA_ARCH__)
+// exp(x) = (1 + less_one) * scale for -87 <= x <= 88, where scale is a power of two and less_one relatively accurate.
+struct ExpParts {
+  float less_one, scale;
+};
+
+FRCN_HD ExpParts exp_parts(float x) {
+  const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, found in the last bits.
+  const float shifted = x * 1.44269504f + shifter;
+  const float n = shifted - shifter;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return {p * (r * r) + r, from_bits(static_cast<int32_t>((bits << 23) + 0x3f800000u))};
+}
+
+FRCN_HD float clamp(float x, float lowest, float highest) {
+  x = x < lowest ? lowest : x;
+  return x > highest ? highest : x;
+}
+#endif
+
 FRCN_HD double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
 
 FRCN_HD float sigmoid(float x) {
 #if defined(__CUDA_ARCH__)
   return __fdividef(1.0f, 1.0f + __expf(-x));
 #else
-  return 1.0f / (1.0f + exp(-x));
+  const ExpParts e = exp_parts(clamp(-x, -87.0f, 88.0f));
+  return 1.0f / (1.0f + (e.less_one * e.scale + e.scale));
 #endif
 }
 
@@ -74,17 +103,10 @@ FRCN_HD float tanh(float x) {
 #if defined(__CUDA_ARCH__)
   return ::tanhf(x);
 #else
-  const float magnitude = x < 0.0f ? -x : x;
-  const float square = x * x;
-  float p = -5.70498872745e-3f;
-  p = p * square + 2.06390887954e-2f;
-  p = p * square - 5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square - 3.33332819422e-1f;
-  const float small = p * square * x + x;
-  const float large = 1.0f - 2.0f / (exp(2.0f * magnitude) + 1.0f);
-  const float signed_large = x < 0.0f ? -large : large;
-  return magnitude < 0.625f ? small : signed_large;
+  // tanh(x) = m / (m + 2), m = exp(2x) - 1: no cancellation near zero.
+  const ExpParts e = exp_parts(clamp(2.0f * x, -30.0f, 30.0f));
+  const float m = e.less_one * e.scale + (e.scale - 1.0f);
+  return m / (m + 2.0f);
 #endif
 }
 

@@ -2,65 +2,35 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
 
 #include "common/parallel.h"
 
 namespace frcn {
 namespace {
 
-constexpr int64_t kSerialWork = 8192;  // values below which a second thread costs more than it brings
-constexpr int64_t kFlushPixels = 256;  // pixels summed in float before they go into the double sums
+constexpr int64_t kSerialWork = 65536;       // multiply-adds below which a second thread costs more than it brings
+constexpr int64_t kStageWork = 8;            // of one value of a stage, in these units
+constexpr int64_t kStripBytes = 128 * 1024;  // what one thread completes before it goes on: fits the second-level cache
+constexpr int64_t kFewPixels = 32;           // per thread; below, threads share out the channels instead
+constexpr int64_t kFlushPixels = 256;        // pixels summed in float before they go into the double sums
 
-// PyTorch's numbers for the data types (c10/core/ScalarType.h).
-int32_t scalar_type(DataType type) { return type == DataType::float32 ? 6 : type == DataType::float64 ? 7 : 15; }
-
-int64_t size_of(DataType type) { return type == DataType::float32 ? 4 : type == DataType::float64 ? 8 : 2; }
-
-class Tensor {
- public:
-  Tensor(char* data, std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides, DataType type) {
-    if (aten().from_blob(data, sizes.size(), sizes.begin(), strides.begin(), 0, scalar_type(type), 0, 0, &handle_))
-      throw std::runtime_error("fastrcn: PyTorch could not wrap a buffer");
-  }
-  ~Tensor() { aten().release(handle_); }
-  Tensor(const Tensor&) = delete;
-  Tensor& operator=(const Tensor&) = delete;
-  TensorHandle get() const { return handle_; }
-
- private:
-  TensorHandle handle_ = nullptr;
+// One step of the program at one time, with its addresses.
+struct Task {
+  const FillStep* fill = nullptr;
+  const ConvolutionStep* convolution = nullptr;
+  const StageStep* stage = nullptr;
+  char* target = nullptr;
+  ConvolutionArgs convolution_args;
+  StageArgs stage_args;
 };
 
-void run_convolution(const ConvolutionStep& c, DataType type, int64_t time, bool first) {
-  if (first && c.skip_first) return;
-  char* source = c.source.at(time, first);
-  char* target = c.target.at(time, first);
-  const int64_t from = c.source_channels, to = c.target_channels, h = c.height, w = c.width;
-  int32_t failed = 0;
-  if (c.pointwise) {
-    const int64_t rows = c.batch * h * w;
-    const Tensor x(source, {rows, from}, {from, 1}, type);
-    const Tensor y(target, {rows, to}, {to, 1}, type);
-    failed = aten().addmm_out(y.get(), y.get(), x.get(), c.weight, c.overwrite ? 0.0 : 1.0, 1.0);
-  } else {
-    const Tensor x(source, {c.batch, from, h, w}, {h * w * from, 1, w * from, from}, type);
-    const Tensor y(target, {c.batch, to, h, w}, {h * w * to, 1, w * to, to}, type);
-    const int64_t one[2] = {1, 1};
-    if (c.overwrite) std::memset(target, 0, c.batch * h * w * to * size_of(type));
-    TensorHandle same = nullptr;
-    failed = aten().conv_add(y.get(), x.get(), c.weight, nullptr, c.padding, 2, one, 2, one, 2, 1, "add", nullptr,
-                             nullptr, nullptr, 0, nullptr, &same);
-    if (same) aten().release(same);
-  }
-  if (failed) throw std::runtime_error("fastrcn: PyTorch's convolution failed inside the time loop");
-}
+// Tasks that need no barrier between them: whoever computes a pixel's convolutions goes on with its stage.
+struct Phase {
+  const Program& program;
+  std::vector<Task> tasks;
 
-struct StageTask {
-  const StageStep* step;
-  StageArgs args;
-  int64_t pixels;
-  DataType type;
+  int64_t element() const { return program.type == DataType::float64 ? 8 : 4; }
+  int64_t pixels() const { return program.images * program.height * program.width; }
 };
 
 template <class F>
@@ -72,15 +42,13 @@ void add_rows(double* sums, const F* rows, int64_t count) {
 // gradient shared by all pixels has sums per thread; one per pixel of the map is written by the thread that owns
 // these pixels of the map, in every image.
 template <class F>
-void run_with_gradients(const StageTask& task, int part, int parts) {
-  const StageStep& s = *task.step;
-  StageArgs a = task.args;
+void run_with_gradients(const StageStep& s, StageArgs a, int64_t pixels, int part, int parts) {
   const int n = s.parameter_gradients, begin_gradients = static_cast<int>(s.buffers.size()) - n;
-  const int64_t c = a.channels, map = a.pixels_per_image, images = task.pixels / map;
+  const int64_t c = a.channels, map = a.pixels_per_image, images = pixels / map;
   bool per_pixel = false;
   for (int64_t size : s.parameter_size) per_pixel |= size != c;
   // Without per-pixel gradients any split will do: treat all images as one.
-  const int64_t span = per_pixel ? map : task.pixels, rounds = per_pixel ? images : 1;
+  const int64_t span = per_pixel ? map : pixels, rounds = per_pixel ? images : 1;
   const int64_t begin = span * part / parts, end = span * (part + 1) / parts;
   std::vector<std::vector<F>> rows(n);
   std::vector<std::vector<double>> shared(n);
@@ -113,42 +81,131 @@ void run_with_gradients(const StageTask& task, int part, int parts) {
     if (s.parameter_size[k] == c) add_rows(targets[k] + part * c, shared[k].data(), c);
 }
 
+// The channels [first, last) of a buffer with whole slots of `channels` each, on the pixels [begin, end).
+void run_tasks(const Phase& phase, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const int64_t channels = phase.program.channels, size = phase.element();
+  const bool all = first == 0 && last == channels;
+  for (const Task& task : phase.tasks) {
+    if (task.fill) {
+      const int64_t pitch = task.fill->bytes, slot = all ? pitch : channels * size;
+      const int64_t from = all ? 0 : first * size, count = all ? pitch : (last - first) * size;
+      for (int64_t p = begin; p < end; ++p)
+        for (int64_t at = from; at < pitch; at += slot)
+          std::memcpy(task.target + p * pitch + at, task.fill->row + at, count);
+    } else if (task.convolution) {
+      const auto& args = task.convolution_args;
+      const int64_t slot = all ? args.outputs : channels;
+      for (int64_t at = 0; at < args.outputs; at += slot)
+        task.convolution->function(args, begin, end, all ? at : at + first, all ? at + slot : at + last);
+    } else {
+      StageArgs args = task.stage_args;
+      args.channels = last - first;
+      for (size_t k = 0; k < task.stage->buffers.size(); ++k) args.data[k] += first * size;
+      task.stage->function(args, begin, end);
+    }
+  }
+}
+
+// Pixels that one thread takes at a time.
+int64_t strip(const Phase& phase) {
+  int64_t widest = 0;
+  for (const Task& task : phase.tasks)
+    if (task.convolution) widest = std::max(widest, task.convolution_args.outputs * phase.element());
+  if (!widest) return phase.pixels();
+  const int64_t fitting = std::max<int64_t>(12, kStripBytes / widest), width = phase.program.width;
+  return fitting < width ? fitting : fitting / width * width;
+}
+
+// Whether threads share out channels: few pixels, and slots that divide into whole blocks of outputs.
+bool split_channels(const Phase& phase, int parts) {
+  const int64_t channels = phase.program.channels;
+  if (phase.pixels() >= kFewPixels * parts || channels < phase.program.block_outputs * parts ||
+      channels % phase.program.block_outputs)
+    return false;
+  bool possible = false;
+  for (const Task& task : phase.tasks) {
+    if (task.convolution) possible = true;
+    if (task.convolution && task.convolution_args.outputs % channels) return false;
+    if (task.fill && task.fill->bytes % (channels * phase.element())) return false;
+  }
+  return possible;
+}
+
 void run_part(void* context, int part, int parts) {
-  const StageTask& task = *static_cast<StageTask*>(context);
-  if (task.step->parameter_gradients) {
-    if (task.type == DataType::float64)
-      run_with_gradients<double>(task, part, parts);
+  const Phase& phase = *static_cast<const Phase*>(context);
+  const int64_t pixels = phase.pixels(), channels = phase.program.channels, width = phase.program.width;
+  if (phase.tasks.front().stage && phase.tasks.front().stage->parameter_gradients) {
+    const Task& task = phase.tasks.front();
+    if (phase.program.type == DataType::float64)
+      run_with_gradients<double>(*task.stage, task.stage_args, pixels, part, parts);
     else
-      run_with_gradients<float>(task, part, parts);
+      run_with_gradients<float>(*task.stage, task.stage_args, pixels, part, parts);
     return;
   }
-  task.step->function(task.args, task.pixels * part / parts, task.pixels * (part + 1) / parts);
+  if (split_channels(phase, parts)) {
+    const int64_t block = phase.program.block_outputs, blocks = channels / block;
+    run_tasks(phase, 0, pixels, blocks * part / parts * block, blocks * (part + 1) / parts * block);
+    return;
+  }
+  // Whole rows where there are enough of them, so that runs of pixels stay long.
+  const int64_t unit = pixels / width >= 8 * parts ? width : 1, units = pixels / unit;
+  const int64_t begin = units * part / parts * unit, end = units * (part + 1) / parts * unit;
+  const int64_t step = strip(phase);
+  for (int64_t p = begin; p < end; p += step) run_tasks(phase, p, std::min(end, p + step), 0, channels);
+}
+
+void flush(Phase& phase) {
+  if (phase.tasks.empty()) return;
+  int64_t work = 0;
+  for (const Task& task : phase.tasks) {
+    const auto& a = task.convolution_args;
+    if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[0] * a.kernel[1];
+    if (task.stage) work += phase.pixels() * phase.program.channels * kStageWork;
+  }
+  parallel(work < kSerialWork ? 1 : phase.program.threads, run_part, &phase);
+  phase.tasks.clear();
 }
 
 }  // namespace
 
 void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start) const {
+  Phase phase{*this, {}};
+  bool ended = false;  // with a stage: what follows reads its neighbours' results, or overwrites what they read
   for (int64_t n = 0; n < count; ++n) {
     const int64_t time = start + n * direction;
     const bool first = at_start && n == 0;
     for (const Step& step : steps) {
-      if (step.convolution >= 0) {
-        run_convolution(convolutions[step.convolution], type, time, first);
-        continue;
+      Task task;
+      bool alone = false;
+      if (step.kind == Kind::fill) {
+        task.fill = &fills[step.index];
+        task.target = task.fill->target.at(time, first);
+      } else if (step.kind == Kind::convolution) {
+        const ConvolutionStep& c = convolutions[step.index];
+        if (first && c.skip_first) continue;
+        task.convolution = &c;
+        task.convolution_args = c.args;
+        task.convolution_args.source = c.source.at(time, first);
+        task.convolution_args.target = c.target.at(time, first);
+      } else {
+        const StageStep& s = stages[step.index];
+        task.stage = &s;
+        for (size_t k = 0; k < s.buffers.size(); ++k) {
+          task.stage_args.data[k] = s.buffers[k].at(time, first);
+          task.stage_args.pitch[k] = s.pitch[k];
+        }
+        task.stage_args.channels = channels;
+        task.stage_args.pixels_per_image = height * width;
+        task.stage_args.lengths = lengths;
+        task.stage_args.time = time;
+        alone = s.parameter_gradients > 0;
       }
-      const StageStep& s = stages[step.stage];
-      StageTask task{&s, {}, images * pixels_per_image, type};
-      for (size_t k = 0; k < s.buffers.size(); ++k) {
-        task.args.data[k] = s.buffers[k].at(time, first);
-        task.args.pitch[k] = s.pitch[k];
-      }
-      task.args.channels = channels;
-      task.args.pixels_per_image = pixels_per_image;
-      task.args.lengths = lengths;
-      task.args.time = time;
-      parallel(task.pixels * channels < kSerialWork ? 1 : threads, run_part, &task);
+      if (ended || alone) flush(phase);
+      phase.tasks.push_back(task);
+      ended = step.kind == Kind::stage;
     }
   }
+  flush(phase);
 }
 
 }  // namespace frcn

@@ -1,10 +1,10 @@
-// The time loop: a short program of convolutions and stages, run once per step.
+// The time loop: a short program of fills, convolutions and stages, run once per step.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "common/aten.h"
 #include "conv_recurrent/stage.h"
 
 namespace frcn {
@@ -18,17 +18,20 @@ struct Buffer {
   char* at(int64_t time, bool is_first) const { return is_first && first ? first : base + time * step; }
 };
 
-// Accumulates a "same" convolution, stride 1: target += convolution(source, weight). Maps are channels-last.
+// Writes one row of channels to every pixel.
+struct FillStep {
+  Buffer target;
+  const char* row;
+  int64_t bytes;
+};
+
+// Accumulates a convolution into its target.
 struct ConvolutionStep {
   Buffer source;
   Buffer target;
-  TensorHandle weight;  // packed for oneDNN, or [source_channels, target_channels] where the kernel is 1x1
-  int64_t batch, height, width;
-  int64_t source_channels, target_channels;
-  int64_t padding[2];
-  bool pointwise;
+  ConvolutionArgs args;  // without the pointers, which belong to a time
+  ConvolutionFunction function;
   bool skip_first;  // nothing to do at the first step: the source is zero there, or nobody needs the result
-  bool overwrite;   // target = convolution(source, weight)
 };
 
 // Runs one stage over all pixels.
@@ -41,22 +44,25 @@ struct StageStep {
 };
 
 struct Program {
+  enum class Kind { fill, convolution, stage };
   struct Step {
-    int convolution = -1;
-    int stage = -1;
+    Kind kind;
+    size_t index;
   };
   std::vector<Step> steps;
+  std::vector<FillStep> fills;
   std::vector<ConvolutionStep> convolutions;
   std::vector<StageStep> stages;
   DataType type = DataType::float32;
+  int64_t block_outputs = 1;  // of the packed weights
   int64_t channels = 0;
   int64_t images = 0;
-  int64_t pixels_per_image = 0;
+  int64_t height = 0, width = 0;
   const int64_t* lengths = nullptr;
   int threads = 1;
 
   // Runs the steps at times start, start + direction, ..., count in all. `at_start`: the first of these times is
-  // the sequence's first step. Throws std::runtime_error where PyTorch reports an error.
+  // the sequence's first step.
   void run(int64_t start, int64_t count, int64_t direction, bool at_start) const;
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "conv_recurrent/convolution.h"
 #include "conv_recurrent/weight_gradient.h"
 
 namespace frcn {
@@ -39,6 +40,8 @@ struct StageTable {
   const StageEntry* entries;
   int count;
   WeightGradientFunction weight_gradient;
+  ConvolutionFunction convolution_float, convolution_double;
+  int vector_bytes;
 };
 
 }  // namespace frcn

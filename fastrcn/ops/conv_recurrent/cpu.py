@@ -1,4 +1,4 @@
-"""The ``cpu`` backend: oneDNN's convolutions, compiled stages, the time loop in C++."""
+"""The ``cpu`` backend: compiled convolutions and stages, the time loop in C++."""
 
 import torch
 
@@ -23,12 +23,10 @@ def can_run(cell, dtype, device):
         notes.append("stages as generated PyTorch code: this cell was not compiled into the extension")
     else:
         notes.append(f"compiled stages ({native.isa()})")
-        if dtype == torch.float64:
-            notes.append("time loop in Python: float64 has no oneDNN convolution")
-        elif native.missing_aten():
-            notes.append(f"time loop in Python: {native.missing_aten()}")
+        if compute_type(dtype) == torch.bfloat16:
+            notes.append("oneDNN's convolution, time loop in Python")
         else:
-            notes.append("time loop in C++")
+            notes.append("compiled convolution, time loop in C++")
     if dtype == torch.bfloat16 and compute_type(dtype) != dtype:
         notes.append("computed in float32: this processor has no bfloat16 convolution")
     return True, "; ".join(notes)

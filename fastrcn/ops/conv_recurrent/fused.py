@@ -1,8 +1,10 @@
 """The recurrence over a whole sequence with its own forward and backward: what is saved, in which order it runs.
 
-Forward: the input convolutions of many steps at once fill the pre-activation buffers; the time loop adds the recurrent
-convolutions in place and runs the stages. Backward: the loop runs against time in chunks; it fills the gradients of
-the pre-activations of one chunk, from which one product per chunk gives each weight's and each input's gradient.
+Forward: the time loop adds the recurrent convolutions to the pre-activations in place and runs the stages. Where the
+convolutions are compiled into the same loop, it does the inputs' too, so that a pixel's pre-activations are made and
+used while they are in the cache; else, and where a step has too few pixels to pay for reading the weights, one
+convolution of many steps at once comes before. Backward: the loop runs against time in chunks; it fills the gradients
+of the pre-activations of one chunk, from which one product per chunk gives each weight's and each input's gradient.
 Saved are the states and the completed pre-activations, or with recomputation the states alone.
 """
 
@@ -10,11 +12,18 @@ from enum import IntEnum
 
 import torch
 
-from fastrcn import memory
+from fastrcn import memory, native
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, reflected
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Program, StageCall
+from fastrcn.ops.conv_recurrent.program import (
+    Buffer,
+    Convolution,
+    Fill,
+    Program,
+    StageCall,
+    has_compiled_convolution,
+)
 from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
 
 
@@ -26,14 +35,19 @@ class Save(IntEnum):
     ALL = 2
 
 
-_FEWEST_CHUNKS = 8
+_FEWEST_LOOP_PIXELS = 64
 _FEWEST_CHUNK_PIXELS = 4096
+_MOST_CHUNK_PIXELS = 16384
+_FEWEST_CHUNKS = 8
 
 
 def _chunks(geometry: Geometry):
-    """Spans of time, in the recurrence's order, as (first index in order, steps). Eight or more bound the memory."""
-    steps = -(-geometry.steps // _FEWEST_CHUNKS)
-    steps = min(geometry.steps, max(steps, -(-_FEWEST_CHUNK_PIXELS // max(1, geometry.pixels))))
+    """Spans of time, in the recurrence's order, as (first index in order, steps).
+
+    Short ones bound the memory; with few pixels a product over one would be too small to be fast."""
+    pixels = max(1, geometry.pixels)
+    steps = min(-(-geometry.steps // _FEWEST_CHUNKS), _MOST_CHUNK_PIXELS // pixels)
+    steps = min(geometry.steps, max(1, steps, -(-_FEWEST_CHUNK_PIXELS // pixels)))
     return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
 
 
@@ -46,8 +60,23 @@ def _span(geometry: Geometry, first, steps):
 
 def maps_last(x):
     """(...,C,H,W) as dense (...,H,W,C); a view where it lies so already."""
-    x = x.movedim(-3, -1)
-    return x if x.is_contiguous() else memory.empty(x.shape, x.dtype, x.device).copy_(x)
+    last = x.movedim(-3, -1)
+    if last.is_contiguous():
+        return last
+    result = memory.empty(last.shape, x.dtype, x.device)
+    size, (*lead, channels, height, width) = x.element_size(), x.shape
+    if (
+        native.module() is None
+        or (x.device.type, size in (4, 8), x.dim() <= 5) != ("cpu", True, True)
+        or (x.stride(-1), x.stride(-2)) != (1, width)
+    ):
+        return result.copy_(last)
+    lead, steps = [1, 1, *lead][-2:], [0, 0, *x.stride()[:-3]][-2:]
+    native.module().copy_maps_last(
+        x.data_ptr(), result.data_ptr(), lead, [s * size for s in (*steps, x.stride(-3))], channels, height * width,
+        size, torch.get_num_threads(),
+    )  # fmt: skip
+    return result
 
 
 def maps_first(x):
@@ -68,6 +97,15 @@ class _Sequence:
         zeros = [torch.zeros(geometry.map, dtype=t, device=weight_hh.device) for t in self.state_types]
         self.given = bool(hx)
         self.packed: dict = {}
+        # Whether the inputs' convolutions are done before the time loop, for many steps at once.
+        self.hoisted = not has_compiled_convolution(self.dtype) or geometry.pixels < _FEWEST_LOOP_PIXELS
+        self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
+        self.input_weights = {
+            (name, n): blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous()
+            for name, weight in zip(self.schedule.inputs, weight_ih, strict=True)
+            for n, group in enumerate(self.schedule.groups)
+            if name in group.inputs and weight.shape[1]
+        }
         self.weights = {
             (o, n): blocks_of(weight_hh, group.operand_blocks(o), geometry.channels).contiguous()
             for n, group in enumerate(self.schedule.groups)
@@ -81,22 +119,35 @@ class _Sequence:
         shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
         return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
-    def project(self, group, time):
-        """Pre-activations of a group over a span of time, as far as the inputs give them: (steps,B,H,W,slots*C)."""
-        g, c = self.geometry, self.geometry.channels
-        total = self.empty(time.stop - time.start, width=len(group.slots) * c)
-        extra = group_bias(group, self.bias, c)
-        total.copy_(extra) if extra is not None else total.zero_()
-        for name in group.inputs:
-            weight = self.weight_ih[self.schedule.inputs.index(name)]
-            rows = blocks_of(weight, group.input_blocks(name), c)
-            padding = same_padding(weight.shape[2:], g.dilation)
-            add_convolution(total.flatten(0, 1), self.input(name, time), rows, padding, g.stride, g.dilation)
-        return total
+    def project(self, groups, time):
+        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time."""
+        for n, data in enumerate(groups):
+            flat = data.flatten(0, 1)
+            flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
+            for name in self.schedule.groups[n].inputs:
+                if (name, n) in self.input_weights:
+                    weight, g = self.input_weights[name, n], self.geometry
+                    self.convolve(self.input(name, time).flatten(0, 1), flat, weight, g.stride, g.dilation)
+
+    def convolve(self, source, target, weight, stride=(1, 1), dilation=(1, 1)):
+        """target += convolution of source, for all maps at once."""
+        if weight.shape[2:] == (1, 1):
+            add_convolution(target, source, weight, (0, 0), stride, dilation)
+            return
+        source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
+        step = Convolution(source, target, weight, stride=stride, dilation=dilation)
+        Program(self.geometry, [step], self.dtype, len(target.data), None, self.packed).run(0, 1, False)
 
     def input(self, name, time):
-        """An input over a span of time, dense (steps*B,H,W,Cin)."""
-        return maps_last(self.inputs[self.schedule.inputs.index(name)][time]).flatten(0, 1)
+        """An input over a span of time, dense (steps,B,H,W,Cin)."""
+        return maps_last(self.inputs[self.schedule.inputs.index(name)][time])
+
+    def input_buffers(self, time):
+        """The inputs over a span of time as buffers; none where their convolutions are not done in the loop."""
+        if self.hoisted:
+            return {}
+        data = {name: self.input(name, time) for name in self.schedule.inputs}
+        return {name: Buffer(x, True, width=x.shape[-1], origin=time.start) for name, x in data.items()}
 
     def params(self, images):
         """Buffers of the stages' parameters, in the accumulation type, to be read by ``images`` maps."""
@@ -121,13 +172,26 @@ class _Sequence:
             for s, first in zip(states, self.initial, strict=True)
         ]
 
-    def forward_steps(self, groups, previous, operands, params, new=None, zero_first=True):
+    def forward_steps(self, groups, inputs, previous, operands, params, new=None, zero_first=True):
         """The steps of one time step; without ``new`` states the last stage is left out."""
         schedule = self.schedule
         signatures = iter(forward_signatures(schedule))
         roles = {"slot": self.slots_of(groups), "state": previous, "operand": operands, "param": params}
         roles["new_state"] = new
-        steps = []
+        steps, begun = [], set()
+
+        def begin(n):
+            if not self.hoisted and n not in begun:
+                begun.add(n)
+                steps.append(Fill(groups[n], self.bias_rows[n]))
+                for name in schedule.groups[n].inputs:
+                    if (name, n) in self.input_weights:
+                        weight, g = self.input_weights[name, n], self.geometry
+                        steps.append(Convolution(inputs[name], groups[n], weight, stride=g.stride, dilation=g.dilation))
+
+        for n, group in enumerate(schedule.groups):
+            if not group.operands:
+                begin(n)
         for stage, convolved in schedule.steps:
             if stage:
                 signature = next(signatures)
@@ -137,9 +201,10 @@ class _Sequence:
                 computed = o in schedule.computed_operands
                 source = operands[o] if computed else previous[schedule.state_index(o)]
                 skip = zero_first and not computed and not self.given
-                for g, group in enumerate(schedule.groups):
+                for n, group in enumerate(schedule.groups):
                     if o in group.operands:
-                        steps.append(Convolution(source, groups[g], self.weights[o, g], skip))
+                        begin(n)
+                        steps.append(Convolution(source, groups[n], self.weights[o, n], skip))
         return steps
 
     def slots_of(self, groups):
@@ -165,15 +230,18 @@ def forward(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths
     states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
     new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
-    kept, params = [], seq.params(g.batch)
-    spans = [(0, g.steps)] if save == Save.ALL else _chunks(g)
-    for first, steps in spans:
+    params, chunks = seq.params(g.batch), _chunks(g)
+    # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
+    lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
+    kept = [seq.empty(*lead, width=len(group.slots) * g.channels) for group in schedule.groups]
+    for first, steps in chunks:
         time, start = _span(g, first, steps)
-        data = [seq.project(group, time) for group in schedule.groups]
-        buffers = seq.group_buffers(data, origin=time.start)
-        body = seq.forward_steps(buffers, seq.previous(states), operands, params, new)
+        data = [k[time] if save == Save.ALL else k[:steps] if seq.hoisted else k for k in kept]
+        if seq.hoisted:
+            seq.project(data, time)
+        buffers = seq.group_buffers(data, bool(lead), time.start)
+        body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, new)
         Program(g, body, seq.dtype, g.batch, lengths, seq.packed).run(start, steps, first == 0)
-        kept = data
     last = 0 if g.reverse else g.steps - 1
     finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []
@@ -187,7 +255,7 @@ def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx,
     g, schedule, c = geometry, geometry.schedule, geometry.channels
     states = [output, *saved[: len(schedule.states) - 1]]
     kept = saved[len(schedule.states) - 1 :]
-    d_output = None if grads[0] is None else maps_last(grads[0])
+    d_output = grads[0]
     d_states = [
         torch.zeros(g.map, dtype=t, device=weight_hh.device) if d is None else maps_last(d).to(t, copy=True)
         for d, t in zip(grads[1:], seq.state_types, strict=True)
@@ -217,7 +285,7 @@ def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx,
             "d_state": [Buffer(d, width=c) for d in d_states],
             "d_operand": d_operands,
             "d_param": [Buffer(d, width=c) for d in d_params],
-            "d_output": [_output_gradient(seq, d_output)],
+            "d_output": [_output_gradient(seq, d_output, time)],
         }
         body = _backward_steps(seq, roles, d_buffers, backward_weights)
         last = start + (steps - 1) * g.direction
@@ -239,24 +307,23 @@ def _backward_steps(seq, roles, d_buffers, weights):
             target = roles["d_operand"][o] if computed else roles["d_state"][schedule.state_index(o)]
             # A stage has written the state's gradient already; that of a computed operand begins here. Nobody asks
             # for the gradient of initial states that were not given.
-            fresh = computed
+            if computed:
+                steps.append(Fill(target))
             for g, group in enumerate(schedule.groups):
                 if o in group.operands:
-                    skip = not computed and not seq.given
-                    steps.append(Convolution(d_buffers[g], target, weights[o, g], skip, fresh))
-                    fresh = False
+                    steps.append(Convolution(d_buffers[g], target, weights[o, g], not computed and not seq.given))
         if stage:
             signature = next(signatures)
             steps.append(StageCall(signature, [roles[a.role][a.index] for a in signature.args]))
     return steps
 
 
-def _output_gradient(seq, d_output):
-    """The output's gradient as a buffer; one row of zeros where there is none."""
+def _output_gradient(seq, d_output, time):
+    """The output's gradient over a span of time as a buffer; one row of zeros where there is none."""
     c = seq.geometry.channels
     if d_output is None:
         return Buffer(seq.weight_hh.new_zeros(1, 1, 1, c), width=c, per_row=False)
-    return Buffer(d_output, True, width=c)
+    return Buffer(maps_last(d_output[time]), True, width=c, origin=time.start)
 
 
 def _parameter_sums(seq, kind, threads):
@@ -282,7 +349,10 @@ def _recompute(seq, states, time):
     """The pre-activations of a span of time, from the states alone: one convolution each for all its steps."""
     g, schedule = seq.geometry, seq.schedule
     steps = time.stop - time.start
-    data = [seq.project(group, time) for group in schedule.groups]
+    data = [seq.empty(steps, width=len(group.slots) * g.channels) for group in schedule.groups]
+    if seq.hoisted:
+        seq.project(data, time)
+    inputs = {name: Buffer(b.data.flatten(0, 1), width=b.width) for name, b in seq.input_buffers(time).items()}
     previous = []
     for k in range(len(schedule.states)):
         stored, missing = _before(states, k, seq, time)
@@ -294,8 +364,8 @@ def _recompute(seq, states, time):
     operands = {o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands}
     flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
     params = seq.params(images)
-    body = seq.forward_steps(flat, previous, operands, params, zero_first=False)
-    Program(g, body, seq.dtype, images, None, {}).run(0, 1, False)
+    body = seq.forward_steps(flat, inputs, previous, operands, params, zero_first=False)
+    Program(g, body, seq.dtype, images, None, seq.packed).run(0, 1, False)
     return data
 
 
@@ -310,6 +380,7 @@ class _Gradients:
             for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
         ]
         self.totals: dict = {}
+        self.reflected: dict = {}
         self.bias: dict = {}
         for n, group in enumerate(schedule.groups):
             rows = len(group.slots) * g.channels
@@ -355,17 +426,18 @@ class _Gradients:
         weight = seq.weight_ih[k]
         if weight.shape[1] == 0 or not (self.needs["inputs"][k] or self.needs["weight_ih"][k]):
             return
-        x = seq.input(name, time)
+        x = seq.input(name, time).flatten(0, 1)
         if (name, n) in self.totals:
             shape = (flat.shape[-1], *weight.shape[1:])
             conv_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
         if self.needs["inputs"][k]:
-            padding = same_padding(weight.shape[2:], g.dilation)
-            rows = blocks_of(weight, group.input_blocks(name), g.channels)
-            dx = self.d_inputs[k][time].flatten(0, 1)
+            dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
             if g.stride == (1, 1):
-                add_convolution(dx, flat, reflected(rows), padding, dilation=g.dilation)
+                if (name, n) not in self.reflected:
+                    self.reflected[name, n] = reflected(rows)
+                seq.convolve(flat, dx, self.reflected[name, n], dilation=g.dilation)
                 return
+            padding = same_padding(weight.shape[2:], g.dilation)
             found, _, _ = torch.ops.aten.convolution_backward(
                 maps_first(flat), maps_first(x), rows, None, g.stride, padding, g.dilation,
                 False, [0, 0], 1, [True, False, False],

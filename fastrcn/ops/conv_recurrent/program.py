@@ -1,21 +1,24 @@
 """The body of the time loop as a short list of steps, and the two ways to run it.
 
-A step is either a recurrent convolution, added to its target in place, or a stage. The list is made once per call and
-run for every step of time: whole in C++ where the extension and PyTorch's C interface allow, else from Python,
-each stage compiled where it can be and emitted PyTorch code where not.
+A step is a fill, a convolution added to its target in place, or a stage. The list is made once per call and run for
+every step of time: whole in C++ where all of it was compiled, else from Python, each step compiled where it can
+be, PyTorch code where not.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fastrcn import native
 from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.signature import Signature
-from fastrcn.ops.conv_recurrent.convolution import has_adding_convolution
+from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, same_padding
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_CONVOLVED_TYPES = (torch.float32, torch.float64)
 
 
 @dataclass
@@ -56,14 +59,27 @@ class Buffer:
 
 
 @dataclass
+class Fill:
+    """target = row (one value per channel of the target), or zero where there is none."""
+
+    target: Buffer
+    row: torch.Tensor | None = None
+
+
+@dataclass
 class Convolution:
-    """target += "same" convolution of source with ``weight`` (Co,Ci,kh,kw); ``overwrite``: target = ... instead."""
+    """target += convolution of source with ``weight`` (Co,Ci,kh,kw), padded to keep the map's size at stride 1."""
 
     source: Buffer
     target: Buffer
     weight: torch.Tensor
     skip_first: bool = False
-    overwrite: bool = False
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def padding(self):
+        return tuple(same_padding(self.weight.shape[2:], self.dilation))
 
 
 @dataclass
@@ -74,42 +90,37 @@ class StageCall:
     buffers: list[Buffer]
 
 
-def use_compiled_stages(geometry: Geometry, dtype) -> bool:
+def has_compiled_stages(geometry: Geometry, dtype) -> bool:
     """Whether every stage of the cell was compiled for this data type and processor."""
     return dtype in DTYPE_NUMBERS and native.has_cell(geometry.schedule, DTYPE_NUMBERS[dtype])
 
 
-def use_native_loop(geometry: Geometry, dtype) -> bool:
-    """Whether the whole loop can run in C++: compiled stages, and a library convolution that adds in place."""
-    return has_adding_convolution(dtype) and use_compiled_stages(geometry, dtype) and native.has_aten()
+def has_compiled_convolution(dtype) -> bool:
+    """Whether the extension convolves this data type."""
+    return native.module() is not None and dtype in _CONVOLVED_TYPES
 
 
 class Program:
     """Runs a list of steps over time. ``images`` maps of the geometry's size pass through each step; ``packed``
-    holds weights in the loop's layout, for other programs of the same sequence too."""
+    holds weights in the kernel's layout, for other programs of the same sequence too."""
 
     def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict):
         self.geometry, self.dtype, self.images = geometry, dtype, images
         self.steps, self.lengths, self.packed = steps, lengths, packed
-        compiled = use_compiled_stages(geometry, dtype)
-        self.runs = []
+        self.runs: list[Any] = []
         if images == 0:
             return
-        if use_native_loop(geometry, dtype):
-            loop = self._native()
-            for step in steps:
-                self._add(loop, step)
-            self.runs.append(loop.run)
-            return
+        stages, convolutions = has_compiled_stages(geometry, dtype), has_compiled_convolution(dtype)
+        loop = None
         for step in steps:
-            if isinstance(step, Convolution):
-                self.runs.append(_each(_convolve(step)))
-            elif compiled:
-                loop = self._native()
+            if stages if isinstance(step, StageCall) else convolutions:
+                if loop is None:
+                    loop = self._native()
+                    self.runs.append(loop.run)
                 self._add(loop, step)
-                self.runs.append(loop.run)
             else:
-                self.runs.append(_each(self._torch_stage(step)))
+                loop = None
+                self.runs.append(_each(self._in_python(step)))
 
     def run(self, start, count, at_start):
         """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
@@ -139,41 +150,51 @@ class Program:
         g = self.geometry
         lengths = 0 if self.lengths is None else self.lengths.data_ptr()
         return native.module().Program(
-            DTYPE_NUMBERS[self.dtype], g.channels, self.images, g.height * g.width, lengths, torch.get_num_threads()
-        )
-
-    def _add(self, loop, step):
-        g = self.geometry
-        if isinstance(step, Convolution):
-            c_out, c_in, kh, kw = step.weight.shape
-            padding = same_padding((kh, kw), (1, 1))
-            pointwise = kh == kw == 1
-            handle = self._packed(step.weight, padding, pointwise)
-            loop.add_convolution(
-                step.source.address(), step.target.address(), handle.capsule, (self.images, g.height, g.width),
-                (c_in, c_out), tuple(padding), pointwise, step.skip_first, step.overwrite,
-            )  # fmt: skip
-            return
-        sig = step.signature
-        maps = [b.data for a, b in zip(sig.args, step.buffers, strict=True) if a.role == "d_param"]
-        sizes = [m.shape[-1] if m.dim() == 2 else m.numel() for m in maps]
-        loop.add_stage(
-            native.isa(), g.schedule.fingerprint, sig.stage, sig.backward,
-            [b.address() for b in step.buffers], [b.pitch for b in step.buffers], sizes,
+            native.isa(), DTYPE_NUMBERS[self.dtype], g.channels, (self.images, g.height, g.width), lengths,
+            torch.get_num_threads(),
         )  # fmt: skip
 
-    def _packed(self, weight, padding, pointwise):
-        """A handle of the weight as the loop wants it, made once per sequence."""
-        if id(weight) not in self.packed:
-            if pointwise:
-                ready = weight.view(weight.shape[:2]).t()
-            else:
-                g = self.geometry
-                size = [self.images, weight.shape[1], g.height, g.width]
-                one = [1, 1]
-                ready = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, one, one, 1, size)
-            self.packed[id(weight)] = (native.TensorHandle(ready), ready, weight)
-        return self.packed[id(weight)][0]
+    def _add(self, loop, step):
+        if isinstance(step, Fill):
+            row = step.target.data.new_zeros(step.target.width) if step.row is None else step.row.contiguous()
+            self.packed[id(row)] = row, row
+            loop.add_fill(step.target.address(), row.data_ptr(), row.nbytes)
+        elif isinstance(step, Convolution):
+            self._add_convolution(loop, step)
+        else:
+            sig = step.signature
+            maps = [b.data for a, b in zip(sig.args, step.buffers, strict=True) if a.role == "d_param"]
+            sizes = [m.shape[-1] if m.dim() == 2 else m.numel() for m in maps]
+            loop.add_stage(
+                self.geometry.schedule.fingerprint, sig.stage, sig.backward,
+                [b.address() for b in step.buffers], [b.pitch for b in step.buffers], sizes,
+            )  # fmt: skip
+
+    def _add_convolution(self, loop, step: Convolution):
+        c_out, c_in, kh, kw = step.weight.shape
+        source, target = step.source.data.shape[-3:-1], step.target.data.shape[-3:-1]
+        if kh == kw == 1 and step.stride == (1, 1):
+            # Rows of the map do not matter here; without them there are fewer, longer runs of pixels.
+            source = target = (1, self.images * target[0] * target[1])
+        if id(step.weight) not in self.packed:
+            block = native.module().block_outputs(native.isa(), DTYPE_NUMBERS[self.dtype])
+            padded = F.pad(step.weight, (0, 0, 0, 0, 0, 0, 0, -c_out % block))
+            ready = padded.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1).contiguous()
+            self.packed[id(step.weight)] = ready, step.weight
+        weight, _ = self.packed[id(step.weight)]
+        loop.add_convolution(
+            step.source.address(), step.target.address(), weight.data_ptr(), (c_in, c_out), tuple(source),
+            tuple(target), (kh, kw), step.stride, step.dilation, step.padding, step.skip_first,
+        )  # fmt: skip
+
+    def _in_python(self, step):
+        if isinstance(step, Fill):
+            return lambda time, first: step.target.at(time, first).copy_(
+                torch.zeros(()) if step.row is None else step.row
+            )
+        if isinstance(step, Convolution):
+            return _convolve(step)
+        return self._torch_stage(step)
 
     def _torch_stage(self, step: StageCall):
         sig, wide = step.signature, accumulate_type(self.dtype)
@@ -227,14 +248,11 @@ def _each(step):
 
 
 def _convolve(step: Convolution):
-    padding = same_padding(step.weight.shape[2:], (1, 1))
-
     def run(time, first):
         if first and step.skip_first:
             return
-        source = step.source.at(time, first).permute(0, 3, 1, 2)
-        result = torch.nn.functional.conv2d(source, step.weight, None, padding=padding)
-        target, result = step.target.at(time, first), result.permute(0, 2, 3, 1)
-        target.copy_(result) if step.overwrite else target.add_(result)
+        target = step.target.at(time, first)
+        source = step.source.at(time, first)
+        add_convolution(target, source, step.weight, step.padding, step.stride, step.dilation)
 
     return run

@@ -1,0 +1,72 @@
+"""The compiled convolution alone, against PyTorch's in float64: every instruction set, ragged channels, all edges."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastrcn import cells, native
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent.geometry import Geometry, output_map
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Program
+from tests.helpers.tolerances import assert_close
+
+# images, height, width, inputs, outputs, kernel, stride, dilation
+SHAPES = {
+    "square": (2, 9, 11, 5, 32, (3, 3), (1, 1), (1, 1)),
+    "ragged_outputs": (1, 6, 25, 3, 19, (3, 3), (1, 1), (1, 1)),
+    "one_input": (3, 7, 14, 1, 8, (5, 5), (1, 1), (1, 1)),
+    "one_output": (3, 7, 14, 4, 1, (3, 5), (1, 1), (1, 1)),
+    "map_smaller_than_kernel": (2, 2, 3, 4, 33, (7, 7), (1, 1), (1, 1)),
+    "one_row": (2, 1, 40, 4, 16, (5, 5), (1, 1), (1, 1)),
+    "wide": (1, 3, 700, 6, 48, (3, 3), (1, 1), (1, 1)),
+    "row_kernel": (2, 5, 13, 7, 24, (1, 5), (1, 1), (1, 1)),
+    "column_kernel": (2, 5, 13, 7, 24, (5, 1), (1, 1), (1, 1)),
+    "strided": (2, 9, 12, 5, 20, (3, 3), (2, 3), (1, 1)),
+    "strided_1x1": (2, 9, 12, 5, 20, (1, 1), (2, 2), (1, 1)),
+    "dilated": (2, 9, 12, 5, 20, (3, 5), (1, 1), (2, 3)),
+    "strided_and_dilated": (2, 16, 15, 5, 20, (5, 3), (3, 2), (2, 4)),
+    "pointwise": (2, 6, 7, 9, 37, (1, 1), (1, 1), (1, 1)),
+    "few_pixels": (1, 3, 4, 40, 128, (3, 3), (1, 1), (1, 1)),
+    "no_pixels_inside": (1, 4, 1, 3, 16, (3, 3), (1, 1), (1, 4)),
+}
+ISAS = native.module().usable_isas() if native.module() else []
+
+
+def program(shape, dtype, steps, channels):
+    images, height, width, _, _, kernel, stride, dilation = shape
+    h, w = output_map((height, width), kernel, stride, dilation)
+    schedule = schedule_of(cells.ConvLSTM().key)
+    geometry = Geometry(schedule, 1, images, channels, h, w, stride, dilation, False)
+    return Program(geometry, steps, dtype, images, None, {})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_against_library(name, dtype, isa, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    images, height, width, inputs, outputs, kernel, stride, dilation = shape = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(images, inputs, height, width, generator=generator, dtype=torch.float64)
+    weight = torch.randn(outputs, inputs, *kernel, generator=generator, dtype=torch.float64)
+    row = torch.randn(outputs, generator=generator, dtype=torch.float64)
+    padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
+    truth = F.conv2d(x, weight, row, stride, padding, dilation).permute(0, 2, 3, 1)
+
+    source = x.permute(0, 2, 3, 1).to(dtype).contiguous()
+    # What stands before and behind the target must stay as it is.
+    room = torch.full((truth.numel() + 128,), torch.nan, dtype=dtype)
+    target = Buffer(room[64:-64].view(truth.shape), width=outputs)
+    convolution = Convolution(Buffer(source, width=inputs), target, weight.to(dtype), stride=stride, dilation=dilation)
+    # Channels that divide the outputs into four slots let threads share them out where pixels are few.
+    program(shape, dtype, [Fill(target, row.to(dtype)), convolution], max(1, outputs // 4)).run(0, 1, False)
+    assert_close(room[64:-64].view(truth.shape), truth)
+    assert room[:64].isnan().all()
+    assert room[-64:].isnan().all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for name in ("square", "few_pixels", "pointwise"):
+        test_against_library(name, torch.float32, native.isa(), monkeypatch)
