@@ -7,7 +7,7 @@ import torch
 
 from fastrcn import backends, cells
 from fastrcn.checks import check_call, check_lengths
-from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused, run_reference
+from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused, run_plain
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
 _RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
@@ -67,7 +67,7 @@ def conv_recurrent(
     name = backends.select("conv_recurrent", call.cell, tensors[0].dtype, device, backend)
     plain = name == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        output, *states = (run_reference if plain else run_fused)(call, lengths, tensors)
+        output, *states = (run_plain if plain else run_fused)(call, lengths, tensors)
     if lengths is not None:
         steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)
         output = output.masked_fill(steps >= lengths.view(1, -1, 1, 1, 1), 0)

@@ -125,7 +125,6 @@ def test_copies_compile(copied):
     compiled_equals_eager(copied(fastrcn.ConvLSTM(2, 3)))
 
 
-@pytest.mark.xfail(strict=True, reason="Dynamo cannot trace SymPy inside the plain loop")
 @pytest.mark.parametrize("make", [fastrcn.ConvLSTM, fastrcn.ConvGRU, fastrcn.ConvRNN])
 def test_reference_backend_compiles(make):
     """It is what runs where the extension is missing, and in float16."""

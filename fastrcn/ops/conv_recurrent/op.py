@@ -73,6 +73,18 @@ def run_reference(call: Call, lengths, tensors):
     return (output, *states)
 
 
+@torch.compiler.allow_in_graph
+def _reference_in_graph(call_values, lengths, *tensors):
+    return run_reference(Call(*call_values), lengths, tensors)
+
+
+def run_plain(call: Call, lengths, tensors):
+    """The plain form; under torch.compile one call that Dynamo does not look into, for it cannot trace SymPy."""
+    if torch.compiler.is_dynamo_compiling():
+        return _reference_in_graph(tuple(call), lengths, *tensors)
+    return run_reference(call, lengths, tensors)
+
+
 def _stack_over(info, in_dims, function, args):
     """Run ``function`` once per element of the mapped axis and stack what it returns."""
     runs = []
@@ -202,4 +214,4 @@ def run_fused(call: Call, lengths, tensors):
     return (ConvRecurrent.forward if untracked else ConvRecurrent.apply)(call, lengths, *tensors)[:public]
 
 
-__all__ = ["BUILT_IN_KEYS", "Call", "Save", "run_fused", "run_reference"]
+__all__ = ["BUILT_IN_KEYS", "Call", "Save", "run_fused", "run_plain"]
