@@ -63,8 +63,8 @@ def conv_recurrent(
         lengths = check_lengths(lengths, inputs[0])
     tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     save = (Save.STATES if recompute else Save.ALL) if tracked else Save.NOTHING
-    call = Call(cell.key, n, stride, dilation, bool(reverse), int(save))
-    name = backends.select("conv_recurrent", call.cell, tensors[0].dtype, device, backend)
+    name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
+    call = Call(name, cell.key, n, stride, dilation, bool(reverse), int(save))
     plain = name == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         output, *states = (run_plain if plain else run_fused)(call, lengths, tensors)

@@ -38,14 +38,14 @@ def test_opcheck(name, save):
     hx = [t[n] for n in ("h0", "c0")[: subject.states]]
     common = (inputs, weights, t["weight_hh"], t["bias"], t.get("weight_ch"), hx, torch.tensor([3, 1]))
     options = ([1, 1], [1, 1], False)
-    forward = (subject.cell.key, *common, *options, save)
+    forward = ("cpu", subject.cell.key, *common, *options, save)
     assert set(torch.library.opcheck(torch.ops.fastrcn.conv_recurrent_fwd.default, forward).values()) == {"SUCCESS"}
     if not save:
         return
     output, *rest = torch.ops.fastrcn.conv_recurrent_fwd(*forward)
     grads = [torch.ones_like(output), *(None for _ in range(subject.states))]
     needs = [True] * len(inputs + weights) + [True, True, "weight_ch" in t] + [True] * len(hx)
-    backward = (subject.cell.key, grads, *common, output, rest[subject.states :], *options, needs)
+    backward = ("cpu", subject.cell.key, grads, *common, output, rest[subject.states :], *options, needs)
     assert set(torch.library.opcheck(torch.ops.fastrcn.conv_recurrent_bwd.default, backward).values()) == {"SUCCESS"}
 
 

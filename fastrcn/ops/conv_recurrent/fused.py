@@ -20,9 +20,7 @@ from fastrcn.ops.conv_recurrent.program import (
     Buffer,
     Convolution,
     Fill,
-    Program,
     StageCall,
-    has_compiled_convolution,
 )
 from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
 
@@ -35,7 +33,6 @@ class Save(IntEnum):
     ALL = 2
 
 
-_FEWEST_LOOP_PIXELS = 64
 _FEWEST_CHUNK_PIXELS = 4096
 _MOST_CHUNK_PIXELS = 16384
 _FEWEST_CHUNKS = 8
@@ -87,8 +84,8 @@ def maps_first(x):
 class _Sequence:
     """What forward and backward share: the packed weights, the states' types and the buffers of stages."""
 
-    def __init__(self, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths):
-        self.geometry, self.schedule = geometry, geometry.schedule
+    def __init__(self, program, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths):
+        self.program, self.geometry, self.schedule = program, geometry, geometry.schedule
         self.inputs, self.weight_ih, self.weight_hh = inputs, weight_ih, weight_hh
         self.bias, self.weight_ch = bias, weight_ch
         self.dtype, self.wide = weight_hh.dtype, accumulate_type(weight_hh.dtype)
@@ -98,7 +95,7 @@ class _Sequence:
         self.given = bool(hx)
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
-        self.hoisted = not has_compiled_convolution(self.dtype) or geometry.pixels < _FEWEST_LOOP_PIXELS
+        self.hoisted = not program.convolves_inputs(geometry, self.dtype)
         self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
         self.input_weights = {
             (name, n): blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous()
@@ -136,7 +133,13 @@ class _Sequence:
             return
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
         step = Convolution(source, target, weight, stride=stride, dilation=dilation)
-        Program(self.geometry, [step], self.dtype, len(target.data), None, self.packed).run(0, 1, False)
+        self.run([step], images=len(target.data))
+
+    def run(self, steps, start=0, count=1, first=False, images=None, lengths=None):
+        """Run steps forward over time; ``images`` other than a batch go through them at one time."""
+        g = self.geometry
+        program = self.program(g, steps, self.dtype, g.batch if images is None else images, lengths, self.packed)
+        program.run(start, count, first)
 
     def input(self, name, time):
         """An input over a span of time, dense (steps,B,H,W,Cin)."""
@@ -219,10 +222,11 @@ class _Sequence:
         return [Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]
 
 
-def forward(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, save):
-    """Run the sequence. Returns dense maps: the output state (T,B,H,W,C), the last states (B,H,W,C), and what
-    ``save`` asks for: the other states at every step (T,B,H,W,C) and the groups' pre-activations."""
-    seq = _Sequence(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, save):
+    """Run the sequence by ``program``, a class like ``program.Program``. Returns dense maps: the output state
+    (T,B,H,W,C), the last states (B,H,W,C), and what ``save`` asks for: the other states at every step (T,B,H,W,C)
+    and the groups' pre-activations."""
+    seq = _Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
     g, schedule = geometry, geometry.schedule
     # Without a backward only the output is kept of every step; other states are overwritten in place.
     states = [seq.empty(g.steps, dtype=t) if save else seq.empty(dtype=t) for t in seq.state_types]
@@ -241,17 +245,19 @@ def forward(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths
             seq.project(data, time)
         buffers = seq.group_buffers(data, bool(lead), time.start)
         body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, new)
-        Program(g, body, seq.dtype, g.batch, lengths, seq.packed).run(start, steps, first == 0)
+        seq.run(body, start, steps, first == 0, lengths=lengths)
     last = 0 if g.reverse else g.steps - 1
     finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []
     return states[0], finals, saved + (kept if save == Save.ALL else [])
 
 
-def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, needs):
+def backward(
+    program, geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, needs
+):
     """Gradients of everything that ``needs`` names, as a dictionary: inputs, weight_ih (lists), weight_hh, bias,
     weight_ch, hx (list). ``grads``: of the output (T,B,C,H,W) and the last states (B,C,H,W), None for zero."""
-    seq = _Sequence(geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+    seq = _Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
     g, schedule, c = geometry, geometry.schedule, geometry.channels
     states = [output, *saved[: len(schedule.states) - 1]]
     kept = saved[len(schedule.states) - 1 :]
@@ -289,7 +295,7 @@ def backward(geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx,
         }
         body = _backward_steps(seq, roles, d_buffers, backward_weights)
         last = start + (steps - 1) * g.direction
-        Program(g, body, seq.dtype, g.batch, lengths, seq.packed).run_backward(last, steps, first == 0)
+        program(g, body, seq.dtype, g.batch, lengths, seq.packed).run_backward(last, steps, first == 0)
         result.add_chunk(
             time, [d[:steps] for d in d_groups], states, {o: d[:steps] for o, d in operands.items()}, first == 0
         )
@@ -365,7 +371,7 @@ def _recompute(seq, states, time):
     flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
     params = seq.params(images)
     body = seq.forward_steps(flat, inputs, previous, operands, params, zero_first=False)
-    Program(g, body, seq.dtype, images, None, seq.packed).run(0, 1, False)
+    seq.run(body, images=images)
     return data
 
 

@@ -1,8 +1,6 @@
-"""conv_recurrent as PyTorch operators (a whole sequence each, forward and backward) and as an autograd function.
-
-The raw operators know nothing of autograd. Two nested functions do: the first runs the forward operator and, in
-backward, the second; the second runs the backward operator and, when it is itself differentiated, goes through
-the plain form. Both can be mapped over by ``torch.vmap``.
+"""conv_recurrent under autograd, as two nested functions: the first runs the forward operator and, in backward, the
+second; the second runs the backward operator and, when it is itself differentiated, goes through the plain form.
+Both can be mapped over by ``torch.vmap``.
 """
 
 from typing import Any, NamedTuple
@@ -11,26 +9,8 @@ import torch
 
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.ops.conv_recurrent import cpu, reference
+from fastrcn.ops.conv_recurrent import operators, reference
 from fastrcn.ops.conv_recurrent.fused import Save
-
-_FORWARD = (
-    "conv_recurrent_fwd(str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "
-    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, bool reverse, int save) -> Tensor[]"
-)
-_BACKWARD = (
-    "conv_recurrent_bwd(str cell, Tensor?[] grads, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, "
-    "Tensor? bias, Tensor? weight_ch, Tensor[] hx, Tensor? lengths, Tensor output, Tensor[] saved, int[] stride, "
-    "int[] dilation, bool reverse, bool[] needs) -> Tensor[]"
-)
-
-_library = torch.library.Library("fastrcn", "DEF")
-_library.define(_FORWARD, tags=torch.Tag.pt2_compliant_tag)
-_library.define(_BACKWARD, tags=torch.Tag.pt2_compliant_tag)
-_library.impl("conv_recurrent_fwd", cpu.forward, "CPU")
-_library.impl("conv_recurrent_bwd", cpu.backward, "CPU")
-torch.library.register_fake("fastrcn::conv_recurrent_fwd", cpu.forward_fake, lib=_library)
-torch.library.register_fake("fastrcn::conv_recurrent_bwd", cpu.backward_fake, lib=_library)
 
 # Programs that were compiled or exported carry cells as text; the built-in ones are always known.
 BUILT_IN_KEYS = tuple(cell.key for cell in BUILT_IN)
@@ -40,6 +20,7 @@ class Call(NamedTuple):
     """What is constant in a call. The tensors follow as one flat list: inputs, weight_ih, weight_hh, bias, weight_ch,
     hx."""
 
+    backend: str
     cell: str
     inputs: int
     stride: tuple[int, ...]
@@ -100,8 +81,15 @@ class ConvRecurrent(torch.autograd.Function):
     @staticmethod
     def forward(call, lengths, *tensors):
         return tuple(
-            torch.ops.fastrcn.conv_recurrent_fwd(
-                call.cell, *split(call, tensors), lengths, call.stride, call.dilation, call.reverse, call.save
+            operators.conv_recurrent_fwd(
+                call.backend,
+                call.cell,
+                *split(call, tensors),
+                lengths,
+                call.stride,
+                call.dilation,
+                call.reverse,
+                call.save,
             )
         )
 
@@ -144,9 +132,9 @@ class ConvRecurrentBackward(torch.autograd.Function):
     def forward(call, needs, lengths, *rest):
         grads, tensors, (output, *saved) = ConvRecurrentBackward._split(call, needs, rest)
         return tuple(
-            torch.ops.fastrcn.conv_recurrent_bwd(
-                call.cell, list(grads), *split(call, tensors), lengths, output, saved, call.stride, call.dilation,
-                call.reverse, needs,
+            operators.conv_recurrent_bwd(
+                call.backend, call.cell, list(grads), *split(call, tensors), lengths, output, saved, call.stride,
+                call.dilation, call.reverse, needs,
             )
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, same_
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _CONVOLVED_TYPES = (torch.float32, torch.float64)
+_FEWEST_LOOP_PIXELS = 64
 
 
 @dataclass
@@ -103,6 +104,12 @@ def has_compiled_convolution(dtype) -> bool:
 class Program:
     """Runs a list of steps over time. ``images`` maps of the geometry's size pass through each step; ``packed``
     holds weights in the kernel's layout, for other programs of the same sequence too."""
+
+    @staticmethod
+    def convolves_inputs(geometry: Geometry, dtype) -> bool:
+        """Whether the inputs' convolutions should be among the steps. With few pixels the weights cost more to read
+        than to multiply: then many steps at once before the loop are better."""
+        return has_compiled_convolution(dtype) and geometry.pixels >= _FEWEST_LOOP_PIXELS
 
     def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict):
         self.geometry, self.dtype, self.images = geometry, dtype, images
