@@ -33,18 +33,17 @@ class Save(IntEnum):
     ALL = 2
 
 
-_FEWEST_CHUNK_PIXELS = 4096
-_MOST_CHUNK_PIXELS = 16384
 _FEWEST_CHUNKS = 8
 
 
-def _chunks(geometry: Geometry):
+def _chunks(program, geometry: Geometry):
     """Spans of time, in the recurrence's order, as (first index in order, steps).
 
     Short ones bound the memory; with few pixels a product over one would be too small to be fast."""
+    fewest, most = program.chunk_pixels
     pixels = max(1, geometry.pixels)
-    steps = min(-(-geometry.steps // _FEWEST_CHUNKS), _MOST_CHUNK_PIXELS // pixels)
-    steps = min(geometry.steps, max(1, steps, -(-_FEWEST_CHUNK_PIXELS // pixels)))
+    steps = min(-(-geometry.steps // _FEWEST_CHUNKS), most // pixels)
+    steps = min(geometry.steps, max(1, steps, -(-fewest // pixels)))
     return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
 
 
@@ -128,8 +127,9 @@ class _Sequence:
 
     def convolve(self, source, target, weight, stride=(1, 1), dilation=(1, 1)):
         """target += convolution of source, for all maps at once."""
-        if weight.shape[2:] == (1, 1):
-            add_convolution(target, source, weight, (0, 0), stride, dilation)
+        if weight.shape[2:] == (1, 1) or not self.program.convolves(self.dtype):
+            padding = same_padding(weight.shape[2:], dilation)
+            add_convolution(target, source, weight, padding, stride, dilation)
             return
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
         step = Convolution(source, target, weight, stride=stride, dilation=dilation)
@@ -234,7 +234,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
     new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
-    params, chunks = seq.params(g.batch), _chunks(g)
+    params, chunks = seq.params(g.batch), _chunks(program, g)
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
     lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
     kept = [seq.empty(*lead, width=len(group.slots) * g.channels) for group in schedule.groups]
@@ -269,7 +269,7 @@ def backward(
     result = _Gradients(seq, needs)
     threads = torch.get_num_threads()
     d_params = [_parameter_sums(seq, kind, threads) for _, kind, _ in schedule.params]
-    chunks = _chunks(g)
+    chunks = _chunks(program, g)
     longest = max(steps for _, steps in chunks)
     d_groups = [seq.empty(longest, width=len(group.slots) * c) for group in schedule.groups]
     operands = {o: seq.empty(longest) for o in schedule.computed_operands}

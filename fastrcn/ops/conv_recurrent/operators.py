@@ -67,7 +67,8 @@ def backward(
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     found = fused.backward(
         _BACKENDS[backend].Program, geometry, _cast(grads, compute), _cast(inputs, compute),
-        _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), lengths, fused.maps_last(output).to(compute), [s.contiguous() for s in saved],
+        _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), lengths,
+        fused.maps_last(output).to(compute), [s.contiguous() for s in saved],
         {
             "inputs": needs[:n], "weight_ih": needs[n : 2 * n], "weight_hh": needs[2 * n],
             "bias": needs[2 * n + 1], "weight_ch": needs[2 * n + 2], "hx": any(needs[2 * n + 3 :]),

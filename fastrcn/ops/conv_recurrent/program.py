@@ -96,20 +96,23 @@ def has_compiled_stages(geometry: Geometry, dtype) -> bool:
     return dtype in DTYPE_NUMBERS and native.has_cell(geometry.schedule, DTYPE_NUMBERS[dtype])
 
 
-def has_compiled_convolution(dtype) -> bool:
-    """Whether the extension convolves this data type."""
-    return native.module() is not None and dtype in _CONVOLVED_TYPES
-
-
 class Program:
     """Runs a list of steps over time. ``images`` maps of the geometry's size pass through each step; ``packed``
     holds weights in the kernel's layout, for other programs of the same sequence too."""
+
+    chunk_pixels = (4096, 16384)
+    """Fewest and most pixels of a span of time whose gradients are taken at once."""
+
+    @staticmethod
+    def convolves(dtype) -> bool:
+        """Whether this convolves the data type better than the library does."""
+        return native.module() is not None and dtype in _CONVOLVED_TYPES
 
     @staticmethod
     def convolves_inputs(geometry: Geometry, dtype) -> bool:
         """Whether the inputs' convolutions should be among the steps. With few pixels the weights cost more to read
         than to multiply: then many steps at once before the loop are better."""
-        return has_compiled_convolution(dtype) and geometry.pixels >= _FEWEST_LOOP_PIXELS
+        return Program.convolves(dtype) and geometry.pixels >= _FEWEST_LOOP_PIXELS
 
     def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict):
         self.geometry, self.dtype, self.images = geometry, dtype, images
@@ -117,7 +120,7 @@ class Program:
         self.runs: list[Any] = []
         if images == 0:
             return
-        stages, convolutions = has_compiled_stages(geometry, dtype), has_compiled_convolution(dtype)
+        stages, convolutions = has_compiled_stages(geometry, dtype), self.convolves(dtype)
         loop = None
         for step in steps:
             if stages if isinstance(step, StageCall) else convolutions:

@@ -1,15 +1,16 @@
-"""Weight gradient of a convolution, for channels-last maps on the CPU.
+"""Weight gradient of a convolution, for channels-last maps.
 
-oneDNN's own channels-last weight gradient runs at a third to two thirds of the speed of a large matrix product on
-AVX2. So it is made of matrix products here: the input is unfolded along one axis only (each row holds its
+On the CPU, oneDNN's own channels-last weight gradient runs at a third to two thirds of the speed of a large matrix
+product on AVX2. So it is made of matrix products there: the input is unfolded along one axis only (each row holds its
 kernel_width neighbours); a shift along the other axis is then a shift of rows, so each row of the kernel is one
-product per image, accumulated in place. With few input channels a compiled kernel does without unfolding.
+product per image, accumulated in place. With few input channels a compiled kernel does without unfolding. Elsewhere
+the library's own gradient serves.
 """
 
 import torch
 
 from fastrcn import native
-from fastrcn.ops.conv_recurrent.geometry import same_padding
+from fastrcn.ops.conv_recurrent.geometry import accumulate_type, same_padding
 
 _FEWEST_INPUTS = 8
 _MOST_INPUTS_IN_REGISTERS = 32
@@ -25,7 +26,7 @@ def conv_weight_gradient(x, grad, weight_shape, stride, dilation, total):
     if kh == kw == 1 and tuple(stride) != (1, 1):
         # Only these pixels are read. oneDNN's own gradient of such a convolution writes past its buffers.
         x, stride = x[:, :: stride[0], :: stride[1]].contiguous(), (1, 1)
-    if tuple(stride) != (1, 1) or x.dtype == torch.bfloat16:
+    if tuple(stride) != (1, 1) or x.device.type != "cpu" or x.dtype.itemsize == 2:
         return _library(x, grad, weight_shape, stride, dilation, total)
     if x.dtype == torch.float32 and c_in <= _MOST_INPUTS_IN_REGISTERS and native.module() is not None:
         return _in_registers(x, grad, weight_shape, dilation, total)
@@ -90,8 +91,7 @@ def _library(x, grad, weight_shape, stride, dilation, total):
 def empty_total(weight_shape, like):
     """Zeroed sum for ``conv_weight_gradient``."""
     c_out, c_in, kh, kw = weight_shape
-    dtype = torch.float32 if like.dtype == torch.bfloat16 else like.dtype
-    return torch.zeros(kh, c_out, kw * c_in, dtype=dtype, device=like.device)
+    return torch.zeros(kh, c_out, kw * c_in, dtype=accumulate_type(like.dtype), device=like.device)
 
 
 def as_weight(total, weight_shape):
