@@ -57,13 +57,25 @@ class Buffer:
 
 @dataclass
 class Convolution:
-    """target += "same" convolution of source with ``weight`` (Co,Ci,kh,kw); ``overwrite``: target = ... instead."""
+    """target += padded convolution of source with ``weight`` (Co,Ci,kh,kw); ``overwrite``: target = ... instead.
+
+    ``stride`` and ``dilation`` other than 1 occur only for the cell's inputs."""
 
     source: Buffer
     target: Buffer
     weight: torch.Tensor
     skip_first: bool = False
     overwrite: bool = False
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+
+@dataclass
+class Fill:
+    """target = row (width of the target), or zero where there is none."""
+
+    target: Buffer
+    row: torch.Tensor | None = None
 
 
 @dataclass
