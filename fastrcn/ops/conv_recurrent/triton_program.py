@@ -1,0 +1,369 @@
+"""The time loop with Triton kernels: one launch for each phase of each step.
+
+A phase is a run of fills and convolutions with the stage that follows them; its kernel is emitted from the
+equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a stage and end with the convolutions whose
+result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
+"""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
+from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
+
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def _triton_problem():
+    """Why Triton cannot be imported, or None."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None
+
+
+def interpreting():
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def can_run(cell, dtype, device):
+    """(whether this backend runs the cell, why not or how)."""
+    problem = _triton_problem()
+    if problem:
+        return False, problem
+    if device != "cuda" and not (device == "cpu" and interpreting()):
+        return False, f"it runs on cuda tensors, or with TRITON_INTERPRET=1 on cpu tensors; these are on {device}"
+    if dtype not in _TYPES:
+        return False, f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
+    return True, "one kernel launch per phase and step" + (", in Triton's interpreter" if interpreting() else "")
+
+
+def _overlap(written: Buffer, read: Buffer, lag=0):
+    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
+    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
+        return False
+    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
+        return written.shift - written.origin == read.shift - read.origin + lag
+    return True
+
+
+@dataclass
+class Work:
+    """The steps of one phase, as they are found in a list of steps."""
+
+    fills: list[Fill] = field(default_factory=list)
+    convolutions: list[Convolution] = field(default_factory=list)
+    stage: StageCall | None = None
+
+    def targets(self):
+        """Buffers that the phase completes, each once."""
+        found = {}
+        for step in (*self.fills, *self.convolutions):
+            found.setdefault(_key(step.target), step.target)
+        return list(found.values())
+
+    def takes_stage(self, stage: StageCall, lag=0):
+        """Whether a stage may be the epilogue: it must not write what other tiles' convolutions still read."""
+        pairs = zip(stage.signature.args, stage.buffers, strict=True)
+        stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
+        return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
+
+    def takes(self, step):
+        """Whether a step that follows belongs to this phase."""
+        if self.stage is not None:
+            return False
+        if isinstance(step, Fill):
+            return not self.convolutions
+        if isinstance(step, Convolution):
+            return not any(_overlap(target, step.source) for target in self.targets())
+        return self.takes_stage(step)
+
+    def add(self, step):
+        if isinstance(step, Fill):
+            self.fills.append(step)
+        elif isinstance(step, Convolution):
+            self.convolutions.append(step)
+        else:
+            self.stage = step
+
+
+def split(steps) -> list[Work]:
+    """The phases of a list of steps, in order."""
+    works = [Work()]
+    for step in steps:
+        if not works[-1].takes(step):
+            works.append(Work())
+        works[-1].add(step)
+    return works
+
+
+def _key(buffer: Buffer):
+    """What makes two buffers the same maps, but for the slot."""
+    first = 0 if buffer.first is None else buffer.first.data_ptr()
+    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
+
+
+class TritonProgram:
+    """Takes the place of ``program.Program``: runs a list of steps over time, here with one kernel per phase.
+
+    ``keep``: whether completed pre-activations are needed after the program; else those that only the stage of their
+    own phase reads are never written. ``config`` overrides the choice of block sizes.
+    """
+
+    def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None):
+        self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
+        self.keep, self.config = keep, config
+        self.pixels = images * geometry.height * geometry.width
+        if self.pixels >= 1 << 31:
+            raise ValueError(f"input: expected fewer than 2**31 pixels per step over the batch, got {self.pixels}")
+        self.works = split(steps) if images else []
+        self.launches: list[_Launch] | None = None
+        self.rotated: tuple[list[_Launch], _Launch] | None = None
+
+    def run(self, start, count, at_start):
+        """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
+        if not self.works:
+            return
+        if self.launches is None:
+            self.launches = [_Launch(self, work) for work in self.works]
+        with _device_of(self.launches[0]):
+            for n in range(count):
+                time, first = start + n * self.geometry.direction, at_start and n == 0
+                for launch in self.launches:
+                    launch(time, time, first, first)
+        for launch in self.launches:
+            launch.add_parameter_sums()
+
+    def run_backward(self, start, count, last_is_first):
+        """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""
+        if not self.works:
+            return
+        direction, (head, *middle) = -self.geometry.direction, self.works
+        tail = middle.pop() if middle else Work()
+        joined = replace(tail, stage=head.stage)
+        if head.fills or head.convolutions or tail.stage or not tail.takes_stage(head.stage, -direction):
+            # Nothing to join across the end of the list.
+            for n in range(count):
+                self.run(start + n * direction, 1, last_is_first and n == count - 1)
+            return
+        if self.rotated is None:
+            loop = [_Launch(self, joined, across=True), *(_Launch(self, work) for work in middle)]
+            self.rotated = loop, _Launch(self, tail)
+        loop, end = self.rotated
+        with _device_of(loop[0]):
+            for n in range(count):
+                time, first = start + n * direction, last_is_first and n == count - 1
+                # At the first of these times nothing waits to be convolved.
+                loop[0](time - direction if n else None, time, False, first)
+                for launch in loop[1:]:
+                    launch(time, time, first, first)
+            if tail.convolutions and count:
+                end(time, time, first, first)
+        for launch in loop:
+            launch.add_parameter_sums()
+
+    def written_back(self, work: Work, target: Buffer, slot, arg):
+        """Whether memory needs a slot that ``work`` completes, ``arg`` being the stage's argument that has its value."""
+        stage = work.stage
+        if stage:
+            for a, b in zip(stage.signature.args, stage.buffers, strict=True):
+                if a.mode != "load" and a.role != "d_param" and _same(target, slot, b, self.geometry.channels):
+                    return False
+        if arg is None or (arg.role == "slot" and self.keep):
+            return True
+        others = [w for w in self.works if w.convolutions is not work.convolutions]
+        for other in others:
+            readers = [*other.targets(), *(c.source for c in other.convolutions)]
+            if other.stage and other.stage is not work.stage:
+                readers += [b for b in other.stage.buffers if _same(target, slot, b, self.geometry.channels)]
+            readers = [b for b in readers if b.data.data_ptr() == target.data.data_ptr()]
+            if readers:
+                return True
+        return arg.role not in ("slot", "d_operand")
+
+    def weight(self, weights, config: Config, block_k):
+        """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot, with zeros where
+        a block is not full; made once per sequence."""
+        c, by_rows = self.geometry.channels, weights[0].dtype == torch.float32
+        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k)
+        if key not in self.packed:
+            whole = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
+            slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
+            blocks, steps = -(-c // config.block_c), -(-ci // block_k)
+            padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
+            padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
+            split = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
+            # tf32 products want the input channels of a weight side by side, 16-bit ones take both orders.
+            ready = split.permute((1, 5, 3, 0, 2, 4) if by_rows else (1, 5, 3, 0, 4, 2)).contiguous()
+            self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
+        return self.packed[key][0]
+
+
+def _same(target: Buffer, slot, buffer: Buffer, channels):
+    """Whether a buffer is slot ``slot`` of a target."""
+    return buffer.per_row and _key(buffer) == _key(target) and buffer.channel == target.channel + slot * channels
+
+
+def _device_of(launch):
+    tensor = launch.pointers[0][0].data
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+class _Launch:
+    """One phase bound to its buffers: what a call passes to the kernel."""
+
+    def __init__(self, program: TritonProgram, work: Work, across=False):
+        self.program, self.across = program, across
+        self.pointers: list[tuple[Buffer, bool]] = []
+        self.keys: dict[Any, int] = {}
+        g, stage = program.geometry, work.stage
+        self.sums: list[tuple[Buffer, torch.Tensor]] = []
+        targets = work.targets()
+        slots = [(t, p) for t in targets for p in range(t.width // g.channels)]
+        self.config = program.config or choose(
+            slots_device(work), program.dtype, len(slots), g.channels, program.pixels, interpreting()
+        )
+        taken: list[int | None] = []
+        places: list[Place] = []
+        if stage:
+            for arg, buffer in zip(stage.signature.args, stage.buffers, strict=True):
+                found = [n for n, (t, p) in enumerate(slots) if _same(t, p, buffer, g.channels)]
+                if across and buffer.timed:
+                    found = []
+                taken.append(found[0] if found else None)
+                places.append(self._sum(buffer) if arg.role == "d_param" else self._place(buffer))
+        accumulators = [self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)]
+        self.products, products, self.skips = [], [], []
+        for convolutions in _share_source(work.convolutions):
+            one = convolutions[0]
+            found = [n for c in convolutions for n, (t, _) in enumerate(slots) if _key(t) == _key(c.target)]
+            kernel, ci = tuple(one.weight.shape[2:]), one.weight.shape[1]
+            padding = tuple(same_padding(kernel, one.dilation))
+            block_k = min(self.config.block_k, power(ci))
+            weight = program.weight([c.weight for c in convolutions], self.config, block_k)
+            source = self._pointer(one.source, True)
+            products.append(Product(source, tuple(found), kernel, tuple(one.stride), tuple(one.dilation), padding))
+            steps = kernel[0] * kernel[1] * -(-ci // block_k)
+            self.products.append((weight, steps, one.skip_first, one.source.data.shape[-3:-1], ci, block_k))
+        timed = tuple(b.timed for b, _ in self.pointers)
+        self.phase = Phase(
+            timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
+            program.lengths is not None,
+        )  # fmt: skip
+        self.kernel = kernel_of(g.schedule.fingerprint, self.phase)
+        self.constants = self._constants()
+        tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
+        self.runner = self.kernel[(tiles,)]
+
+    def _constants(self):
+        program, config = self.program, self.config
+        values = {"C": program.geometry.channels, "BLOCK_M": config.block_m, "BLOCK_C": config.block_c}
+        values |= {f"PITCH_{k}": b.data.shape[-1] for k, (b, _) in enumerate(self.pointers)}
+        for j, (*_, ci, block_k) in enumerate(self.products):
+            values |= {f"CI_{j}": ci, f"BLOCK_K_{j}": block_k}
+        exact = program.dtype != torch.float32 or not torch.backends.cudnn.allow_tf32
+        values |= {"PRECISION": "ieee" if exact else "tf32", "WEIGHT_BY_ROWS": program.dtype == torch.float32}
+        values["INTERPRET"] = interpreting()
+        return {n: values[n] for n in self.phase.constants} | {"num_warps": config.warps, "num_stages": config.stages}
+
+    def _pointer(self, buffer: Buffer, convolves):
+        """Number of the argument for a buffer; slots of the same maps share it."""
+        if not buffer.data.is_contiguous() or (buffer.first is not None and not buffer.first.is_contiguous()):
+            raise ValueError("expected dense maps")
+        clock = convolves and self.across and (buffer.timed or buffer.first is not None)
+        key = (_key(buffer), clock)
+        if key not in self.keys:
+            self.keys[key] = len(self.pointers)
+            self.pointers.append((buffer, clock))
+        return self.keys[key]
+
+    def _place(self, buffer: Buffer, convolves=False):
+        slot, rest = divmod(buffer.channel, self.program.geometry.channels)
+        if rest:
+            raise ValueError(f"expected a slot at a multiple of the channels, got channel {buffer.channel}")
+        return Place(self._pointer(buffer, convolves), slot, not buffer.per_row)
+
+    def _sum(self, buffer: Buffer):
+        """Zeroed partial sums of a parameter's gradient: one row per tile of pixels, or one map per image."""
+        g, spread = self.program.geometry, buffer.data.dim() == 2
+        tiles = -(-self.program.pixels // self.config.block_m)
+        shape = (tiles, g.channels) if spread else (self.program.images, g.height, g.width, g.channels)
+        partial = torch.zeros(shape, dtype=torch.float32, device=buffer.data.device)
+        self.sums.append((buffer, partial))
+        return Place(self._pointer(Buffer(partial, width=g.channels), False), 0, spread)
+
+    def _accumulator(self, work, target, slot, stage, taken, n):
+        c = self.program.geometry.channels
+        place = self._place(replace(target, channel=target.channel + slot * c), True)
+        fills = [f for f in work.fills if _key(f.target) == _key(target)]
+        start: Place | None = place
+        if any(conv.overwrite for conv in work.convolutions if _key(conv.target) == _key(target)):
+            start = None
+        elif fills:
+            row = fills[-1].row
+            start = None if row is None else self._place(Buffer(row, channel=slot * c, width=c, per_row=False))
+        args = [a for a, t in zip(stage.signature.args, taken, strict=True) if t == n and a.mode == "load"] if stage else []
+        return Accumulator(place, start, self.program.written_back(work, target, slot, args[0] if args else None))
+
+    def __call__(self, convolution_time, time, convolution_first, first):
+        """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""
+        program = self.program
+        g = program.geometry
+        tensors, times = [], []
+        for buffer, convolves in self.pointers:
+            at, begins = (convolution_time, convolution_first) if convolves else (time, first)
+            at = time if at is None else at
+            begins = begins and buffer.first is not None
+            tensors.append(buffer.first if begins else buffer.data)
+            if buffer.timed:
+                times.append(0 if begins else at + buffer.shift - buffer.origin)
+        sizes = []
+        for weight, steps, skip_first, (rows, columns), _, _ in self.products:
+            tensors.append(weight)
+            skipped = convolution_time is None or (convolution_first and skip_first)
+            sizes += [0 if skipped else steps, rows, columns]
+        if self.phase.freezes:
+            tensors.append(program.lengths)
+        self.runner(
+            *tensors, *times, *sizes, time, program.pixels, program.images, g.height, g.width, **self.constants
+        )  # fmt: skip
+
+    def add_parameter_sums(self):
+        """Add the partial sums to the gradients' buffers and start again from zero."""
+        for buffer, partial in self.sums:
+            rows = buffer.data
+            rows[0 if rows.dim() == 2 else ...] += partial.sum(0, dtype=rows.dtype)
+            partial.zero_()
+
+
+def slots_device(work: Work):
+    """The device on which a phase runs."""
+    if work.stage:
+        return work.stage.buffers[0].data.device
+    return (work.convolutions or work.fills)[0].target.data.device
+
+
+def _share_source(convolutions):
+    """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
+    shared: dict = {}
+    for c in convolutions:
+        key = (_key(c.source), tuple(c.weight.shape[1:]), tuple(c.stride), tuple(c.dilation), c.skip_first)
+        shared.setdefault(key, []).append(c)
+    groups = []
+    for members in shared.values():
+        # Two convolutions into the same target stay apart: they add.
+        while members:
+            once = list({_key(c.target): c for c in reversed(members)}.values())[::-1]
+            groups.append(once)
+            members = [c for c in members if not any(c is o for o in once)]
+    return groups
