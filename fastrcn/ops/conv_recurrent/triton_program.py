@@ -144,22 +144,28 @@ class TritonProgram:
         for launch in self.launches:
             launch.add_parameter_sums()
 
+    def joined(self):
+        """The launches of a backward step whose first phase begins with the convolutions that end the list, as (the
+        launches, the one for these convolutions alone); None where the list cannot be turned so."""
+        if self.rotated is None:
+            (head, *middle), tail = self.works, self.works[-1]
+            if head.convolutions or head.fills or tail.stage or not tail.takes_stage(head.stage, self.geometry.direction):
+                return None
+            across = _Launch(self, replace(tail, stage=head.stage), across=True)
+            self.rotated = [across, *(_Launch(self, work) for work in middle[:-1])], _Launch(self, tail)
+        return self.rotated
+
     def run_backward(self, start, count, last_is_first):
         """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""
-        if not self.works:
+        if not self.works or not count:
             return
-        direction, (head, *middle) = -self.geometry.direction, self.works
-        tail = middle.pop() if middle else Work()
-        joined = replace(tail, stage=head.stage)
-        if head.fills or head.convolutions or tail.stage or not tail.takes_stage(head.stage, -direction):
-            # Nothing to join across the end of the list.
+        direction = -self.geometry.direction
+        joined = self.joined()
+        if joined is None:
             for n in range(count):
                 self.run(start + n * direction, 1, last_is_first and n == count - 1)
             return
-        if self.rotated is None:
-            loop = [_Launch(self, joined, across=True), *(_Launch(self, work) for work in middle)]
-            self.rotated = loop, _Launch(self, tail)
-        loop, end = self.rotated
+        loop, end = joined
         with _device_of(loop[0]):
             for n in range(count):
                 time, first = start + n * direction, last_is_first and n == count - 1
@@ -167,8 +173,7 @@ class TritonProgram:
                 loop[0](time - direction if n else None, time, False, first)
                 for launch in loop[1:]:
                     launch(time, time, first, first)
-            if tail.convolutions and count:
-                end(time, time, first, first)
+            end(time, time, first, first)
         for launch in loop:
             launch.add_parameter_sums()
 
