@@ -63,6 +63,7 @@ class Phase:
     """What one kernel does. ``timed``: for each pointer argument, whether it has maps for every time.
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
+    ``parts``: the stage takes a tile's channels in so many parts, a power of two, or its maps would not fit in registers.
     """
 
     timed: tuple[bool, ...]
@@ -72,6 +73,14 @@ class Phase:
     places: tuple[Place, ...] = ()
     taken: tuple[int | None, ...] = ()
     lengths: bool = False
+    parts: int = 1
+
+    @property
+    def joined(self):
+        """Whether all accumulators are one matrix, side by side: the widest products that tensor cores can do. They come
+        apart by halving, so their number must be a power of two, and every product must add to all of them."""
+        n = len(self.accumulators)
+        return bool(self.products) and n & (n - 1) == 0 and all(len(p.accumulators) == n for p in self.products)
 
     @property
     def freezes(self):
@@ -112,9 +121,18 @@ def phase_source(phase: Phase) -> str:
     body = [*_tile(phase)]
     for j, product in enumerate(phase.products):
         body += _product(phase, j, product)
-    body += _complete(phase)
-    if phase.signature is not None:
-        body += _stage(phase)
+    body += _apart(phase)
+    for part in range(phase.parts):
+        body += [
+            f"i_c = i_tile_c * BLOCK_C + {part} * WIDTH + tl.arange(0, WIDTH)",
+            "i_channel = i_c[None, :]",
+            "in_channels = i_channel < C",
+            "mask = inside[:, None] & in_channels",
+            *(f"acc_{n} = acc_{n}_{part}" for n in range(len(phase.accumulators))),
+        ]
+        body += _complete(phase)
+        if phase.signature is not None:
+            body += _stage(phase)
     return "\n".join(lines + ["    " + line for line in body]) + "\n"
 
 
@@ -124,22 +142,23 @@ def _tile(phase):
         "i_tile_m = tl.program_id(0) // n_tiles_c",
         "i_tile_c = tl.program_id(0) % n_tiles_c",
         "i_m = i_tile_m * BLOCK_M + tl.arange(0, BLOCK_M)",
-        "i_c = i_tile_c * BLOCK_C + tl.arange(0, BLOCK_C)",
         "inside = i_m < n_pixels",
         "i_b = i_m // (height * width)",
         "i_row = i_m.to(tl.int64)[:, None]",
-        "i_channel = i_c[None, :]",
-        "in_channels = i_channel < C",
-        "mask = inside[:, None] & in_channels",
+        f"WIDTH: tl.constexpr = BLOCK_C // {phase.parts}",
     ]
     if phase.products:
         lines += ["i_y = i_m // width % height", "i_x = i_m % width"]
-    lines += [f"acc_{n} = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)" for n in range(len(phase.accumulators))]
-    return lines
+    zero = "tl.zeros((BLOCK_M, {} * BLOCK_C), dtype=tl.float32)"
+    n = len(phase.accumulators)
+    if phase.joined:
+        return [*lines, f"acc = {zero.format(n)}"]
+    return [*lines, *(f"acc_{k} = {zero.format(1)}" for k in range(n))]
 
 
 def _product(phase, j, product):
     s, slots = product.source, len(product.accumulators)
+    width = slots if phase.joined else 1
     (kh, kw), (sy, sx), (dy, dx), (py, px) = product.kernel, product.stride, product.dilation, product.padding
     image = f"i_t_{s}.to(tl.int64) * n_images + i_b" if phase.timed[s] else "i_b.to(tl.int64)"
     lines = [
@@ -152,10 +171,11 @@ def _product(phase, j, product):
         f"p_a_{j} = p_{s} + (i_pixel_{j} * PITCH_{s})[:, None] + i_k_{j}[None, :]",
         # Weights are packed by blocks of channels, taps and blocks of input channels, padded with zeros: no masks.
         f"p_b_{j} = p_weight_{j} + i_tile_c.to(tl.int64) * ({kh * kw * slots} * n_blocks_{j} * n_weight_{j})",
+        f"i_n_{j} = tl.arange(0, {width} * BLOCK_C)[None, :]",
         "if WEIGHT_BY_ROWS:",
-        f"    p_b_{j} += tl.arange(0, BLOCK_C)[None, :] * BLOCK_K_{j} + i_k_{j}[:, None]",
+        f"    p_b_{j} += i_n_{j} * BLOCK_K_{j} + i_k_{j}[:, None]",
         "else:",
-        f"    p_b_{j} += tl.arange(0, BLOCK_C)[None, :] + i_k_{j}[:, None] * BLOCK_C",
+        f"    p_b_{j} += i_n_{j} + i_k_{j}[:, None] * ({width} * BLOCK_C)",
         f"for i_step in range(0, n_steps_{j}):",
         f"    i_tap = i_step // n_blocks_{j}",
         f"    i_first = (i_step % n_blocks_{j}) * BLOCK_K_{j}",
@@ -173,12 +193,13 @@ def _product(phase, j, product):
         "    if INTERPRET:",
         "        a = a.to(tl.float32)",
     ]
-    for n, slot in enumerate(product.accumulators):
+    names = ["acc"] if phase.joined else [f"acc_{slot}" for slot in product.accumulators]
+    for n, name in enumerate(names):
         lines += [
-            f"    b_{n} = tl.load(p_b_{j} + (i_step * {slots} + {n}) * n_weight_{j})",
+            f"    b = tl.load(p_b_{j} + (i_step * {slots} + {n}) * n_weight_{j})",
             "    if INTERPRET:",
-            f"        b_{n} = b_{n}.to(tl.float32)",
-            f"    acc_{slot} = tl.dot(a, b_{n}, acc_{slot}, input_precision=PRECISION)",
+            "        b = b.to(tl.float32)",
+            f"    {name} = tl.dot(a, b, {name}, input_precision=PRECISION)",
         ]
     return lines
 
@@ -199,6 +220,28 @@ def _load(phase, place):
 
 def _store(phase, place, value):
     return f"store({_address(phase, place)}, {value}, mask, INTERPRET)"
+
+
+def _halves(name, pieces, unit):
+    """Take ``name`` apart into ``pieces``, blocks of columns that lie side by side, each of them ``unit`` wide. The columns of
+    a half are whole registers of each thread, so nothing moves."""
+    if len(pieces) == 1:
+        return [f"{pieces[0]} = {name}"]
+    half = len(pieces) // 2
+    low, high = f"{name}_low", f"{name}_high"
+    return [
+        f"{low}, {high} = {name}.reshape(BLOCK_M, 2, {half} * {unit}).permute(0, 2, 1).split()",
+        *_halves(low, pieces[:half], unit),
+        *_halves(high, pieces[half:], unit),
+    ]
+
+
+def _apart(phase):
+    """Accumulators as blocks of one slot and one part of the channels."""
+    pieces = [[f"acc_{n}_{part}" for part in range(phase.parts)] for n in range(len(phase.accumulators))]
+    if phase.joined:
+        return _halves("acc", [name for row in pieces for name in row], "WIDTH")
+    return [line for n, row in enumerate(pieces) for line in _halves(f"acc_{n}", row, "WIDTH")]
 
 
 def _complete(phase):
@@ -229,7 +272,7 @@ def _stage(phase):
     outputs = {symbol.name: expr for symbol, expr in sig.code.outputs}
     # Values first, stores after: states may be overwritten in place.
     stored = [arg for arg in sig.args if arg.mode != "load"]
-    zero = "tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)"
+    zero = "tl.zeros((BLOCK_M, WIDTH), dtype=tl.float32)"
     for arg in stored:
         expr = outputs.get(arg.name, 0)
         value = _PRINTER.doprint(expr)

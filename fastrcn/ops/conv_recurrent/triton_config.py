@@ -8,13 +8,19 @@ import torch
 
 @dataclass(frozen=True)
 class Config:
-    """Tile of a program: pixels, channels of the state (in every slot), channels of the source per step."""
+    """Tile of a program: pixels, channels of the state (in every slot), channels of the source per step of the loop.
+    The stage takes ``width`` channels at a time, or all."""
 
     block_m: int
     block_c: int
     block_k: int
     warps: int
     stages: int
+    width: int = 0
+
+    @property
+    def parts(self):
+        return self.block_c // self.width if 0 < self.width < self.block_c else 1
 
 
 _override: list[Config] = []

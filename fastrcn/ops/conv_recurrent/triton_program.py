@@ -196,11 +196,11 @@ class TritonProgram:
                 return True
         return arg.role not in ("slot", "d_operand")
 
-    def weight(self, weights, config: Config, block_k):
-        """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot, with zeros where
-        a block is not full; made once per sequence."""
+    def weight(self, weights, config: Config, block_k, joined):
+        """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot (``joined``: slots
+        side by side in one matrix), with zeros where a block is not full; made once per sequence."""
         c, by_rows = self.geometry.channels, weights[0].dtype == torch.float32
-        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k)
+        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined)
         if key not in self.packed:
             whole = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
             slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
@@ -209,7 +209,8 @@ class TritonProgram:
             padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
             split = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
             # tf32 products want the input channels of a weight side by side, 16-bit ones take both orders.
-            ready = split.permute((1, 5, 3, 0, 2, 4) if by_rows else (1, 5, 3, 0, 4, 2)).contiguous()
+            order = (0, 2, 4) if by_rows else (4, 0, 2) if joined else (0, 4, 2)
+            ready = split.permute(1, 5, 3, *order).contiguous()
             self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
         return self.packed[key][0]
 
@@ -248,27 +249,33 @@ class _Launch:
                 taken.append(found[0] if found else None)
                 places.append(self._sum(buffer) if arg.role == "d_param" else self._place(buffer))
         accumulators = [self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)]
-        self.products, products, self.skips = [], [], []
-        for convolutions in _share_source(work.convolutions):
+        groups, products = _share_source(work.convolutions), []
+        for convolutions in groups:
             one = convolutions[0]
             found = [n for c in convolutions for n, (t, _) in enumerate(slots) if _key(t) == _key(c.target)]
-            kernel, ci = tuple(one.weight.shape[2:]), one.weight.shape[1]
+            kernel = tuple(one.weight.shape[2:])
             padding = tuple(same_padding(kernel, one.dilation))
-            block_k = min(self.config.block_k, power(ci))
-            weight = program.weight([c.weight for c in convolutions], self.config, block_k)
             source = self._pointer(one.source, True)
             products.append(Product(source, tuple(found), kernel, tuple(one.stride), tuple(one.dilation), padding))
-            steps = kernel[0] * kernel[1] * -(-ci // block_k)
-            self.products.append((weight, steps, one.skip_first, one.source.data.shape[-3:-1], ci, block_k))
         timed = tuple(b.timed for b, _ in self.pointers)
         self.phase = Phase(
             timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
-            program.lengths is not None,
+            program.lengths is not None, self.config.parts if stage else 1,
         )  # fmt: skip
+        self.products = [self._bind(convolutions) for convolutions in groups]
         self.kernel = kernel_of(g.schedule.fingerprint, self.phase)
         self.constants = self._constants()
         tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
         self.runner = self.kernel[(tiles,)]
+
+    def _bind(self, convolutions):
+        """What a product needs at a launch: (packed weight, loop steps, skip at the first step, size of the source's map,
+        its channels, the block of them)."""
+        one = convolutions[0]
+        _, ci, kh, kw = one.weight.shape
+        block_k = min(self.config.block_k, power(ci))
+        weight = self.program.weight([c.weight for c in convolutions], self.config, block_k, self.phase.joined)
+        return weight, kh * kw * -(-ci // block_k), one.skip_first, one.source.data.shape[-3:-1], ci, block_k
 
     def _constants(self):
         program, config = self.program, self.config
