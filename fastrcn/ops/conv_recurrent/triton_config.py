@@ -25,10 +25,6 @@ class Config:
 
 _override: list[Config] = []
 
-FEW_TILES = 132
-"""Below so many tiles, about the processors of a large GPU, smaller ones are chosen."""
-
-
 @contextmanager
 def use_config(config: Config):
     """Within this context every new program uses ``config``."""
@@ -43,21 +39,15 @@ def shipped(capability: int, itemsize: int, slots: int) -> tuple[Config, ...]:
     """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
     large tiles first.
 
-    With four accumulators 64 channels need more registers than there are: 640 spills with four warps.
+    All keep their accumulators, and the stage's maps sixteen channels at a time, in registers. On sm_80, where operands
+    pass through registers too, four accumulators of 64 channels do not fit.
     """
-    stages = 2 if capability < 90 else 3
     k = 64 if itemsize == 2 else 32
-    if slots > 2:
-        return (
-            Config(128, 32, k, 8, stages),
-            Config(64, 32, k, 4, stages),
-            Config(128, 16, k, 8, stages),
-        )
-    return (
-        Config(128, 64, k, 8, stages),
-        Config(64, 64, k, 4, stages),
-        Config(64, 32, k, 4, stages),
-    )
+    small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3))
+    if slots <= 2:
+        return (Config(128, 64, k, 8, 3, 16), *small)
+    large = (Config(128, 64, k, 8, 3, 16),) if capability >= 90 else ()
+    return (*large, Config(128, 32, k, 8, 3, 16), *small)
 
 
 def power(n, smallest=16):
@@ -72,11 +62,10 @@ def choose(device, dtype, slots, channels, pixels, interpreted) -> Config:
     if interpreted:
         # Programs run one after another, each operation at a fixed cost: few, large tiles.
         return Config(min(256, power(pixels)), min(64, power(channels)), 256, 4, 1)
-    major, minor = torch.cuda.get_device_capability(device)
-    table = shipped(10 * major + minor, dtype.itemsize, slots)
-    fitting = [c for c in table if c.block_c <= power(channels)] or [min(table, key=lambda c: c.block_c)]
+    gpu = torch.cuda.get_device_properties(device)
+    table = shipped(10 * gpu.major + gpu.minor, dtype.itemsize, slots)
+    fitting = [c for c in table if c.block_c <= power(channels)]
     for config in fitting:
-        tiles = -(-pixels // config.block_m) * -(-channels // config.block_c)
-        if tiles >= FEW_TILES:
+        if -(-pixels // config.block_m) * -(-channels // config.block_c) >= gpu.multi_processor_count:
             return config
     return min(fitting, key=lambda c: c.block_m * c.block_c)
