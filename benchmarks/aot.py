@@ -5,10 +5,12 @@ unset.
 """
 
 import argparse
+import json
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -40,6 +42,7 @@ class Row:
     spills: int
     shared: int
     loop_instructions: int
+    instruction: str
     tensor_core: int
     wide_loads: int
     loop_wide_loads: int
@@ -77,7 +80,10 @@ def launches(cell, dtype, channels, kernel, config):
         output, finals, saved = fused.forward(geometry, *arguments, fused.Save.ALL)
         named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
         _Recorder.found = []
-        needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {"inputs": [False], "weight_ih": [False]}
+        needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
+            "inputs": [False],
+            "weight_ih": [False],
+        }
         fused.backward(geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
         named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
     return named
@@ -136,43 +142,43 @@ def analyse(name, launch, arch, dtype) -> Row:
         usage = _tool("cuobjdump", "-res-usage", str(cubin))
         listing = _tool("nvdisasm", "-c", str(cubin))
     loop = "\n".join(main_loop(listing))
-    registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))
+    found = TENSOR_CORE.findall(loop)
+    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     return Row(
         name, arch, launch.config, str(dtype).removeprefix("torch."), registers, stack, compiled.metadata.shared,
-        loop.count("\n") + 1, len(TENSOR_CORE.findall(loop)), len(WIDE_LOAD.findall(listing)),
+        loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found), len(WIDE_LOAD.findall(listing)),
         len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
     )  # fmt: skip
 
 
-def analyse_all(names=tuple(CELLS), dtypes=(torch.bfloat16,), archs=ARCHITECTURES, channels=64, kernel=(3, 3)):
-    """Rows for every shipped configuration of every phase of the named cells."""
-    for name in names:
-        for dtype in dtypes:
-            for arch in archs:
-                seen = set()
-                for slots in (4, 1):
-                    for config in shipped(arch, dtype.itemsize, slots):
-                        for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():
-                            many = len(launch.phase.accumulators) > 2
-                            if many == (slots > 2) and (phase, config) not in seen:
-                                seen.add((phase, config))
-                                yield analyse(f"{name}.{phase}", launch, arch, dtype)
+def analyse_all(names=tuple(CELLS), dtypes=(torch.bfloat16,), archs=ARCHITECTURES, channels=64, kernel=(3, 3), only=""):
+    """Rows for every shipped configuration of every phase of the named cells, or of the phase ``only``."""
+    for name, dtype, arch in product(names, dtypes, archs):
+        configs = {slots: shipped(arch, dtype.itemsize, slots) for slots in (1, 4)}
+        for config in dict.fromkeys((*configs[1], *configs[4])):
+            for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():
+                slots = 4 if len(launch.phase.accumulators) > 2 else 1
+                if config in configs[slots] and only in ("", phase):
+                    yield analyse(f"{name}.{phase}", launch, arch, dtype)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compile the Triton kernels ahead of time.")
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
     parser.add_argument("--channels", type=int, default=64)
-    arguments = parser.parse_args()
-    print(*(f.name for f in fields(Row)), sep="\t")
-    dtypes = [getattr(torch, name) for name in arguments.dtype]
-    for row in analyse_all(arguments.cells, dtypes, arguments.arch, arguments.channels):
+    parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
+    parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
+    parser.add_argument("--json", action="store_true", help="one row per line as JSON")
+    a = parser.parse_args()
+    if not a.json:
+        print(*(f.name for f in fields(Row)), sep="\t")
+    dtypes = [getattr(torch, name) for name in a.dtype]
+    for row in analyse_all(a.cells, dtypes, a.arch, a.channels, tuple(a.kernel), a.phase):
         c = row.config
-        values = [getattr(row, f.name) for f in fields(Row)]
-        values[2] = f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages}"
-        print(*values, sep="\t", flush=True)
+        values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
+        print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)
 
 
 if __name__ == "__main__":

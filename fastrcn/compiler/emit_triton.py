@@ -63,7 +63,7 @@ class Phase:
     """What one kernel does. ``timed``: for each pointer argument, whether it has maps for every time.
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
-    ``parts``: the stage takes a tile's channels in so many parts, a power of two, or its maps would not fit in registers.
+    ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
     """
 
     timed: tuple[bool, ...]
@@ -77,8 +77,10 @@ class Phase:
 
     @property
     def joined(self):
-        """Whether all accumulators are one matrix, side by side: the widest products that tensor cores can do. They come
-        apart by halving, so their number must be a power of two, and every product must add to all of them."""
+        """Whether all accumulators are one matrix, side by side: the widest products that tensor cores can do.
+
+        They come apart by halving, so their number must be a power of two, and every product must add to all of them.
+        """
         n = len(self.accumulators)
         return bool(self.products) and n & (n - 1) == 0 and all(len(p.accumulators) == n for p in self.products)
 
@@ -223,8 +225,10 @@ def _store(phase, place, value):
 
 
 def _halves(name, pieces, unit):
-    """Take ``name`` apart into ``pieces``, blocks of columns that lie side by side, each of them ``unit`` wide. The columns of
-    a half are whole registers of each thread, so nothing moves."""
+    """Take ``name`` apart into ``pieces``, blocks of columns that lie side by side, each of them ``unit`` wide.
+
+    The columns of a half are whole registers of each thread, so nothing moves.
+    """
     if len(pieces) == 1:
         return [f"{pieces[0]} = {name}"]
     half = len(pieces) // 2
@@ -336,4 +340,4 @@ def kernel_of(fingerprint: str, phase: Phase):
     exec(compile(source, file, "exec"), scope)
     # Numbers that change with the call must not start another compilation.
     changing = [name for name in phase.arguments if not name.startswith("p_")]
-    return triton.jit(scope[phase.name], do_not_specialize=changing)
+    return triton.jit(do_not_specialize=changing)(scope[phase.name])

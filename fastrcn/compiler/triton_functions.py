@@ -41,7 +41,7 @@ def positive(x):
 def store(pointer, value, mask, INTERPRET: tl.constexpr):
     """Store in the pointer's type, rounded to nearest. Triton's interpreter truncates to bfloat16, so there the
     rounding is done on the bits."""
-    if INTERPRET:
+    if INTERPRET:  # noqa: SIM102 - known when compiling, the type below is asked for only then
         if pointer.dtype.element_ty == tl.bfloat16:
             bits = value.to(tl.uint32, bitcast=True)
             bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000

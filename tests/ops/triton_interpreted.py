@@ -137,7 +137,9 @@ def test_lean_lstm_stores_states_only(monkeypatch):
 
     monkeypatch.setattr(fused, "Program", Noted)
     with torch.no_grad():
-        run_package(SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "cpu")
+        run_package(
+            SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "cpu"
+        )
     (launch,) = programs[0].launches
     assert len(launch.phase.accumulators) == 4
     assert not any(a.stored for a in launch.phase.accumulators)
@@ -212,7 +214,10 @@ def test_input_convolution_inside_the_loop():
     new = [Buffer(s, True, width=g.channels) for s in states]
     groups = seq.group_buffers([seq.empty(g.steps, width=4 * g.channels)])
     source = Buffer(fused.maps_last(x), True, width=case.inputs)
-    body = [Fill(groups[0], tensors["bias"]), Convolution(source, groups[0], tensors["weight_ih"], False, False, *options)]
+    body = [
+        Fill(groups[0], tensors["bias"]),
+        Convolution(source, groups[0], tensors["weight_ih"], False, False, *options),
+    ]
     body += seq.forward_steps(groups, seq.previous(states), {}, [], new)
     for keep in (True, False):
         groups[0].data.fill_(float("nan"))

@@ -25,6 +25,7 @@ class Config:
 
 _override: list[Config] = []
 
+
 @contextmanager
 def use_config(config: Config):
     """Within this context every new program uses ``config``."""

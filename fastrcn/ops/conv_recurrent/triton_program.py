@@ -149,7 +149,12 @@ class TritonProgram:
         launches, the one for these convolutions alone); None where the list cannot be turned so."""
         if self.rotated is None:
             (head, *middle), tail = self.works, self.works[-1]
-            if head.convolutions or head.fills or tail.stage or not tail.takes_stage(head.stage, self.geometry.direction):
+            if (
+                head.convolutions
+                or head.fills
+                or tail.stage
+                or not tail.takes_stage(head.stage, self.geometry.direction)
+            ):
                 return None
             across = _Launch(self, replace(tail, stage=head.stage), across=True)
             self.rotated = [across, *(_Launch(self, work) for work in middle[:-1])], _Launch(self, tail)
@@ -178,7 +183,7 @@ class TritonProgram:
             launch.add_parameter_sums()
 
     def written_back(self, work: Work, target: Buffer, slot, arg):
-        """Whether memory needs a slot that ``work`` completes, ``arg`` being the stage's argument that has its value."""
+        """Whether memory needs a slot that ``work`` completes; ``arg``: the stage's argument that loads it, or None."""
         stage = work.stage
         if stage:
             for a, b in zip(stage.signature.args, stage.buffers, strict=True):
@@ -248,7 +253,9 @@ class _Launch:
                     found = []
                 taken.append(found[0] if found else None)
                 places.append(self._sum(buffer) if arg.role == "d_param" else self._place(buffer))
-        accumulators = [self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)]
+        accumulators = [
+            self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)
+        ]
         groups, products = _share_source(work.convolutions), []
         for convolutions in groups:
             one = convolutions[0]
@@ -269,8 +276,8 @@ class _Launch:
         self.runner = self.kernel[(tiles,)]
 
     def _bind(self, convolutions):
-        """What a product needs at a launch: (packed weight, loop steps, skip at the first step, size of the source's map,
-        its channels, the block of them)."""
+        """What a launch needs: (packed weight, loop steps, skip the first time, source's map, its channels, block of
+        them)."""
         one = convolutions[0]
         _, ci, kh, kw = one.weight.shape
         block_k = min(self.config.block_k, power(ci))
@@ -324,7 +331,11 @@ class _Launch:
         elif fills:
             row = fills[-1].row
             start = None if row is None else self._place(Buffer(row, channel=slot * c, width=c, per_row=False))
-        args = [a for a, t in zip(stage.signature.args, taken, strict=True) if t == n and a.mode == "load"] if stage else []
+        args = (
+            [a for a, t in zip(stage.signature.args, taken, strict=True) if t == n and a.mode == "load"]
+            if stage
+            else []
+        )
         return Accumulator(place, start, self.program.written_back(work, target, slot, args[0] if args else None))
 
     def __call__(self, convolution_time, time, convolution_first, first):
