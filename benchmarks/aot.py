@@ -5,12 +5,12 @@ unset.
 """
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, fields
-from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -99,14 +99,13 @@ def compile_launch(launch, arch):
     phase, signature = launch.phase, {}
     for k, (buffer, _) in enumerate(launch.pointers):
         signature[f"p_{k}"] = types[buffer.data.dtype]
-    for j, (weight, *_) in enumerate(launch.products):
-        signature[f"p_weight_{j}"] = types[weight.dtype]
+    for j, product in enumerate(launch.products):
+        signature[f"p_weight_{j}"] = types[product.weight.dtype]
     signature = {n: signature.get(n, "*i64" if n == "p_lengths" else "i32") for n in phase.arguments}
     constants = {n: launch.constants[n] for n in phase.constants}
     attributes = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(phase.arguments) if n.startswith("p_")}
     source = ASTSource(launch.kernel, signature | dict.fromkeys(constants, "constexpr"), constants, attributes)
-    options = {"num_warps": launch.config.warps, "num_stages": launch.config.stages}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
 
 
 def _tool(name, *arguments):
@@ -153,7 +152,7 @@ def analyse(name, launch, arch, dtype) -> Row:
 
 def analyse_all(names=tuple(CELLS), dtypes=(torch.bfloat16,), archs=ARCHITECTURES, channels=64, kernel=(3, 3), only=""):
     """Rows for every shipped configuration of every phase of the named cells, or of the phase ``only``."""
-    for name, dtype, arch in product(names, dtypes, archs):
+    for name, dtype, arch in itertools.product(names, dtypes, archs):
         configs = {slots: shipped(arch, dtype.itemsize, slots) for slots in (1, 4)}
         for config in dict.fromkeys((*configs[1], *configs[4])):
             for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():

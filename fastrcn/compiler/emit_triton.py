@@ -190,7 +190,8 @@ def _product(phase, j, product):
         "        valid_a = valid[:, None]",
         "    else:",
         f"        valid_a = valid[:, None] & (i_k_{j} + i_first < CI_{j})[None, :]",
-        f"    a = tl.load(p_a_{j} + (i_down * n_columns_{j} + i_right) * PITCH_{s} + i_first, mask=valid_a, other=0.0)",
+        f"    i_shift = (i_down * n_columns_{j} + i_right).to(tl.int64) * PITCH_{s} + i_first",
+        f"    a = tl.load(p_a_{j} + i_shift, mask=valid_a, other=0.0)",
         # The interpreter multiplies the bits of bfloat16.
         "    if INTERPRET:",
         "        a = a.to(tl.float32)",

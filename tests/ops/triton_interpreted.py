@@ -10,7 +10,7 @@ from fastrcn import memory
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import cpu, fused
+from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -230,6 +230,44 @@ def test_input_convolution_inside_the_loop():
     TritonProgram(g, body, seq.dtype, g.batch, None, {}).run(0, g.steps, True)
     truth, _ = run_loop(subject, case, {n: t.double() for n, t in tensors.items() if n != "bias"} | {"bias": None})
     assert_close(fused.maps_first(states[0]), truth, "zero fill")
+
+
+class Compiled:
+    """What a launch of a compiled kernel returns, which takes addresses and every argument by position."""
+
+    def __init__(self, kernel, tensors, calls):
+        self.kernel, self.tensors, self.calls = kernel, {t.data_ptr(): t for t in tensors}, calls
+
+    def __getitem__(self, grid):
+        def run(*arguments):
+            self.calls.append(grid)
+            names = self.kernel.arg_names
+            assert len(arguments) == len(names)
+            pairs = zip(names, arguments, strict=True)
+            self.kernel[grid](*(self.tensors[a] if n.startswith("p_") else a for n, a in pairs))
+
+        return run
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
+def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
+    """The order of the arguments on that path, which the interpreter itself never takes."""
+    real, calls = triton_program.kernel_of, []
+
+    class Kernel:
+        def __init__(self, *key):
+            self.kernel = real(*key)
+
+        def __getitem__(self, grid):
+            def run(*arguments, **options):
+                self.kernel[grid](*arguments, **options)
+                return Compiled(self.kernel, [a for a in arguments if isinstance(a, torch.Tensor)], calls)
+
+            return run
+
+    monkeypatch.setattr(triton_program, "kernel_of", Kernel)
+    compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
+    assert len(calls) >= 6
 
 
 def test_launches_per_step():

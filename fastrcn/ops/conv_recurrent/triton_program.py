@@ -18,6 +18,9 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
 
+_MOST_PIXELS = (1 << 31) - 1024
+"""Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
+
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -123,9 +126,12 @@ class TritonProgram:
     def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None):
         self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
         self.keep, self.config = keep, config
+        self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
         self.pixels = images * geometry.height * geometry.width
-        if self.pixels >= 1 << 31:
-            raise ValueError(f"input: expected fewer than 2**31 pixels per step over the batch, got {self.pixels}")
+        if self.pixels > _MOST_PIXELS:
+            raise ValueError(
+                f"input: expected at most {_MOST_PIXELS} pixels per step over the batch, got {self.pixels}"
+            )
         self.works = split(steps) if images else []
         self.launches: list[_Launch] | None = None
         self.rotated: tuple[list[_Launch], _Launch] | None = None
@@ -149,14 +155,12 @@ class TritonProgram:
         launches, the one for these convolutions alone); None where the list cannot be turned so."""
         if self.rotated is None:
             (head, *middle), tail = self.works, self.works[-1]
-            if (
-                head.convolutions
-                or head.fills
-                or tail.stage
-                or not tail.takes_stage(head.stage, self.geometry.direction)
-            ):
+            stage = head.stage
+            if stage is None or head.convolutions or head.fills or tail.stage:
                 return None
-            across = _Launch(self, replace(tail, stage=head.stage), across=True)
+            if not tail.takes_stage(stage, self.geometry.direction):
+                return None
+            across = _Launch(self, replace(tail, stage=stage), across=True)
             self.rotated = [across, *(_Launch(self, work) for work in middle[:-1])], _Launch(self, tail)
         return self.rotated
 
@@ -204,8 +208,8 @@ class TritonProgram:
     def weight(self, weights, config: Config, block_k, joined):
         """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot (``joined``: slots
         side by side in one matrix), with zeros where a block is not full; made once per sequence."""
-        c, by_rows = self.geometry.channels, weights[0].dtype == torch.float32
-        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined)
+        c = self.geometry.channels
+        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined, self.tf32)
         if key not in self.packed:
             whole = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
             slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
@@ -213,8 +217,8 @@ class TritonProgram:
             padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
             padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
             split = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
-            # tf32 products want the input channels of a weight side by side, 16-bit ones take both orders.
-            order = (0, 2, 4) if by_rows else (4, 0, 2) if joined else (0, 4, 2)
+            # tf32 products want the input channels of a weight side by side.
+            order = (0, 2, 4) if self.tf32 else (4, 0, 2) if joined else (0, 4, 2)
             ready = split.permute(1, 5, 3, *order).contiguous()
             self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
         return self.packed[key][0]
@@ -230,6 +234,19 @@ def _device_of(launch):
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """What a launch passes for one product: the packed weight, the loop's steps, whether they are left out at the first
+    time, the source's map and channels, and how many of these a step takes."""
+
+    weight: torch.Tensor
+    steps: int
+    skip_first: bool
+    map: tuple[int, ...]
+    channels: int
+    block_k: int
+
+
 class _Launch:
     """One phase bound to its buffers: what a call passes to the kernel."""
 
@@ -242,7 +259,13 @@ class _Launch:
         targets = work.targets()
         slots = [(t, p) for t in targets for p in range(t.width // g.channels)]
         self.config = program.config or choose(
-            slots_device(work), program.dtype, len(slots), g.channels, program.pixels, interpreting()
+            _device(work),
+            program.dtype,
+            len(slots),
+            g.channels,
+            program.pixels,
+            interpreting(),
+            program.dtype == torch.float32 and not program.tf32,
         )
         taken: list[int | None] = []
         places: list[Place] = []
@@ -272,28 +295,32 @@ class _Launch:
         self.products = [self._bind(convolutions) for convolutions in groups]
         self.kernel = kernel_of(g.schedule.fingerprint, self.phase)
         self.constants = self._constants()
-        tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
-        self.runner = self.kernel[(tiles,)]
+        self.options = {"num_warps": self.config.warps, "num_stages": self.config.stages}
+        self.tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
+        self.sizes = (program.pixels, program.images, g.height, g.width)
+        self.tensors = [*(b.data for b, _ in self.pointers), *(p.weight for p in self.products)]
+        if self.phase.freezes:
+            self.tensors.append(program.lengths)
+        self.addresses = [t.data_ptr() for t in self.tensors]
+        self.compiled: Any = None
 
     def _bind(self, convolutions):
-        """What a launch needs: (packed weight, loop steps, skip the first time, source's map, its channels, block of
-        them)."""
         one = convolutions[0]
         _, ci, kh, kw = one.weight.shape
         block_k = min(self.config.block_k, power(ci))
         weight = self.program.weight([c.weight for c in convolutions], self.config, block_k, self.phase.joined)
-        return weight, kh * kw * -(-ci // block_k), one.skip_first, one.source.data.shape[-3:-1], ci, block_k
+        steps = kh * kw * -(-ci // block_k)
+        return _Bound(weight, steps, one.skip_first, tuple(one.source.data.shape[-3:-1]), ci, block_k)
 
     def _constants(self):
         program, config = self.program, self.config
         values = {"C": program.geometry.channels, "BLOCK_M": config.block_m, "BLOCK_C": config.block_c}
         values |= {f"PITCH_{k}": b.data.shape[-1] for k, (b, _) in enumerate(self.pointers)}
-        for j, (*_, ci, block_k) in enumerate(self.products):
-            values |= {f"CI_{j}": ci, f"BLOCK_K_{j}": block_k}
-        exact = program.dtype != torch.float32 or not torch.backends.cudnn.allow_tf32
-        values |= {"PRECISION": "ieee" if exact else "tf32", "WEIGHT_BY_ROWS": program.dtype == torch.float32}
+        for j, product in enumerate(self.products):
+            values |= {f"CI_{j}": product.channels, f"BLOCK_K_{j}": product.block_k}
+        values |= {"PRECISION": "tf32" if program.tf32 else "ieee", "WEIGHT_BY_ROWS": program.tf32}
         values["INTERPRET"] = interpreting()
-        return {n: values[n] for n in self.phase.constants} | {"num_warps": config.warps, "num_stages": config.stages}
+        return {n: values[n] for n in self.phase.constants}
 
     def _pointer(self, buffer: Buffer, convolves):
         """Number of the argument for a buffer; slots of the same maps share it."""
@@ -340,26 +367,26 @@ class _Launch:
 
     def __call__(self, convolution_time, time, convolution_first, first):
         """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""
-        program = self.program
-        g = program.geometry
-        tensors, times = [], []
-        for buffer, convolves in self.pointers:
+        times, sizes, replaced = [], [], {}
+        for k, (buffer, convolves) in enumerate(self.pointers):
             at, begins = (convolution_time, convolution_first) if convolves else (time, first)
-            at = time if at is None else at
-            begins = begins and buffer.first is not None
-            tensors.append(buffer.first if begins else buffer.data)
+            if begins and buffer.first is not None:
+                replaced[k], at = buffer.first, buffer.origin - buffer.shift
             if buffer.timed:
-                times.append(0 if begins else at + buffer.shift - buffer.origin)
-        sizes = []
-        for weight, steps, skip_first, (rows, columns), _, _ in self.products:
-            tensors.append(weight)
-            skipped = convolution_time is None or (convolution_first and skip_first)
-            sizes += [0 if skipped else steps, rows, columns]
-        if self.phase.freezes:
-            tensors.append(program.lengths)
-        self.runner(
-            *tensors, *times, *sizes, time, program.pixels, program.images, g.height, g.width, **self.constants
-        )  # fmt: skip
+                times.append((time if at is None else at) + buffer.shift - buffer.origin)
+        for product in self.products:
+            skipped = convolution_time is None or (convolution_first and product.skip_first)
+            sizes += [0 if skipped else product.steps, *product.map]
+        numbers = (*times, *sizes, time, *self.sizes)
+        if self.compiled is not None and not replaced:
+            self.compiled(*self.addresses, *numbers, *self.constants.values())
+            return
+        tensors = [replaced.get(k, tensor) for k, tensor in enumerate(self.tensors)]
+        compiled = self.kernel[(self.tiles,)](*tensors, *numbers, **self.constants, **self.options)
+        if compiled is not None and not replaced:
+            # Nothing but numbers changes from here on: later launches need not be matched to a compilation, which takes
+            # longer than many steps. The interpreter returns None.
+            self.compiled = compiled[(self.tiles, 1, 1)]
 
     def add_parameter_sums(self):
         """Add the partial sums to the gradients' buffers and start again from zero."""
@@ -369,7 +396,7 @@ class _Launch:
             partial.zero_()
 
 
-def slots_device(work: Work):
+def _device(work: Work):
     """The device on which a phase runs."""
     if work.stage:
         return work.stage.buffers[0].data.device
