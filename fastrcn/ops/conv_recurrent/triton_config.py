@@ -45,7 +45,7 @@ def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> 
     not fit.
     """
     k = 64 if itemsize == 2 else 32
-    small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3))
+    small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3), Config(64, 16, k, 4, 3))
     if slots <= 2:
         return (Config(128, 64, k, 8, 3, 16), *small)
     large = (Config(128, 64, k, 8, 3, 16),) if capability >= 90 and not exact else ()
