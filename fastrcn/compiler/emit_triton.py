@@ -64,6 +64,7 @@ class Phase:
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
     ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
+    ``persistent``: the kernel walks over many times itself, with a barrier of all programs between two of them.
     """
 
     timed: tuple[bool, ...]
@@ -74,6 +75,7 @@ class Phase:
     taken: tuple[int | None, ...] = ()
     lengths: bool = False
     parts: int = 1
+    persistent: bool = False
 
     @property
     def joined(self):
@@ -98,7 +100,8 @@ class Phase:
         names += ["p_lengths"] if self.freezes else []
         names += [f"i_t_{k}" for k, timed in enumerate(self.timed) if timed]
         names += [f"{name}_{j}" for j in products for name in ("n_steps", "n_rows", "n_columns")]
-        return [*names, "i_time", "n_pixels", "n_images", "height", "width"]
+        names += ["i_time", "n_pixels", "n_images", "height", "width"]
+        return [*names, "n_times", "i_direction", "p_counter"] if self.persistent else names
 
     @property
     def constants(self):
@@ -120,7 +123,7 @@ def phase_source(phase: Phase) -> str:
     lines = [f"def {phase.name}("]
     lines += [f"    {', '.join(phase.arguments)},", f"    {', '.join(f'{n}: tl.constexpr' for n in phase.constants)},"]
     lines += ["):"]
-    body = [*_tile(phase)]
+    body = []
     for j, product in enumerate(phase.products):
         body += _product(phase, j, product)
     body += _apart(phase)
@@ -135,7 +138,18 @@ def phase_source(phase: Phase) -> str:
         body += _complete(phase)
         if phase.signature is not None:
             body += _stage(phase)
-    return "\n".join(lines + ["    " + line for line in body]) + "\n"
+    body = [*_accumulators(phase), *body]
+    if phase.persistent:
+        body = _over_time(phase, body)
+    return "\n".join(lines + ["    " + line for line in [*_tile(phase), *body]]) + "\n"
+
+
+def _over_time(phase, body):
+    """The body for ``n_times`` times. A step reads what its neighbours wrote in the step before."""
+    times = [f"i_t_{k}" for k, timed in enumerate(phase.timed) if timed]
+    after = [f"{name} += i_direction" for name in (*times, "i_time")]
+    after += ["grid_barrier(p_counter, (i_turn + 1) * tl.num_programs(0))"]
+    return ["for i_turn in range(0, n_times):", *("    " + line for line in (*body, *after))]
 
 
 def _tile(phase):
@@ -149,13 +163,22 @@ def _tile(phase):
         "i_row = i_m.to(tl.int64)[:, None]",
         f"WIDTH: tl.constexpr = BLOCK_C // {phase.parts}",
     ]
+    for j in range(len(phase.products)):
+        lines += [
+            f"n_blocks_{j}: tl.constexpr = (CI_{j} + BLOCK_K_{j} - 1) // BLOCK_K_{j}",
+            f"n_weight_{j}: tl.constexpr = BLOCK_K_{j} * BLOCK_C",
+        ]
     if phase.products:
         lines += ["i_y = i_m // width % height", "i_x = i_m % width"]
+    return lines
+
+
+def _accumulators(phase):
     zero = "tl.zeros((BLOCK_M, {} * BLOCK_C), dtype=tl.float32)"
     n = len(phase.accumulators)
     if phase.joined:
-        return [*lines, f"acc = {zero.format(n)}"]
-    return [*lines, *(f"acc_{k} = {zero.format(1)}" for k in range(n))]
+        return [f"acc = {zero.format(n)}"]
+    return [f"acc_{k} = {zero.format(1)}" for k in range(n)]
 
 
 def _product(phase, j, product):
@@ -164,8 +187,6 @@ def _product(phase, j, product):
     (kh, kw), (sy, sx), (dy, dx), (py, px) = product.kernel, product.stride, product.dilation, product.padding
     image = f"i_t_{s}.to(tl.int64) * n_images + i_b" if phase.timed[s] else "i_b.to(tl.int64)"
     lines = [
-        f"n_blocks_{j}: tl.constexpr = (CI_{j} + BLOCK_K_{j} - 1) // BLOCK_K_{j}",
-        f"n_weight_{j}: tl.constexpr = BLOCK_K_{j} * BLOCK_C",
         f"top_{j} = i_y * {sy} - {py}",
         f"left_{j} = i_x * {sx} - {px}",
         f"i_k_{j} = tl.arange(0, BLOCK_K_{j})",
@@ -336,7 +357,7 @@ def kernel_of(fingerprint: str, phase: Phase):
     file = f"<fastrcn cell {fingerprint}, phase {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
     # Entries without a time of change are not checked against the disk.
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    names = ("sigmoid", "tanh", "relu", "exp", "positive", "store")
+    names = ("sigmoid", "tanh", "relu", "exp", "positive", "store", "grid_barrier")
     scope = {"tl": tl, "__name__": __name__} | {name: getattr(triton_functions, name) for name in names}
     exec(compile(source, file, "exec"), scope)
     # Numbers that change with the call must not start another compilation.

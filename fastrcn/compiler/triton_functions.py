@@ -47,3 +47,13 @@ def store(pointer, value, mask, INTERPRET: tl.constexpr):
             bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
             value = bits.to(tl.float32, bitcast=True)
     tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def grid_barrier(p_counter, arrivals):
+    """Wait until ``arrivals`` programs have come here since the counter was zeroed; all must be resident."""
+    tl.debug_barrier()
+    tl.atomic_add(p_counter, 1, sem="release", scope="gpu")
+    while tl.atomic_add(p_counter, 0, sem="acquire", scope="gpu") < arrivals:
+        pass
+    tl.debug_barrier()

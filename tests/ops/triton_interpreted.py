@@ -232,6 +232,22 @@ def test_input_convolution_inside_the_loop():
     assert_close(fused.maps_first(states[0]), truth, "zero fill")
 
 
+@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_after", "rnn_tanh"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_one_launch_for_many_steps(name, reverse, monkeypatch):
+    """The persistent kernel, with the single tile for which the interpreter can run its barrier."""
+    walks, plain = [], triton_program._Launch.walk
+
+    def noted(self, *arguments):
+        walks.append(arguments)
+        plain(self, *arguments)
+
+    monkeypatch.setattr(triton_program._Launch, "walk", noted)
+    monkeypatch.setattr(fused, "Program", partial(TritonProgram, persistent=True))
+    compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
+    assert [turns for _, _, turns, _ in walks] == [4, 4]
+
+
 class Compiled:
     """What a launch of a compiled kernel returns, which takes addresses and every argument by position."""
 

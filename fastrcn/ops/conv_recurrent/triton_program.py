@@ -120,12 +120,15 @@ class TritonProgram:
     """Takes the place of ``program.Program``: runs a list of steps over time, here with one kernel per phase.
 
     ``keep``: whether completed pre-activations are needed after the program; else those that only the stage of their
-    own phase reads are never written. ``config`` overrides the choice of block sizes.
+    own phase reads are never written. ``config`` overrides the choice of block sizes. ``persistent``: where a step is
+    one phase whose tiles are all resident at once, one launch walks over all steps but the first and the last.
     """
 
-    def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None):
+    def __init__(
+        self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None, persistent=False
+    ):
         self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
-        self.keep, self.config = keep, config
+        self.keep, self.config, self.persistent = keep, config, persistent
         self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
         self.pixels = images * geometry.height * geometry.width
         if self.pixels > _MOST_PIXELS:
@@ -142,12 +145,26 @@ class TritonProgram:
             return
         if self.launches is None:
             self.launches = [_Launch(self, work) for work in self.works]
-        with _device_of(self.launches[0]):
-            for n in range(count):
-                time, first = start + n * self.geometry.direction, at_start and n == 0
-                for launch in self.launches:
-                    launch(time, time, first, first)
-        for launch in self.launches:
+        direction = self.geometry.direction
+
+        def step(n):
+            for launch in self.launches or ():
+                time, first = start + n * direction, at_start and n == 0
+                launch(time, time, first, first)
+
+        self._over(self.launches, count, step, start, start, direction)
+
+    def _over(self, loop, count, step, convolution_start, start, direction):
+        """Take ``count`` steps. The starts are the times of the first one's convolutions and stage."""
+        with _device_of(loop[0]):
+            n, turns = 0, count - 2
+            while n < count:
+                if n == 1 and self.persistent and len(loop) == 1 and turns > 1 and loop[0].resident():
+                    loop[0].walk(convolution_start + direction, start + direction, turns, direction)
+                    n += turns
+                step(n)
+                n += 1
+        for launch in loop:
             launch.add_parameter_sums()
 
     def joined(self):
@@ -175,16 +192,17 @@ class TritonProgram:
                 self.run(start + n * direction, 1, last_is_first and n == count - 1)
             return
         loop, end = joined
-        with _device_of(loop[0]):
-            for n in range(count):
-                time, first = start + n * direction, last_is_first and n == count - 1
-                # At the first of these times nothing waits to be convolved.
-                loop[0](time - direction if n else None, time, False, first)
-                for launch in loop[1:]:
-                    launch(time, time, first, first)
-            end(time, time, first, first)
-        for launch in loop:
-            launch.add_parameter_sums()
+
+        def step(n):
+            time, first = start + n * direction, last_is_first and n == count - 1
+            # At the first of these times nothing waits to be convolved.
+            loop[0](time - direction if n else None, time, False, first)
+            for launch in loop[1:]:
+                launch(time, time, first, first)
+            if n == count - 1:
+                end(time, time, first, first)
+
+        self._over(loop, count, step, start - direction, start, direction)
 
     def written_back(self, work: Work, target: Buffer, slot, arg):
         """Whether memory needs a slot that ``work`` completes; ``arg``: the stage's argument that loads it, or None."""
@@ -367,17 +385,11 @@ class _Launch:
 
     def __call__(self, convolution_time, time, convolution_first, first):
         """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""
-        times, sizes, replaced = [], [], {}
+        replaced = {}
         for k, (buffer, convolves) in enumerate(self.pointers):
-            at, begins = (convolution_time, convolution_first) if convolves else (time, first)
-            if begins and buffer.first is not None:
-                replaced[k], at = buffer.first, buffer.origin - buffer.shift
-            if buffer.timed:
-                times.append((time if at is None else at) + buffer.shift - buffer.origin)
-        for product in self.products:
-            skipped = convolution_time is None or (convolution_first and product.skip_first)
-            sizes += [0 if skipped else product.steps, *product.map]
-        numbers = (*times, *sizes, time, *self.sizes)
+            if buffer.first is not None and (convolution_first if convolves else first):
+                replaced[k] = buffer.first
+        numbers = self._numbers(convolution_time, time, convolution_first, replaced)
         if self.compiled is not None and not replaced:
             self.compiled(*self.addresses, *numbers, *self.constants.values())
             return
@@ -387,6 +399,34 @@ class _Launch:
             # Nothing but numbers changes from here on: later launches need not be matched to a compilation, which takes
             # longer than many steps. The interpreter returns None.
             self.compiled = compiled[(self.tiles, 1, 1)]
+
+    def _numbers(self, convolution_time, time, convolution_first, replaced):
+        """The kernel's arguments that are numbers, as far as every kernel has them."""
+        times, sizes = [], []
+        for k, (buffer, convolves) in enumerate(self.pointers):
+            if buffer.timed:
+                at = convolution_time if convolves and convolution_time is not None else time
+                times.append(0 if k in replaced else at + buffer.shift - buffer.origin)
+        for product in self.products:
+            skipped = convolution_time is None or (convolution_first and product.skip_first)
+            sizes += [0 if skipped else product.steps, *product.map]
+        return (*times, *sizes, time, *self.sizes)
+
+    def resident(self):
+        """Whether all tiles run at once, so that they may wait for each other."""
+        device = self.tensors[0].device
+        most = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+        return self.tiles <= most
+
+    def walk(self, convolution_time, time, turns, direction):
+        """Take ``turns`` steps in one launch, none of them the sequence's first."""
+        kernel = kernel_of(self.program.geometry.schedule.fingerprint, replace(self.phase, persistent=True))
+        counter = torch.zeros(1, dtype=torch.int32, device=self.tensors[0].device)
+        numbers = self._numbers(convolution_time, time, False, ())
+        options = {} if self.constants["INTERPRET"] else {"launch_cooperative_grid": True}
+        kernel[(self.tiles,)](
+            *self.tensors, *numbers, turns, direction, counter, **self.constants, **self.options, **options
+        )
 
     def add_parameter_sums(self):
         """Add the partial sums to the gradients' buffers and start again from zero."""
