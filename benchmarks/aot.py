@@ -10,13 +10,14 @@ import json
 import re
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 
 from fastrcn import cells
+from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
@@ -38,6 +39,7 @@ class Row:
     arch: int
     config: Config
     dtype: str
+    persistent: bool
     registers: int
     spills: int
     shared: int
@@ -89,23 +91,30 @@ def launches(cell, dtype, channels, kernel, config):
     return named
 
 
-def compile_launch(launch, arch):
-    """What ``triton.compile`` makes of a launch for a compute capability; CUDA tensors are aligned to 16 bytes."""
+def compile_launch(launch, arch, persistent=False):
+    """What ``triton.compile`` makes of a launch for a compute capability; CUDA tensors are aligned to 16 bytes.
+    ``persistent``: of the kernel that walks over time."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-    phase, signature = launch.phase, {}
+    phase, signature = replace(launch.phase, persistent=persistent), {"p_counter": "*i32", "p_lengths": "*i64"}
     for k, (buffer, _) in enumerate(launch.pointers):
         signature[f"p_{k}"] = types[buffer.data.dtype]
     for j, product in enumerate(launch.products):
         signature[f"p_weight_{j}"] = types[product.weight.dtype]
-    signature = {n: signature.get(n, "*i64" if n == "p_lengths" else "i32") for n in phase.arguments}
+    signature = {n: signature.get(n, "i32") for n in phase.arguments}
     constants = {n: launch.constants[n] for n in phase.constants}
     attributes = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(phase.arguments) if n.startswith("p_")}
-    source = ASTSource(launch.kernel, signature | dict.fromkeys(constants, "constexpr"), constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+    source = ASTSource(
+        kernel_of(launch.program.geometry.schedule.fingerprint, phase),
+        signature | dict.fromkeys(constants, "constexpr"),
+        constants,
+        attributes,
+    )
+    options = launch.options | ({"launch_cooperative_grid": True} if persistent else {})
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
 def _tool(name, *arguments):
@@ -127,14 +136,17 @@ def main_loop(listing):
     loops = []
     for end, line in enumerate(lines):
         target = re.search(r"\bBRA\S*.*`\((\.L_x_\d+)\)", line)
-        if target and labels.get(target[1], end + 1) <= end:
-            loops.append(lines[labels[target[1]] : end + 1])
-    return max(loops, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
+        start = labels.get(target[1], end + 1) if target else end + 1
+        # Loops end in the order of their nesting; one around another that has products is not the main one.
+        if start <= end and not any(start <= s and TENSOR_CORE.search("\n".join(lines[s:e])) for s, e in loops):
+            loops.append((start, end + 1))
+    found = [lines[start:end] for start, end in loops]
+    return max(found, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
 
 
-def analyse(name, launch, arch, dtype) -> Row:
+def analyse(name, launch, arch, dtype, persistent=False) -> Row:
     """Compile a launch and read its machine code."""
-    compiled = compile_launch(launch, arch)
+    compiled = compile_launch(launch, arch, persistent)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -144,13 +156,21 @@ def analyse(name, launch, arch, dtype) -> Row:
     found = TENSOR_CORE.findall(loop)
     registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     return Row(
-        name, arch, launch.config, str(dtype).removeprefix("torch."), registers, stack, compiled.metadata.shared,
-        loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found), len(WIDE_LOAD.findall(listing)),
-        len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
+        name, arch, launch.config, str(dtype).removeprefix("torch."), persistent, registers, stack,
+        compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
+        len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
     )  # fmt: skip
 
 
-def analyse_all(names=tuple(CELLS), dtypes=(torch.bfloat16,), archs=ARCHITECTURES, channels=64, kernel=(3, 3), only=""):
+def analyse_all(
+    names=tuple(CELLS),
+    dtypes=(torch.bfloat16,),
+    archs=ARCHITECTURES,
+    channels=64,
+    kernel=(3, 3),
+    only="",
+    persistent=False,
+):
     """Rows for every shipped configuration of every phase of the named cells, or of the phase ``only``."""
     for name, dtype, arch in itertools.product(names, dtypes, archs):
         configs = {slots: shipped(arch, dtype.itemsize, slots) for slots in (1, 4)}
@@ -158,7 +178,7 @@ def analyse_all(names=tuple(CELLS), dtypes=(torch.bfloat16,), archs=ARCHITECTURE
             for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():
                 slots = 4 if len(launch.phase.accumulators) > 2 else 1
                 if config in configs[slots] and only in ("", phase):
-                    yield analyse(f"{name}.{phase}", launch, arch, dtype)
+                    yield analyse(f"{name}.{phase}", launch, arch, dtype, persistent)
 
 
 def main():
@@ -169,12 +189,13 @@ def main():
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
+    parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
     parser.add_argument("--json", action="store_true", help="one row per line as JSON")
     a = parser.parse_args()
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]
-    for row in analyse_all(a.cells, dtypes, a.arch, a.channels, tuple(a.kernel), a.phase):
+    for row in analyse_all(a.cells, dtypes, a.arch, a.channels, tuple(a.kernel), a.phase, a.persistent):
         c = row.config
         values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
         print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)

@@ -39,6 +39,9 @@ def check(row):
     assert not row["loop_local"], f"{what}: {row['loop_local']} accesses to local memory in the main loop"
     assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
     assert row["shared"] <= SHARED[row["arch"]], f"{what}: {row['shared']} bytes of shared memory"
+    if row["kernel"] == "lstm.bwd0" and row["arch"] == 90 and row["dtype"] == "bfloat16" and not row["persistent"]:
+        # Two blocks of 256 threads per processor; with peepholes it is one. Whole, the stage would spill.
+        assert row["registers"] <= 128, f"{what}: {row['registers']} registers"
     assert row["loop_wide_loads"], f"{what}: no 16-byte loads in the main loop"
 
 
@@ -49,22 +52,10 @@ def check(row):
     [
         ("--cells", "lstm", "--arch", "80", "90", "100"),
         ("--cells", "lstm", "--arch", "80", "90", "100", "--dtype", "float32"),
-        ("--cells", "gru", "lstm_peephole", "--arch", "90"),
-        (
-            "--cells",
-            "lstm",
-            "--arch",
-            "90",
-            "--channels",
-            "48",
-            "--kernel",
-            "5",
-            "1",
-            "--dtype",
-            "float16",
-            "--phase",
-            "fwd0",
-        ),
+        ("--cells", "gru", "--arch", "90"),
+        ("--cells", "lstm_peephole", "--arch", "90", "--phase", "bwd0"),
+        ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
+        ("--cells", "lstm", "--arch", "90", "--persistent"),
     ],
     ids=" ".join,
 )
@@ -73,10 +64,3 @@ def test_shipped_configurations(arguments, rows):
     assert found
     for row in found:
         check(row)
-
-
-@pytest.mark.triton
-def test_registers_leave_room_for_two_blocks(rows):
-    """The stage in parts: 64 channels at once would need all 255 registers and spill."""
-    for row in rows("--cells", "lstm", "--arch", "90", "--phase", "bwd0"):
-        assert row["registers"] <= 128, row
