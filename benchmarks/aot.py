@@ -1,0 +1,205 @@
+"""The Triton kernels compiled ahead of time, without a GPU, and what the machine code says about them.
+
+``python -m benchmarks.aot`` prints a table; the tests assert on the same rows. Needs Triton, and TRITON_INTERPRET
+unset.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from fastrcn import cells
+from fastrcn.compiler.emit_triton import kernel_of
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent import fused
+from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.triton_config import Config, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, _Launch
+
+ARCHITECTURES = (80, 90, 100)
+CELLS = {"lstm": cells.ConvLSTM(), "lstm_peephole": cells.ConvLSTM(True), "gru": cells.ConvGRU()}
+TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
+WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
+LOCAL = re.compile(r"\b(LDL|STL)\b")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop."""
+
+    kernel: str
+    arch: int
+    config: Config
+    dtype: str
+    persistent: bool
+    registers: int
+    spills: int
+    shared: int
+    loop_instructions: int
+    instruction: str
+    tensor_core: int
+    wide_loads: int
+    loop_wide_loads: int
+    loop_local: int
+
+
+class _Recorder(TritonProgram):
+    """Notes the launches that a program would make and makes none."""
+
+    found: list[_Launch]
+
+    def run(self, start, count, at_start):
+        self.found += [_Launch(self, work) for work in self.works]
+
+    def run_backward(self, start, count, last_is_first):
+        loop, _ = self.joined() or ([_Launch(self, work) for work in self.works], None)
+        self.found += loop
+
+
+def launches(cell, dtype, channels, kernel, config):
+    """The launches of one step of a cell's forward and backward, by name."""
+    schedule, size = schedule_of(cell.key), (4, 4)
+    blocks = schedule.blocks
+    x = torch.zeros(2, 1, channels, *size, dtype=dtype)
+    weight_ih = torch.zeros(blocks["x"] * channels, channels, *kernel, dtype=dtype)
+    weight_hh = torch.zeros(blocks["h"] * channels, channels, *kernel, dtype=dtype)
+    bias = torch.zeros(blocks["bias"] * channels, dtype=dtype)
+    weight_ch = torch.zeros(blocks["peephole"] * channels, dtype=dtype) if blocks["peephole"] else None
+    hx = [torch.zeros(1, channels, *size, dtype=dtype) for _ in schedule.states]
+    geometry = Geometry.of(schedule, [x], [weight_ih], weight_hh, (1, 1), (1, 1), False)
+    arguments = ([x], [weight_ih], weight_hh, bias, weight_ch, hx, torch.full((1,), 2))
+    named = {}
+    with use_config(config), mock.patch.object(fused, "Program", _Recorder):
+        _Recorder.found = []
+        output, finals, saved = fused.forward(geometry, *arguments, fused.Save.ALL)
+        named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
+        _Recorder.found = []
+        needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
+            "inputs": [False],
+            "weight_ih": [False],
+        }
+        fused.backward(geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
+        named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
+    return named
+
+
+def compile_launch(launch, arch, persistent=False):
+    """What ``triton.compile`` makes of a launch for a compute capability; CUDA tensors are aligned to 16 bytes.
+    ``persistent``: of the kernel that walks over time."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    phase, signature = replace(launch.phase, persistent=persistent), {"p_counter": "*i32", "p_lengths": "*i64"}
+    for k, (buffer, _) in enumerate(launch.pointers):
+        signature[f"p_{k}"] = types[buffer.data.dtype]
+    for j, product in enumerate(launch.products):
+        signature[f"p_weight_{j}"] = types[product.weight.dtype]
+    signature = {n: signature.get(n, "i32") for n in phase.arguments}
+    constants = {n: launch.constants[n] for n in phase.constants}
+    attributes = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(phase.arguments) if n.startswith("p_")}
+    source = ASTSource(
+        kernel_of(launch.program.geometry.schedule.fingerprint, phase),
+        signature | dict.fromkeys(constants, "constexpr"),
+        constants,
+        attributes,
+    )
+    options = launch.options | ({"launch_cooperative_grid": True} if persistent else {})
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def _tool(name, *arguments):
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / name
+    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def main_loop(listing):
+    """The innermost loop with most tensor core instructions, as lines of disassembly."""
+    labels, lines = {}, []
+    for line in listing.splitlines():
+        label = re.match(r"^(\.L_x_\d+):", line)
+        if label:
+            labels[label[1]] = len(lines)
+        elif re.match(r"^\s+/\*[0-9a-f]{4,}\*/", line):
+            lines.append(line)
+    loops = []
+    for end, line in enumerate(lines):
+        target = re.search(r"\bBRA\S*.*`\((\.L_x_\d+)\)", line)
+        start = labels.get(target[1], end + 1) if target else end + 1
+        # Loops end in the order of their nesting; one around another that has products is not the main one.
+        if start <= end and not any(start <= s and TENSOR_CORE.search("\n".join(lines[s:e])) for s, e in loops):
+            loops.append((start, end + 1))
+    found = [lines[start:end] for start, end in loops]
+    return max(found, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
+
+
+def analyse(name, launch, arch, dtype, persistent=False) -> Row:
+    """Compile a launch and read its machine code."""
+    compiled = compile_launch(launch, arch, persistent)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _tool("cuobjdump", "-res-usage", str(cubin))
+        listing = _tool("nvdisasm", "-c", str(cubin))
+    loop = "\n".join(main_loop(listing))
+    found = TENSOR_CORE.findall(loop)
+    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
+    return Row(
+        name, arch, launch.config, str(dtype).removeprefix("torch."), persistent, registers, stack,
+        compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
+        len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
+    )  # fmt: skip
+
+
+def analyse_all(
+    names=tuple(CELLS),
+    dtypes=(torch.bfloat16,),
+    archs=ARCHITECTURES,
+    channels=64,
+    kernel=(3, 3),
+    only="",
+    persistent=False,
+):
+    """Rows for every shipped configuration of every phase of the named cells, or of the phase ``only``."""
+    for name, dtype, arch in itertools.product(names, dtypes, archs):
+        configs = {slots: shipped(arch, dtype.itemsize, slots) for slots in (1, 4)}
+        for config in dict.fromkeys((*configs[1], *configs[4])):
+            for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():
+                slots = 4 if len(launch.phase.accumulators) > 2 else 1
+                if config in configs[slots] and only in ("", phase):
+                    yield analyse(f"{name}.{phase}", launch, arch, dtype, persistent)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Compile the Triton kernels ahead of time.")
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
+    parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHITECTURES))
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
+    parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
+    parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
+    parser.add_argument("--json", action="store_true", help="one row per line as JSON")
+    a = parser.parse_args()
+    if not a.json:
+        print(*(f.name for f in fields(Row)), sep="\t")
+    dtypes = [getattr(torch, name) for name in a.dtype]
+    for row in analyse_all(a.cells, dtypes, a.arch, a.channels, tuple(a.kernel), a.phase, a.persistent):
+        c = row.config
+        values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
+        print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)
+
+
+if __name__ == "__main__":
+    main()

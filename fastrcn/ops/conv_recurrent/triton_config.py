@@ -1,0 +1,73 @@
+"""Block sizes of the Triton kernels: a short table, and the choice from it by shape."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile of a program: pixels, channels of the state (in every slot), channels of the source per step of the loop.
+    The stage takes ``width`` channels at a time, or all."""
+
+    block_m: int
+    block_c: int
+    block_k: int
+    warps: int
+    stages: int
+    width: int = 0
+
+    @property
+    def parts(self):
+        return self.block_c // self.width if 0 < self.width < self.block_c else 1
+
+
+_override: list[Config] = []
+
+
+@contextmanager
+def use_config(config: Config):
+    """Within this context every new program uses ``config``."""
+    _override.append(config)
+    try:
+        yield
+    finally:
+        _override.pop()
+
+
+def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> tuple[Config, ...]:
+    """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
+    large tiles first.
+
+    All keep their accumulators, and the stage's maps sixteen channels at a time, in registers. Where operands pass
+    through registers too, on sm_80 and in ``exact`` float32 (without tensor cores), four accumulators of 64 channels do
+    not fit.
+    """
+    k = 64 if itemsize == 2 else 32
+    small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3), Config(64, 16, k, 4, 3))
+    if slots <= 2:
+        return (Config(128, 64, k, 8, 3, 16), *small)
+    large = (Config(128, 64, k, 8, 3, 16),) if capability >= 90 and not exact else ()
+    return (*large, Config(128, 32, k, 8, 3, 16), *small)
+
+
+def power(n, smallest=16):
+    """The power of two at or above ``n``; products of matrices need 16."""
+    return max(smallest, 1 << (max(1, n) - 1).bit_length())
+
+
+def choose(device, dtype, slots, channels, pixels, interpreted, exact=False) -> Config:
+    """The configuration of a phase: narrow states take narrow tiles, few pixels take small ones."""
+    if _override:
+        return _override[-1]
+    if interpreted:
+        # Programs run one after another, each operation at a fixed cost: few, large tiles.
+        return Config(min(256, power(pixels)), min(64, power(channels)), 256, 4, 1)
+    gpu = torch.cuda.get_device_properties(device)
+    table = shipped(10 * gpu.major + gpu.minor, dtype.itemsize, slots, exact)
+    fitting = [c for c in table if c.block_c <= power(channels)]
+    for config in fitting:
+        if -(-pixels // config.block_m) * -(-channels // config.block_c) >= gpu.multi_processor_count:
+            return config
+    return min(fitting, key=lambda c: c.block_m * c.block_c)

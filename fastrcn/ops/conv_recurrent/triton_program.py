@@ -1,0 +1,459 @@
+"""The time loop with Triton kernels: one launch for each phase of each step.
+
+A phase is a run of fills and convolutions with the stage that follows them; its kernel is emitted from the
+equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a stage and end with the convolutions whose
+result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
+"""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
+from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
+
+_MOST_PIXELS = (1 << 31) - 1024
+"""Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
+
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def _triton_problem():
+    """Why Triton cannot be imported, or None."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None
+
+
+def interpreting():
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def can_run(cell, dtype, device):
+    """(whether this backend runs the cell, why not or how)."""
+    problem = _triton_problem()
+    if problem:
+        return False, problem
+    if device != "cuda" and not (device == "cpu" and interpreting()):
+        return False, f"it runs on cuda tensors, or with TRITON_INTERPRET=1 on cpu tensors; these are on {device}"
+    if dtype not in _TYPES:
+        return False, f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
+    return True, "one kernel launch per phase and step" + (", in Triton's interpreter" if interpreting() else "")
+
+
+def _overlap(written: Buffer, read: Buffer, lag=0):
+    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
+    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
+        return False
+    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
+        return written.shift - written.origin == read.shift - read.origin + lag
+    return True
+
+
+@dataclass
+class Work:
+    """The steps of one phase, as they are found in a list of steps."""
+
+    fills: list[Fill] = field(default_factory=list)
+    convolutions: list[Convolution] = field(default_factory=list)
+    stage: StageCall | None = None
+
+    def targets(self):
+        """Buffers that the phase completes, each once."""
+        found = {}
+        for step in (*self.fills, *self.convolutions):
+            found.setdefault(_key(step.target), step.target)
+        return list(found.values())
+
+    def takes_stage(self, stage: StageCall, lag=0):
+        """Whether a stage may be the epilogue: it must not write what other tiles' convolutions still read."""
+        pairs = zip(stage.signature.args, stage.buffers, strict=True)
+        stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
+        return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
+
+    def takes(self, step):
+        """Whether a step that follows belongs to this phase."""
+        if self.stage is not None:
+            return False
+        if isinstance(step, Fill):
+            return not self.convolutions
+        if isinstance(step, Convolution):
+            return not any(_overlap(target, step.source) for target in self.targets())
+        return self.takes_stage(step)
+
+    def add(self, step):
+        if isinstance(step, Fill):
+            self.fills.append(step)
+        elif isinstance(step, Convolution):
+            self.convolutions.append(step)
+        else:
+            self.stage = step
+
+
+def split(steps) -> list[Work]:
+    """The phases of a list of steps, in order."""
+    works = [Work()]
+    for step in steps:
+        if not works[-1].takes(step):
+            works.append(Work())
+        works[-1].add(step)
+    return works
+
+
+def _key(buffer: Buffer):
+    """What makes two buffers the same maps, but for the slot."""
+    first = 0 if buffer.first is None else buffer.first.data_ptr()
+    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
+
+
+class TritonProgram:
+    """Takes the place of ``program.Program``: runs a list of steps over time, here with one kernel per phase.
+
+    ``keep``: whether completed pre-activations are needed after the program; else those that only the stage of their
+    own phase reads are never written. ``config`` overrides the choice of block sizes. ``persistent``: where a step is
+    one phase whose tiles are all resident at once, one launch walks over all steps but the first and the last.
+    """
+
+    def __init__(
+        self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None, persistent=False
+    ):
+        self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
+        self.keep, self.config, self.persistent = keep, config, persistent
+        self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        self.pixels = images * geometry.height * geometry.width
+        if self.pixels > _MOST_PIXELS:
+            raise ValueError(
+                f"input: expected at most {_MOST_PIXELS} pixels per step over the batch, got {self.pixels}"
+            )
+        self.works = split(steps) if images else []
+        self.launches: list[_Launch] | None = None
+        self.rotated: tuple[list[_Launch], _Launch] | None = None
+
+    def run(self, start, count, at_start):
+        """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
+        if not self.works:
+            return
+        if self.launches is None:
+            self.launches = [_Launch(self, work) for work in self.works]
+        direction = self.geometry.direction
+
+        def step(n):
+            for launch in self.launches or ():
+                time, first = start + n * direction, at_start and n == 0
+                launch(time, time, first, first)
+
+        self._over(self.launches, count, step, start, start, direction)
+
+    def _over(self, loop, count, step, convolution_start, start, direction):
+        """Take ``count`` steps. The starts are the times of the first one's convolutions and stage."""
+        with _device_of(loop[0]):
+            n, turns = 0, count - 2
+            while n < count:
+                if n == 1 and self.persistent and len(loop) == 1 and turns > 1 and loop[0].resident():
+                    loop[0].walk(convolution_start + direction, start + direction, turns, direction)
+                    n += turns
+                step(n)
+                n += 1
+        for launch in loop:
+            launch.add_parameter_sums()
+
+    def joined(self):
+        """The launches of a backward step whose first phase begins with the convolutions that end the list, as (the
+        launches, the one for these convolutions alone); None where the list cannot be turned so."""
+        if self.rotated is None:
+            (head, *middle), tail = self.works, self.works[-1]
+            stage = head.stage
+            if stage is None or head.convolutions or head.fills or tail.stage:
+                return None
+            if not tail.takes_stage(stage, self.geometry.direction):
+                return None
+            across = _Launch(self, replace(tail, stage=stage), across=True)
+            self.rotated = [across, *(_Launch(self, work) for work in middle[:-1])], _Launch(self, tail)
+        return self.rotated
+
+    def run_backward(self, start, count, last_is_first):
+        """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""
+        if not self.works or not count:
+            return
+        direction = -self.geometry.direction
+        joined = self.joined()
+        if joined is None:
+            for n in range(count):
+                self.run(start + n * direction, 1, last_is_first and n == count - 1)
+            return
+        loop, end = joined
+
+        def step(n):
+            time, first = start + n * direction, last_is_first and n == count - 1
+            # At the first of these times nothing waits to be convolved.
+            loop[0](time - direction if n else None, time, False, first)
+            for launch in loop[1:]:
+                launch(time, time, first, first)
+            if n == count - 1:
+                end(time, time, first, first)
+
+        self._over(loop, count, step, start - direction, start, direction)
+
+    def written_back(self, work: Work, target: Buffer, slot, arg):
+        """Whether memory needs a slot that ``work`` completes; ``arg``: the stage's argument that loads it, or None."""
+        stage = work.stage
+        if stage:
+            for a, b in zip(stage.signature.args, stage.buffers, strict=True):
+                if a.mode != "load" and a.role != "d_param" and _same(target, slot, b, self.geometry.channels):
+                    return False
+        if arg is None or (arg.role == "slot" and self.keep):
+            return True
+        others = [w for w in self.works if w.convolutions is not work.convolutions]
+        for other in others:
+            readers = [*other.targets(), *(c.source for c in other.convolutions)]
+            if other.stage and other.stage is not work.stage:
+                readers += [b for b in other.stage.buffers if _same(target, slot, b, self.geometry.channels)]
+            readers = [b for b in readers if b.data.data_ptr() == target.data.data_ptr()]
+            if readers:
+                return True
+        return arg.role not in ("slot", "d_operand")
+
+    def weight(self, weights, config: Config, block_k, joined):
+        """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot (``joined``: slots
+        side by side in one matrix), with zeros where a block is not full; made once per sequence."""
+        c = self.geometry.channels
+        key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined, self.tf32)
+        if key not in self.packed:
+            whole = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
+            slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
+            blocks, steps = -(-c // config.block_c), -(-ci // block_k)
+            padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
+            padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
+            split = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
+            # tf32 products want the input channels of a weight side by side.
+            order = (0, 2, 4) if self.tf32 else (4, 0, 2) if joined else (0, 4, 2)
+            ready = split.permute(1, 5, 3, *order).contiguous()
+            self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
+        return self.packed[key][0]
+
+
+def _same(target: Buffer, slot, buffer: Buffer, channels):
+    """Whether a buffer is slot ``slot`` of a target."""
+    return buffer.per_row and _key(buffer) == _key(target) and buffer.channel == target.channel + slot * channels
+
+
+def _device_of(launch):
+    tensor = launch.pointers[0][0].data
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a launch passes for one product: the packed weight, the loop's steps, whether they are left out at the first
+    time, the source's map and channels, and how many of these a step takes."""
+
+    weight: torch.Tensor
+    steps: int
+    skip_first: bool
+    map: tuple[int, ...]
+    channels: int
+    block_k: int
+
+
+class _Launch:
+    """One phase bound to its buffers: what a call passes to the kernel."""
+
+    def __init__(self, program: TritonProgram, work: Work, across=False):
+        self.program, self.across = program, across
+        self.pointers: list[tuple[Buffer, bool]] = []
+        self.keys: dict[Any, int] = {}
+        g, stage = program.geometry, work.stage
+        self.sums: list[tuple[Buffer, torch.Tensor]] = []
+        targets = work.targets()
+        slots = [(t, p) for t in targets for p in range(t.width // g.channels)]
+        self.config = program.config or choose(
+            _device(work),
+            program.dtype,
+            len(slots),
+            g.channels,
+            program.pixels,
+            interpreting(),
+            program.dtype == torch.float32 and not program.tf32,
+        )
+        taken: list[int | None] = []
+        places: list[Place] = []
+        if stage:
+            for arg, buffer in zip(stage.signature.args, stage.buffers, strict=True):
+                found = [n for n, (t, p) in enumerate(slots) if _same(t, p, buffer, g.channels)]
+                if across and buffer.timed:
+                    found = []
+                taken.append(found[0] if found else None)
+                places.append(self._sum(buffer) if arg.role == "d_param" else self._place(buffer))
+        accumulators = [
+            self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)
+        ]
+        groups, products = _share_source(work.convolutions), []
+        for convolutions in groups:
+            one = convolutions[0]
+            found = [n for c in convolutions for n, (t, _) in enumerate(slots) if _key(t) == _key(c.target)]
+            kernel = tuple(one.weight.shape[2:])
+            padding = tuple(same_padding(kernel, one.dilation))
+            source = self._pointer(one.source, True)
+            products.append(Product(source, tuple(found), kernel, tuple(one.stride), tuple(one.dilation), padding))
+        timed = tuple(b.timed for b, _ in self.pointers)
+        self.phase = Phase(
+            timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
+            program.lengths is not None, self.config.parts if stage else 1,
+        )  # fmt: skip
+        self.products = [self._bind(convolutions) for convolutions in groups]
+        self.kernel = kernel_of(g.schedule.fingerprint, self.phase)
+        self.constants = self._constants()
+        self.options = {"num_warps": self.config.warps, "num_stages": self.config.stages}
+        self.tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
+        self.sizes = (program.pixels, program.images, g.height, g.width)
+        self.tensors = [*(b.data for b, _ in self.pointers), *(p.weight for p in self.products)]
+        if self.phase.freezes:
+            self.tensors.append(program.lengths)
+        self.addresses = [t.data_ptr() for t in self.tensors]
+        self.compiled: Any = None
+
+    def _bind(self, convolutions):
+        one = convolutions[0]
+        _, ci, kh, kw = one.weight.shape
+        block_k = min(self.config.block_k, power(ci))
+        weight = self.program.weight([c.weight for c in convolutions], self.config, block_k, self.phase.joined)
+        steps = kh * kw * -(-ci // block_k)
+        return _Bound(weight, steps, one.skip_first, tuple(one.source.data.shape[-3:-1]), ci, block_k)
+
+    def _constants(self):
+        program, config = self.program, self.config
+        values = {"C": program.geometry.channels, "BLOCK_M": config.block_m, "BLOCK_C": config.block_c}
+        values |= {f"PITCH_{k}": b.data.shape[-1] for k, (b, _) in enumerate(self.pointers)}
+        for j, product in enumerate(self.products):
+            values |= {f"CI_{j}": product.channels, f"BLOCK_K_{j}": product.block_k}
+        values |= {"PRECISION": "tf32" if program.tf32 else "ieee", "WEIGHT_BY_ROWS": program.tf32}
+        values["INTERPRET"] = interpreting()
+        return {n: values[n] for n in self.phase.constants}
+
+    def _pointer(self, buffer: Buffer, convolves):
+        """Number of the argument for a buffer; slots of the same maps share it."""
+        if not buffer.data.is_contiguous() or (buffer.first is not None and not buffer.first.is_contiguous()):
+            raise ValueError("expected dense maps")
+        clock = convolves and self.across and (buffer.timed or buffer.first is not None)
+        key = (_key(buffer), clock)
+        if key not in self.keys:
+            self.keys[key] = len(self.pointers)
+            self.pointers.append((buffer, clock))
+        return self.keys[key]
+
+    def _place(self, buffer: Buffer, convolves=False):
+        slot, rest = divmod(buffer.channel, self.program.geometry.channels)
+        if rest:
+            raise ValueError(f"expected a slot at a multiple of the channels, got channel {buffer.channel}")
+        return Place(self._pointer(buffer, convolves), slot, not buffer.per_row)
+
+    def _sum(self, buffer: Buffer):
+        """Zeroed partial sums of a parameter's gradient: one row per tile of pixels, or one map per image."""
+        g, spread = self.program.geometry, buffer.data.dim() == 2
+        tiles = -(-self.program.pixels // self.config.block_m)
+        shape = (tiles, g.channels) if spread else (self.program.images, g.height, g.width, g.channels)
+        partial = torch.zeros(shape, dtype=torch.float32, device=buffer.data.device)
+        self.sums.append((buffer, partial))
+        return Place(self._pointer(Buffer(partial, width=g.channels), False), 0, spread)
+
+    def _accumulator(self, work, target, slot, stage, taken, n):
+        c = self.program.geometry.channels
+        place = self._place(replace(target, channel=target.channel + slot * c), True)
+        fills = [f for f in work.fills if _key(f.target) == _key(target)]
+        start: Place | None = place
+        if any(conv.overwrite for conv in work.convolutions if _key(conv.target) == _key(target)):
+            start = None
+        elif fills:
+            row = fills[-1].row
+            start = None if row is None else self._place(Buffer(row, channel=slot * c, width=c, per_row=False))
+        args = (
+            [a for a, t in zip(stage.signature.args, taken, strict=True) if t == n and a.mode == "load"]
+            if stage
+            else []
+        )
+        return Accumulator(place, start, self.program.written_back(work, target, slot, args[0] if args else None))
+
+    def __call__(self, convolution_time, time, convolution_first, first):
+        """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""
+        replaced = {}
+        for k, (buffer, convolves) in enumerate(self.pointers):
+            if buffer.first is not None and (convolution_first if convolves else first):
+                replaced[k] = buffer.first
+        numbers = self._numbers(convolution_time, time, convolution_first, replaced)
+        if self.compiled is not None and not replaced:
+            self.compiled(*self.addresses, *numbers, *self.constants.values())
+            return
+        tensors = [replaced.get(k, tensor) for k, tensor in enumerate(self.tensors)]
+        compiled = self.kernel[(self.tiles,)](*tensors, *numbers, **self.constants, **self.options)
+        if compiled is not None and not replaced:
+            # Nothing but numbers changes from here on: later launches need not be matched to a compilation, which takes
+            # longer than many steps. The interpreter returns None.
+            self.compiled = compiled[(self.tiles, 1, 1)]
+
+    def _numbers(self, convolution_time, time, convolution_first, replaced):
+        """The kernel's arguments that are numbers, as far as every kernel has them."""
+        times, sizes = [], []
+        for k, (buffer, convolves) in enumerate(self.pointers):
+            if buffer.timed:
+                at = convolution_time if convolves and convolution_time is not None else time
+                times.append(0 if k in replaced else at + buffer.shift - buffer.origin)
+        for product in self.products:
+            skipped = convolution_time is None or (convolution_first and product.skip_first)
+            sizes += [0 if skipped else product.steps, *product.map]
+        return (*times, *sizes, time, *self.sizes)
+
+    def resident(self):
+        """Whether all tiles run at once, so that they may wait for each other."""
+        device = self.tensors[0].device
+        most = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+        return self.tiles <= most
+
+    def walk(self, convolution_time, time, turns, direction):
+        """Take ``turns`` steps in one launch, none of them the sequence's first."""
+        kernel = kernel_of(self.program.geometry.schedule.fingerprint, replace(self.phase, persistent=True))
+        counter = torch.zeros(1, dtype=torch.int32, device=self.tensors[0].device)
+        numbers = self._numbers(convolution_time, time, False, ())
+        options = {} if self.constants["INTERPRET"] else {"launch_cooperative_grid": True}
+        kernel[(self.tiles,)](
+            *self.tensors, *numbers, turns, direction, counter, **self.constants, **self.options, **options
+        )
+
+    def add_parameter_sums(self):
+        """Add the partial sums to the gradients' buffers and start again from zero."""
+        for buffer, partial in self.sums:
+            rows = buffer.data
+            rows[0 if rows.dim() == 2 else ...] += partial.sum(0, dtype=rows.dtype)
+            partial.zero_()
+
+
+def _device(work: Work):
+    """The device on which a phase runs."""
+    if work.stage:
+        return work.stage.buffers[0].data.device
+    return (work.convolutions or work.fills)[0].target.data.device
+
+
+def _share_source(convolutions):
+    """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
+    shared: dict = {}
+    for c in convolutions:
+        key = (_key(c.source), tuple(c.weight.shape[1:]), tuple(c.stride), tuple(c.dilation), c.skip_first)
+        shared.setdefault(key, []).append(c)
+    groups = []
+    for members in shared.values():
+        # Two convolutions into the same target stay apart: they add.
+        while members:
+            once = list({_key(c.target): c for c in reversed(members)}.values())[::-1]
+            groups.append(once)
+            members = [c for c in members if not any(c is o for o in once)]
+    return groups

@@ -1,0 +1,66 @@
+"""The Triton kernels compiled ahead of time for three generations of GPUs: what their machine code must have.
+
+Runs in a process of its own: in one whose kernels are interpreted nothing can be compiled.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A function: what ``python -m benchmarks.aot --json`` finds, compiled afresh."""
+    return partial(_rows, tmp_path)
+
+
+def _rows(cache, *arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-m", "benchmarks.aot", "--json", *arguments]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert found.returncode == 0, found.stderr[-4000:]
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+def check(row):
+    what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
+    assert row["tensor_core"], f"{what}: no tensor core instruction in the main loop"
+    assert row["instruction"] == TENSOR_CORE[row["arch"]], f"{what}: {row['instruction']}"
+    assert not row["loop_local"], f"{what}: {row['loop_local']} accesses to local memory in the main loop"
+    assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
+    assert row["shared"] <= SHARED[row["arch"]], f"{what}: {row['shared']} bytes of shared memory"
+    if row["kernel"] == "lstm.bwd0" and row["arch"] == 90 and row["dtype"] == "bfloat16" and not row["persistent"]:
+        # Two blocks of 256 threads per processor; with peepholes it is one. Whole, the stage would spill.
+        assert row["registers"] <= 128, f"{what}: {row['registers']} registers"
+    assert row["loop_wide_loads"], f"{what}: no 16-byte loads in the main loop"
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--cells", "lstm", "--arch", "80", "90", "100"),
+        ("--cells", "lstm", "--arch", "80", "90", "100", "--dtype", "float32"),
+        ("--cells", "gru", "--arch", "90"),
+        ("--cells", "lstm_peephole", "--arch", "90", "--phase", "bwd0"),
+        ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
+        ("--cells", "lstm", "--arch", "90", "--persistent"),
+    ],
+    ids=" ".join,
+)
+def test_shipped_configurations(arguments, rows):
+    found = rows(*arguments)
+    assert found
+    for row in found:
+        check(row)

@@ -1,0 +1,60 @@
+"""The choice of block sizes, which asks a GPU only for its generation and its number of processors."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, shipped, use_config
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    properties = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+
+def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, **options):
+    return choose("cuda", dtype, slots, channels, pixels, False, **options)
+
+
+def test_many_pixels_take_the_largest_tile():
+    assert chosen() == shipped(90, 2, 4)[0]
+    assert chosen(slots=1) == shipped(90, 2, 1)[0]
+
+
+def test_few_pixels_take_the_smallest_tile():
+    config = chosen(pixels=256)
+    assert config.block_m * config.block_c == min(c.block_m * c.block_c for c in shipped(90, 2, 4))
+
+
+def test_tiles_fill_the_processors():
+    pixels = 132 * 64
+    config = chosen(pixels=pixels, channels=32)
+    assert -(-pixels // config.block_m) * -(-32 // config.block_c) >= 132
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 17, 32, 48, 64, 512])
+def test_tiles_are_no_wider_than_the_state(channels):
+    assert chosen(channels=channels).block_c < 2 * max(16, channels)
+
+
+def test_without_tensor_cores_tiles_are_smaller():
+    large = chosen(dtype=torch.float32)
+    exact = chosen(dtype=torch.float32, exact=True)
+    assert exact.block_m * exact.block_c < large.block_m * large.block_c
+
+
+def test_parts_are_powers_of_two():
+    for arch in (80, 90, 100):
+        for slots in (1, 2, 3, 4):
+            for config in shipped(arch, 2, slots):
+                assert config.block_c % config.parts == 0
+                assert config.parts & (config.parts - 1) == 0
+
+
+def test_override():
+    config = Config(16, 16, 16, 4, 1)
+    with use_config(config):
+        assert chosen() == config
+    assert chosen() != config

@@ -1,0 +1,25 @@
+"""The Triton program in Triton's interpreter, on the CPU.
+
+Whether a kernel is interpreted is decided when it is decorated, so this needs a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_in_the_interpreter():
+    """All of tests/ops/triton_interpreted.py."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/triton_interpreted.py"]
+    found = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=900
+    )
+    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]

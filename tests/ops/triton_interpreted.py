@@ -1,0 +1,318 @@
+"""Run by test_triton_interpreter.py with TRITON_INTERPRET=1: the Triton program against hand-written float64 loops."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from fastrcn import memory
+from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.functional import conv_recurrent
+from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
+from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill
+from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
+from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
+from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.tolerances import assert_close
+
+SMALL = Config(16, 16, 16, 4, 1)
+PARTS = Config(32, 32, 16, 4, 1, 16)
+
+
+@pytest.fixture(autouse=True)
+def triton_in_place_of_the_cpu(monkeypatch):
+    """The time loop in Triton, with its kinds of data; fresh memory reads as NaN."""
+    plain = memory.empty
+    monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
+    monkeypatch.setattr(fused, "Program", TritonProgram)
+    monkeypatch.setattr(cpu, "_TYPES", (torch.float32, torch.float16, torch.bfloat16))
+    monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def compare(name, case, dtype=torch.float32, recompute=False):
+    subject, low = SUBJECTS[name], dtype != torch.float32
+    tensors = make_tensors(subject, case, dtype)
+    exact = make_tensors(subject, case)
+    if low:  # the truth for the values that such a tensor can hold
+        exact = {n: t.detach().double().requires_grad_() for n, t in tensors.items()}
+    truth = gradients(*run_loop(subject, case, exact), exact)
+    found = gradients(*run_package(subject, case, tensors, "cpu", recompute), tensors)
+    plain = None
+    if low:
+        rough = make_tensors(subject, case, dtype)
+        plain = gradients(*run_loop(subject, case, rough), rough)
+    for part, value in truth.items():
+        assert_close(found[part], value, part, dtype, plain and plain[part])
+
+
+def test_every_cell_is_a_subject():
+    assert {repr(c) for c in BUILT_IN} <= {repr(s.cell) for s in SUBJECTS.values()}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("case", ["plain", "reverse_lengths", "no_bias_no_states"])
+def test_equals_hand_written_loop(name, case):
+    compare(name, CASES[case])
+
+
+SHAPES = {
+    "one_step": CASES["one_step"],
+    "one_sequence": CASES["one_sequence"],
+    "odd_channels": CASES["odd_channels"],
+    "one_pixel": CASES["one_pixel"],
+    "smaller_than_kernel_7": Case(steps=2, height=2, width=3, kernel=(7, 7)),
+    "kernel_1": CASES["kernel_1"],
+    "kernel_5": Case(steps=2, kernel=(5, 5)),
+    "kernel_1x5": CASES["kernel_1x5"],
+    "kernel_5x1": CASES["kernel_5x1"],
+    "two_kernels": CASES["two_kernels"],
+    "stride": CASES["stride"],
+    "dilation": CASES["dilation"],
+    "lengths": CASES["lengths"],
+    "reverse": CASES["reverse"],
+}
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_before", "gru_after", "mgu"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(name, shape):
+    compare(name, SHAPES[shape])
+
+
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
+def test_many_chunks(name, monkeypatch):
+    case = Case(steps=17, batch=1, channels=3, scale=0.2)
+    monkeypatch.setattr(fused, "_FEWEST_CHUNK_PIXELS", 1)
+    assert len(fused._chunks(_geometry(SUBJECTS[name].cell, case))) > 2
+    compare(name, case)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_low_precision_is_no_worse_than_twice_the_plain_loop(name, dtype):
+    compare(name, CASES["plain"], dtype)
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_before", "gru_after"])
+@pytest.mark.parametrize("config", [SMALL, PARTS], ids=["small", "parts"])
+def test_many_tiles(name, config):
+    with use_config(config):
+        compare(name, Case(steps=2, batch=2, channels=19, height=4, width=5, lengths=(2, 1)))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_recompute(name):
+    compare(name, CASES["reverse_lengths"], recompute=True)
+
+
+def _geometry(cell, case):
+    size = (case.channels, case.height, case.width)
+    return Geometry(schedule_of(cell.key), case.steps, case.batch, *size, (1, 1), (1, 1), case.reverse)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_pre_activations_that_nobody_needs_are_not_written(name, monkeypatch):
+    case, subject = CASES["lengths"], SUBJECTS[name]
+    tensors = make_tensors(subject, case, torch.float32)
+    with torch.no_grad():
+        kept, _ = run_package(subject, case, tensors, "cpu")
+        monkeypatch.setattr(fused, "Program", partial(TritonProgram, keep=False))
+        lean, _ = run_package(subject, case, tensors, "cpu")
+    assert torch.equal(kept, lean)
+
+
+def test_lean_lstm_stores_states_only(monkeypatch):
+    programs = []
+
+    class Noted(TritonProgram):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, keep=False)
+            programs.append(self)
+
+    monkeypatch.setattr(fused, "Program", Noted)
+    with torch.no_grad():
+        run_package(
+            SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "cpu"
+        )
+    (launch,) = programs[0].launches
+    assert len(launch.phase.accumulators) == 4
+    assert not any(a.stored for a in launch.phase.accumulators)
+
+
+class TwoMaps(Cell):
+    """Both states are convolved, so without a backward one is overwritten in place while its neighbours are read."""
+
+    def step(self, x, h, s):
+        n = sigmoid(conv(x) + conv(h) + conv(s))
+        s = n * s + (1 - n) * tanh(conv(x) + conv(s))
+        return n * tanh(s), s
+
+
+class StageFirst(Cell):
+    """Begins with a stage: there is nothing to join across the end of the backward's list."""
+
+    def step(self, x, h):
+        return tanh(conv(x) + conv(relu(h) * h)) + h
+
+
+class Deep(Cell):
+    """Three levels, and names that are the kernel's own."""
+
+    def step(self, x, acc, tl):
+        mask = sigmoid(conv(x) + conv(acc))
+        y = tanh(conv(x) + conv(mask * acc))
+        tl = tl * mask + conv(y * tl)
+        return acc + tanh(tl), tl
+
+
+@pytest.mark.parametrize("cell", [TwoMaps(), StageFirst(), Deep()], ids=["two_maps", "stage_first", "deep"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("config", [None, SMALL], ids=["large_tiles", "small_tiles"])
+def test_other_cells(cell, training, config):
+    schedule, c = schedule_of(cell.key), 3
+    shapes = [(3, 2, 2, 5, 4), (schedule.blocks["x"] * c, 2, 3, 3), (schedule.blocks["h"] * c, c, 3, 3)]
+    shapes += [(schedule.blocks["bias"] * c,), *[(2, c, 5, 4)] * len(schedule.states)]
+    exact = [0.4 * torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    leaves = [t.float().requires_grad_(training) for t in exact]
+    exact = [t.detach().double().requires_grad_(training) for t in leaves]
+
+    def run(tensors, backend):
+        x, weight_ih, weight_hh, bias, *hx = tensors
+        output, states = conv_recurrent(cell, x, weight_ih, weight_hh, bias, None, tuple(hx), backend=backend)
+        results = [output, *states]
+        if training:
+            results += torch.autograd.grad(sum(r.square().sum() for r in results), tensors)
+        return results
+
+    truth = run(exact, "reference")
+    if config is None:
+        found = run(leaves, "cpu")
+    else:
+        with use_config(config):
+            found = run(leaves, "cpu")
+    for n, (a, b) in enumerate(zip(found, truth, strict=True)):
+        assert_close(a, b, f"result {n}")
+
+
+def test_input_convolution_inside_the_loop():
+    """Fills and strided, dilated convolutions of the inputs as steps of the phase."""
+    case = Case(height=7, width=6, stride=2, dilation=2)
+    subject, cell = SUBJECTS["lstm"], SUBJECTS["lstm"].cell
+    tensors = {n: t.detach() for n, t in make_tensors(subject, case, torch.float32).items()}
+    truth, _ = run_loop(subject, case, {n: t.double() for n, t in tensors.items()})
+    schedule, options = schedule_of(cell.key), ((2, 2), (2, 2))
+    x, hx = tensors["x"], [tensors["h0"], tensors["c0"]]
+    g = Geometry.of(schedule, [x], [tensors["weight_ih"]], tensors["weight_hh"], *options, False)
+    seq = fused._Sequence(g, [x], [tensors["weight_ih"]], tensors["weight_hh"], tensors["bias"], None, hx, None)
+    states = [seq.empty(g.steps), seq.empty(g.steps)]
+    new = [Buffer(s, True, width=g.channels) for s in states]
+    groups = seq.group_buffers([seq.empty(g.steps, width=4 * g.channels)])
+    source = Buffer(fused.maps_last(x), True, width=case.inputs)
+    body = [
+        Fill(groups[0], tensors["bias"]),
+        Convolution(source, groups[0], tensors["weight_ih"], False, False, *options),
+    ]
+    body += seq.forward_steps(groups, seq.previous(states), {}, [], new)
+    for keep in (True, False):
+        groups[0].data.fill_(float("nan"))
+        program = TritonProgram(g, body, seq.dtype, g.batch, None, {}, keep=keep)
+        program.run(0, g.steps, True)
+        assert len(program.launches) == 1
+        assert bool(groups[0].data.isnan().any()) != keep
+        assert_close(fused.maps_first(states[0]), truth, f"keep={keep}")
+    body[0] = replace(body[0], row=None)
+    TritonProgram(g, body, seq.dtype, g.batch, None, {}).run(0, g.steps, True)
+    truth, _ = run_loop(subject, case, {n: t.double() for n, t in tensors.items() if n != "bias"} | {"bias": None})
+    assert_close(fused.maps_first(states[0]), truth, "zero fill")
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_after", "rnn_tanh"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_one_launch_for_many_steps(name, reverse, monkeypatch):
+    """The persistent kernel, with the single tile for which the interpreter can run its barrier."""
+    walks, plain = [], triton_program._Launch.walk
+
+    def noted(self, *arguments):
+        walks.append(arguments)
+        plain(self, *arguments)
+
+    monkeypatch.setattr(triton_program._Launch, "walk", noted)
+    monkeypatch.setattr(fused, "Program", partial(TritonProgram, persistent=True))
+    compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
+    assert [turns for _, _, turns, _ in walks] == [4, 4]
+
+
+class Compiled:
+    """What a launch of a compiled kernel returns, which takes addresses and every argument by position."""
+
+    def __init__(self, kernel, tensors, calls):
+        self.kernel, self.tensors, self.calls = kernel, {t.data_ptr(): t for t in tensors}, calls
+
+    def __getitem__(self, grid):
+        def run(*arguments):
+            self.calls.append(grid)
+            names = self.kernel.arg_names
+            assert len(arguments) == len(names)
+            pairs = zip(names, arguments, strict=True)
+            self.kernel[grid](*(self.tensors[a] if n.startswith("p_") else a for n, a in pairs))
+
+        return run
+
+
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
+def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
+    """The order of the arguments on that path, which the interpreter itself never takes."""
+    real, calls = triton_program.kernel_of, []
+
+    class Kernel:
+        def __init__(self, *key):
+            self.kernel = real(*key)
+
+        def __getitem__(self, grid):
+            def run(*arguments, **options):
+                self.kernel[grid](*arguments, **options)
+                return Compiled(self.kernel, [a for a in arguments if isinstance(a, torch.Tensor)], calls)
+
+            return run
+
+    monkeypatch.setattr(triton_program, "kernel_of", Kernel)
+    compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
+    assert len(calls) >= 6
+
+
+def test_launches_per_step():
+    """One launch per convolution level, forward and backward."""
+    for name, number in (("rnn_tanh", 1), ("lstm", 1), ("gru_after", 1), ("gru_before", 2), ("mgu", 2)):
+        programs = []
+
+        class Noted(TritonProgram):
+            def __init__(self, *arguments, programs=programs):
+                super().__init__(*arguments)
+                programs.append(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fused, "Program", Noted)
+            tensors = make_tensors(SUBJECTS[name], CASES["plain"], torch.float32)
+            gradients(*run_package(SUBJECTS[name], CASES["plain"], tensors, "cpu"), tensors)
+        forward, backward = programs
+        assert len(forward.launches) == number, name
+        assert len(backward.rotated[0]) == number, name
+
+
+def test_can_run_says_why_not(monkeypatch):
+    key = BUILT_IN[0].key
+    assert can_run(key, torch.bfloat16, "cpu")[0]
+    assert can_run(key, torch.float32, "cuda")[0]
+    ok, reason = can_run(key, torch.float64, "cuda")
+    assert not ok
+    assert "float64" in reason
+    monkeypatch.delenv("TRITON_INTERPRET")
+    ok, reason = can_run(key, torch.float32, "cpu")
+    assert not ok
+    assert "TRITON_INTERPRET=1" in reason
