@@ -41,8 +41,17 @@ def _attempt(case, names, dtype, args, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    """Run; returns 1 where a contestant failed or disagreed. ``aot`` as first argument: see ``benchmarks.aot``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["aot"]:
+        from benchmarks import aot
+
+        return aot.main(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU",
+    )
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
     parser.add_argument("--cases", default="*", metavar="PATTERN")
     parser.add_argument("--device", default="cpu")

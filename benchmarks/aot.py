@@ -1,6 +1,6 @@
 """The Triton kernels compiled ahead of time, without a GPU, and what the machine code says about them.
 
-``python -m benchmarks.aot`` prints a table; the tests assert on the same rows. Needs Triton, and TRITON_INTERPRET
+``python -m benchmarks aot`` prints a table; the tests assert on the same rows. Needs Triton, and TRITON_INTERPRET
 unset.
 """
 
@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from unittest import mock
 
 import torch
 
@@ -77,16 +76,16 @@ def launches(cell, dtype, channels, kernel, config):
     geometry = Geometry.of(schedule, [x], [weight_ih], weight_hh, (1, 1), (1, 1), False)
     arguments = ([x], [weight_ih], weight_hh, bias, weight_ch, hx, torch.full((1,), 2))
     named = {}
-    with use_config(config), mock.patch.object(fused, "Program", _Recorder):
+    with use_config(config):
         _Recorder.found = []
-        output, finals, saved = fused.forward(geometry, *arguments, fused.Save.ALL)
+        output, finals, saved = fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL)
         named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
         _Recorder.found = []
         needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
             "inputs": [False],
             "weight_ih": [False],
         }
-        fused.backward(geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
+        fused.backward(_Recorder, geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
         named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
     return named
 
@@ -181,8 +180,9 @@ def analyse_all(
                     yield analyse(f"{name}.{phase}", launch, arch, dtype, persistent)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Compile the Triton kernels ahead of time.")
+def main(argv=None):
+    """Print the table, a row as soon as it is there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks aot", description=__doc__)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
@@ -191,7 +191,7 @@ def main():
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
     parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
     parser.add_argument("--json", action="store_true", help="one row per line as JSON")
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]
@@ -199,7 +199,4 @@ def main():
         c = row.config
         values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
         print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

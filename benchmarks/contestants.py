@@ -46,7 +46,9 @@ def make_input(case, dtype, device):
 def make_layer(case, dtype, device, recompute=False):
     """The fused layer of a case; its weights depend on the case only."""
     torch.manual_seed(0)
-    options = {"device": device, "dtype": dtype, "recompute": recompute}
+    # On a GPU the choice is not automatic yet.
+    backend = "triton" if torch.device(device).type == "cuda" else None
+    options = {"device": device, "dtype": dtype, "recompute": recompute, "backend": backend}
     if case.dense:
         if case.kind == "gru":
             return fastrcn.GRU(case.inputs, case.channels, reset="after", **options)

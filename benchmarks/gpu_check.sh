@@ -53,7 +53,8 @@ bench() { (cd "$site/source" && python -m benchmarks --device cuda "$@" --out "$
 
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
-  (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -m gpu -x -p no:cacheprovider tests)
+  (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
+    tests/ops/test_cuda_stages.py tests/ops/test_triton_gpu.py -k "stage_on or every_case and (plain or lengths)")
 }
 
 export PYTHONPATH="$site/lib${PYTHONPATH:+:$PYTHONPATH}"
@@ -61,8 +62,10 @@ part machine machine
 part build build
 part info info
 part tests tests
-part bench-bf16 bench --dtype bfloat16
+part bench-bf16 bench --dtype bfloat16 --baselines a,b,d,nn
 part bench-fp32 bench --dtype float32 --quick
+# Compiling the loops takes minutes: the quick cases only.
+part bench-compile bench --dtype bfloat16 --quick --baselines a,b,c --name cuda-bfloat16-compile
 part sanitizer sanitize
 cat "$summary"
 exit $status

@@ -18,6 +18,7 @@ from fastrcn.layers import (
     StackedConvGRU,
 )
 from fastrcn.memory import empty_cache
+from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
 
 __all__ = [
     "GRU",
@@ -38,4 +39,5 @@ __all__ = [
     "empty_cache",
     "functional",
     "use_backend",
+    "use_schedule",
 ]

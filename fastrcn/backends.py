@@ -8,16 +8,24 @@ from dataclasses import dataclass
 import torch
 
 from fastrcn.ops.conv_recurrent import cpu as _conv_recurrent_cpu
+from fastrcn.ops.conv_recurrent import triton_program as _conv_recurrent_triton
 
 _CAN_RUN = {
     "conv_recurrent": {
+        "triton": _conv_recurrent_triton.can_run,
         "cpu": _conv_recurrent_cpu.can_run,
         "reference": lambda cell, dtype, device: (True, "plain PyTorch under autograd"),
     }
 }
 """For each operation its backends, best first: functions of (cell, dtype, device type) -> (can run, reason)."""
 
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "triton")
+
+_HOME = {"triton": "cuda", "cpu": "cpu"}
+"""The type of device on whose tensors the automatic choice considers a backend; without an entry, on all."""
+
+_BY_NAME_ONLY = {"triton": "it has not run on a GPU yet and is never chosen by itself; ask for it by name"}
+"""Backends that the automatic choice leaves out, and why."""
 
 _override: list[str] = []
 _told: set[str] = set()
@@ -78,16 +86,23 @@ def select(operation, cell, dtype, device, backend=None) -> str:
         if not ok:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
-    refused, name = "", "reference"
-    for name in _CAN_RUN[operation]:
-        ok, reason = can_run(operation, name, cell, dtype, device)
-        if ok:
-            break
-        refused = f"{name}: {reason}"
+    name, refused = _choose(operation, cell, dtype, device)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
         warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=4)
     return name
+
+
+def _choose(operation, cell, dtype, device):
+    """(the best backend that can run, why a better one of this device does not)."""
+    names = [n for n in _CAN_RUN[operation] if _HOME.get(n, device) == device]
+    refused = "" if len(names) > 1 else f"no other runs on {device} tensors"
+    for name in names:
+        ok, reason = can_run(operation, name, cell, dtype, device)
+        if ok and name not in _BY_NAME_ONLY:
+            return name, refused
+        refused = f"{name}: {_BY_NAME_ONLY[name] if ok else reason}"
+    raise RuntimeError(f"{operation}: no backend runs {dtype} on {device} tensors ({refused})")
 
 
 def explain(operation, cell, input, *args, backend=None, **kwargs) -> Explanation:
@@ -102,6 +117,7 @@ def explain(operation, cell, input, *args, backend=None, **kwargs) -> Explanatio
     rows = tuple((n, *can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
     name, source = _requested(backend)
     if name is None:
-        return Explanation(operation, next(n for n, ok, _ in rows if ok), "the first that can", rows)
+        name, refused = _choose(operation, *asked)
+        return Explanation(operation, name, refused or "the first that can", rows)
     runs = {n: ok for n, ok, _ in rows}[name]
     return Explanation(operation, name if runs else None, f"asked for by {source}", rows)

@@ -11,8 +11,8 @@ from fastrcn._version import __version__
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2}
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 def collect() -> dict:
@@ -71,7 +71,8 @@ def _self_test(operation, name, dtype):
     """Run a small ConvLSTM forward and backward on one backend and compare with float64 on the reference."""
     result = {"operation": operation, "backend": name, "dtype": str(dtype).removeprefix("torch.")}
     cell = cells.ConvLSTM()
-    ok, reason = backends.can_run(operation, name, cell.key, dtype, "cpu")
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    ok, reason = backends.can_run(operation, name, cell.key, dtype, device)
     if not ok:
         return result | {"ok": False, "reason": reason}
     blocks = schedule_of(cell.key).blocks
@@ -79,15 +80,13 @@ def _self_test(operation, name, dtype):
     shapes = [(3, 2, 5, 6, 7), (blocks["x"] * 8, 5, 3, 3), (blocks["h"] * 8, 8, 3, 3), (blocks["bias"] * 8,)]
     exact = [0.3 * torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
 
-    def run(backend, dtype):
-        tensors = [t.to(dtype).requires_grad_() for t in exact]
+    def run(backend, dtype, device):
+        tensors = [t.to(device, dtype).requires_grad_() for t in exact]
         output, _ = conv_recurrent(cell, *tensors, backend=backend)
-        return [output.detach(), *torch.autograd.grad(output.sum(), tensors)]
+        return [t.detach().cpu() for t in (output, *torch.autograd.grad(output.sum(), tensors))]
 
-    error = max(
-        float((a.double() - b).norm() / b.norm())
-        for a, b in zip(run(name, dtype), run("reference", torch.float64), strict=True)
-    )
+    found, truth = run(name, dtype, device), run("reference", torch.float64, "cpu")
+    error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
     fine = error <= _TOLERANCE[dtype]
     return result | {"ok": fine, "error": error, "reason": reason if fine else f"relative error {error:.1e}; {reason}"}
 

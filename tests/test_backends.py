@@ -37,7 +37,7 @@ def explain(**options):
 def test_automatic_choice_and_explanation():
     found = explain()
     assert found.chosen == "cpu"
-    assert [name for name, _, _ in found.backends] == ["cpu", "reference"]
+    assert [name for name, _, _ in found.backends] == ["triton", "cpu", "reference"]
     assert "compiled stages" in str(found)
     assert "reference: runs" in str(found)
 
@@ -56,11 +56,11 @@ def test_environment():
     assert python(WHICH, FASTRCN_BACKEND="reference")[1].split()[-1] == "reference"
     status, text = python(WHICH, FASTRCN_BACKEND="fast")
     assert status != 0
-    assert "FASTRCN_BACKEND: expected one of reference, cpu, got 'fast'" in text
+    assert "FASTRCN_BACKEND: expected one of reference, cpu, triton, got 'fast'" in text
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"backend.*reference, cpu.*'fast'"), fastrcn.use_backend("fast"):
+    with pytest.raises(ValueError, match=r"backend.*reference, cpu, triton.*'fast'"), fastrcn.use_backend("fast"):
         pass
     with pytest.raises(ValueError, match=r"operation.*conv_recurrent.*'pool'"):
         backends.explain("pool", cells.ConvLSTM(), X)
@@ -79,6 +79,16 @@ def test_fallback_warns_once(monkeypatch):
         output, _ = layer(X.half())
     assert output.dtype == torch.float16
     layer(X.half())  # warnings are errors here: a second one would fail
+
+
+def test_automatic_choice_by_device():
+    """On a GPU the Triton backend is named, and left out until it has been measured there."""
+    key = cells.ConvLSTM().key
+    assert backends._choose("conv_recurrent", key, torch.float32, "cpu") == ("cpu", "")
+    name, refused = backends._choose("conv_recurrent", key, torch.bfloat16, "cuda")
+    assert name == "reference"
+    assert refused.startswith("triton: ")
+    assert backends._choose("conv_recurrent", key, torch.float32, "xpu")[1] == "no other runs on xpu tensors"
 
 
 def test_user_cells_run_on_every_backend():

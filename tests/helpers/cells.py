@@ -162,7 +162,7 @@ def gradients(output, states, tensors, seed=1):
     """Outputs, states and every leaf's gradient of a fixed random scalar of them."""
     generator = torch.Generator().manual_seed(seed)
     parts = (output, *states)
-    weights = [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part.dtype) for part in parts]
+    weights = [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part) for part in parts]
     loss = sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
     found = torch.autograd.grad(loss, list(tensors.values()))
     named = {"output": output, **{f"state{k}": s for k, s in enumerate(states)}}

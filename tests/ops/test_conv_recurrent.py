@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastrcn import memory, native
+from fastrcn import memory, native, use_schedule
 from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent import input_schedule
 from fastrcn.ops.conv_recurrent.fused import _chunks
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Program
@@ -81,6 +82,24 @@ def test_native_bfloat16_storage(name, monkeypatch):
 
     monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
     compare(SUBJECTS[name], Case(states=False), torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_both_schedules(name, schedule, dtype):
+    """The choice by shape takes one of them for each map; here both, on a small map and on one that threads share."""
+    with input_schedule.use_schedule(schedule):
+        compare(SUBJECTS[name], CASES["reverse_lengths"], dtype, "cpu")
+        compare(SUBJECTS[name], Case(channels=17, height=12, width=9), dtype, "cpu", recompute=True)
+
+
+def test_unknown_schedule():
+    with (
+        pytest.raises(ValueError, match=r"schedule: expected one of hoisted, in_loop, got 'fast'"),
+        use_schedule("fast"),
+    ):
+        pass
 
 
 def test_many_chunks_really_has_many():

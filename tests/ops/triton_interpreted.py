@@ -1,8 +1,5 @@
 """Run by test_triton_interpreter.py with TRITON_INTERPRET=1: the Triton program against hand-written float64 loops."""
 
-from dataclasses import replace
-from functools import partial
-
 import pytest
 import torch
 
@@ -10,9 +7,8 @@ from fastrcn import memory
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
+from fastrcn.ops.conv_recurrent import fused, input_schedule, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
@@ -23,13 +19,10 @@ PARTS = Config(32, 32, 16, 4, 1, 16)
 
 
 @pytest.fixture(autouse=True)
-def triton_in_place_of_the_cpu(monkeypatch):
-    """The time loop in Triton, with its kinds of data; fresh memory reads as NaN."""
+def poisoned_memory(monkeypatch):
+    """Fresh memory reads as NaN."""
     plain = memory.empty
     monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
-    monkeypatch.setattr(fused, "Program", TritonProgram)
-    monkeypatch.setattr(cpu, "_TYPES", (torch.float32, torch.float16, torch.bfloat16))
-    monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
     torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
     yield
     torch.use_deterministic_algorithms(False)
@@ -42,7 +35,7 @@ def compare(name, case, dtype=torch.float32, recompute=False):
     if low:  # the truth for the values that such a tensor can hold
         exact = {n: t.detach().double().requires_grad_() for n, t in tensors.items()}
     truth = gradients(*run_loop(subject, case, exact), exact)
-    found = gradients(*run_package(subject, case, tensors, "cpu", recompute), tensors)
+    found = gradients(*run_package(subject, case, tensors, "triton", recompute), tensors)
     plain = None
     if low:
         rough = make_tensors(subject, case, dtype)
@@ -57,8 +50,10 @@ def test_every_cell_is_a_subject():
 
 @pytest.mark.parametrize("name", SUBJECTS)
 @pytest.mark.parametrize("case", ["plain", "reverse_lengths", "no_bias_no_states"])
-def test_equals_hand_written_loop(name, case):
-    compare(name, CASES[case])
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+def test_equals_hand_written_loop(name, case, schedule):
+    with input_schedule.use_schedule(schedule):
+        compare(name, CASES[case])
 
 
 SHAPES = {
@@ -85,11 +80,18 @@ def test_shapes(name, shape):
     compare(name, SHAPES[shape])
 
 
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "gru_after", "stacked"])
+@pytest.mark.parametrize("shape", ["stride", "dilation", "kernel_1x5", "two_kernels", "odd_channels"])
+def test_shapes_of_inputs_convolved_in_the_loop(name, shape):
+    with input_schedule.use_schedule("in_loop"):
+        compare(name, SHAPES[shape])
+
+
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
 def test_many_chunks(name, monkeypatch):
     case = Case(steps=17, batch=1, channels=3, scale=0.2)
-    monkeypatch.setattr(fused, "_FEWEST_CHUNK_PIXELS", 1)
-    assert len(fused._chunks(_geometry(SUBJECTS[name].cell, case))) > 2
+    monkeypatch.setattr(TritonProgram, "chunk_pixels", (1, 1 << 62))
+    assert len(fused._chunks(TritonProgram, _geometry(SUBJECTS[name].cell, case))) > 2
     compare(name, case)
 
 
@@ -117,14 +119,13 @@ def _geometry(cell, case):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_pre_activations_that_nobody_needs_are_not_written(name, monkeypatch):
+def test_inference_equals_training(name):
+    """Without a backward, pre-activations that nobody needs are not written and states are overwritten."""
     case, subject = CASES["lengths"], SUBJECTS[name]
     tensors = make_tensors(subject, case, torch.float32)
     with torch.no_grad():
-        kept, _ = run_package(subject, case, tensors, "cpu")
-        monkeypatch.setattr(fused, "Program", partial(TritonProgram, keep=False))
-        lean, _ = run_package(subject, case, tensors, "cpu")
-    assert torch.equal(kept, lean)
+        lean, _ = run_package(subject, case, tensors, "triton")
+    assert torch.equal(run_package(subject, case, tensors, "triton")[0], lean)
 
 
 def test_lean_lstm_stores_states_only(monkeypatch):
@@ -132,13 +133,13 @@ def test_lean_lstm_stores_states_only(monkeypatch):
 
     class Noted(TritonProgram):
         def __init__(self, *arguments):
-            super().__init__(*arguments, keep=False)
+            super().__init__(*arguments)
             programs.append(self)
 
-    monkeypatch.setattr(fused, "Program", Noted)
+    monkeypatch.setattr(triton_program, "Program", Noted)
     with torch.no_grad():
         run_package(
-            SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "cpu"
+            SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "triton"
         )
     (launch,) = programs[0].launches
     assert len(launch.phase.accumulators) == 4
@@ -192,44 +193,17 @@ def test_other_cells(cell, training, config):
 
     truth = run(exact, "reference")
     if config is None:
-        found = run(leaves, "cpu")
+        found = run(leaves, "triton")
     else:
         with use_config(config):
-            found = run(leaves, "cpu")
+            found = run(leaves, "triton")
     for n, (a, b) in enumerate(zip(found, truth, strict=True)):
         assert_close(a, b, f"result {n}")
 
 
-def test_input_convolution_inside_the_loop():
-    """Fills and strided, dilated convolutions of the inputs as steps of the phase."""
-    case = Case(height=7, width=6, stride=2, dilation=2)
-    subject, cell = SUBJECTS["lstm"], SUBJECTS["lstm"].cell
-    tensors = {n: t.detach() for n, t in make_tensors(subject, case, torch.float32).items()}
-    truth, _ = run_loop(subject, case, {n: t.double() for n, t in tensors.items()})
-    schedule, options = schedule_of(cell.key), ((2, 2), (2, 2))
-    x, hx = tensors["x"], [tensors["h0"], tensors["c0"]]
-    g = Geometry.of(schedule, [x], [tensors["weight_ih"]], tensors["weight_hh"], *options, False)
-    seq = fused._Sequence(g, [x], [tensors["weight_ih"]], tensors["weight_hh"], tensors["bias"], None, hx, None)
-    states = [seq.empty(g.steps), seq.empty(g.steps)]
-    new = [Buffer(s, True, width=g.channels) for s in states]
-    groups = seq.group_buffers([seq.empty(g.steps, width=4 * g.channels)])
-    source = Buffer(fused.maps_last(x), True, width=case.inputs)
-    body = [
-        Fill(groups[0], tensors["bias"]),
-        Convolution(source, groups[0], tensors["weight_ih"], False, False, *options),
-    ]
-    body += seq.forward_steps(groups, seq.previous(states), {}, [], new)
-    for keep in (True, False):
-        groups[0].data.fill_(float("nan"))
-        program = TritonProgram(g, body, seq.dtype, g.batch, None, {}, keep=keep)
-        program.run(0, g.steps, True)
-        assert len(program.launches) == 1
-        assert bool(groups[0].data.isnan().any()) != keep
-        assert_close(fused.maps_first(states[0]), truth, f"keep={keep}")
-    body[0] = replace(body[0], row=None)
-    TritonProgram(g, body, seq.dtype, g.batch, None, {}).run(0, g.steps, True)
-    truth, _ = run_loop(subject, case, {n: t.double() for n, t in tensors.items() if n != "bias"} | {"bias": None})
-    assert_close(fused.maps_first(states[0]), truth, "zero fill")
+class Persistent(TritonProgram):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, persistent=True)
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_after", "rnn_tanh"])
@@ -243,7 +217,7 @@ def test_one_launch_for_many_steps(name, reverse, monkeypatch):
         plain(self, *arguments)
 
     monkeypatch.setattr(triton_program._Launch, "walk", noted)
-    monkeypatch.setattr(fused, "Program", partial(TritonProgram, persistent=True))
+    monkeypatch.setattr(triton_program, "Program", Persistent)
     compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
     assert [turns for _, _, turns, _ in walks] == [4, 4]
 
@@ -286,8 +260,9 @@ def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
     assert len(calls) >= 6
 
 
-def test_launches_per_step():
-    """One launch per convolution level, forward and backward."""
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+def test_launches_per_step(schedule):
+    """One launch per convolution level, forward and backward, whoever convolves the inputs."""
     for name, number in (("rnn_tanh", 1), ("lstm", 1), ("gru_after", 1), ("gru_before", 2), ("mgu", 2)):
         programs = []
 
@@ -297,9 +272,10 @@ def test_launches_per_step():
                 programs.append(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fused, "Program", Noted)
+            patch.setattr(triton_program, "Program", Noted)
+            patch.setattr(input_schedule, "_asked", [schedule])
             tensors = make_tensors(SUBJECTS[name], CASES["plain"], torch.float32)
-            gradients(*run_package(SUBJECTS[name], CASES["plain"], tensors, "cpu"), tensors)
+            gradients(*run_package(SUBJECTS[name], CASES["plain"], tensors, "triton"), tensors)
         forward, backward = programs
         assert len(forward.launches) == number, name
         assert len(backward.rotated[0]) == number, name

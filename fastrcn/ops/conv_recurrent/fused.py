@@ -16,6 +16,7 @@ from fastrcn import memory, native
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, reflected
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
+from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.program import (
     Buffer,
     Convolution,
@@ -94,7 +95,7 @@ class _Sequence:
         self.given = bool(hx)
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
-        self.hoisted = not program.convolves_inputs(geometry, self.dtype)
+        self.hoisted = not in_loop(program, geometry, self.dtype)
         self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
         self.input_weights = {
             (name, n): blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous()
@@ -135,11 +136,11 @@ class _Sequence:
         step = Convolution(source, target, weight, stride=stride, dilation=dilation)
         self.run([step], images=len(target.data))
 
-    def run(self, steps, start=0, count=1, first=False, images=None, lengths=None):
+    def run(self, steps, start=0, count=1, first=False, images=None, lengths=None, keep=True):
         """Run steps forward over time; ``images`` other than a batch go through them at one time."""
         g = self.geometry
-        program = self.program(g, steps, self.dtype, g.batch if images is None else images, lengths, self.packed)
-        program.run(start, count, first)
+        images = g.batch if images is None else images
+        self.program(g, steps, self.dtype, images, lengths, self.packed, keep).run(start, count, first)
 
     def input(self, name, time):
         """An input over a span of time, dense (steps,B,H,W,Cin)."""
@@ -245,7 +246,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
             seq.project(data, time)
         buffers = seq.group_buffers(data, bool(lead), time.start)
         body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, new)
-        seq.run(body, start, steps, first == 0, lengths=lengths)
+        seq.run(body, start, steps, first == 0, lengths=lengths, keep=save == Save.ALL)
     last = 0 if g.reverse else g.steps - 1
     finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []

@@ -3,10 +3,10 @@
 import torch
 
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.ops.conv_recurrent import cpu, fused
+from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type
 
-_BACKENDS = {"cpu": cpu}
+_BACKENDS = {"cpu": cpu, "triton": triton_program}
 
 _FORWARD = (
     "conv_recurrent_fwd(str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "

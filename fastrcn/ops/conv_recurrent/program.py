@@ -98,7 +98,8 @@ def has_compiled_stages(geometry: Geometry, dtype) -> bool:
 
 class Program:
     """Runs a list of steps over time. ``images`` maps of the geometry's size pass through each step; ``packed``
-    holds weights in the kernel's layout, for other programs of the same sequence too."""
+    holds weights in the kernel's layout, for other programs of the same sequence too. Without ``keep`` nobody reads the
+    completed pre-activations afterwards; here they are written all the same."""
 
     chunk_pixels = (4096, 16384)
     """Fewest and most pixels of a span of time whose gradients are taken at once."""
@@ -114,7 +115,7 @@ class Program:
         than to multiply: then many steps at once before the loop are better."""
         return Program.convolves(dtype) and geometry.pixels >= _FEWEST_LOOP_PIXELS
 
-    def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict):
+    def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict, keep=True):
         self.geometry, self.dtype, self.images = geometry, dtype, images
         self.steps, self.lengths, self.packed = steps, lengths, packed
         self.runs: list[Any] = []

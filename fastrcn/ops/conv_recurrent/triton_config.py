@@ -36,6 +36,14 @@ def use_config(config: Config):
         _override.pop()
 
 
+def inputs_in_loop(pixels, channels):
+    """Whether each step's kernel convolves the inputs too: where tiles of 128 pixels by 64 channels fill the processors
+    twice."""
+    if not torch.cuda.is_available():
+        return False
+    return -(-pixels // 128) * -(-channels // 64) >= 2 * torch.cuda.get_device_properties(None).multi_processor_count
+
+
 def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> tuple[Config, ...]:
     """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
     large tiles first.

@@ -16,7 +16,7 @@ import torch
 from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, power
 
 _MOST_PIXELS = (1 << 31) - 1024
 """Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
@@ -86,7 +86,8 @@ class Work:
         if self.stage is not None:
             return False
         if isinstance(step, Fill):
-            return not self.convolutions
+            touched = [*self.targets(), *(c.source for c in self.convolutions)]
+            return not any(_overlap(step.target, buffer) for buffer in touched)
         if isinstance(step, Convolution):
             return not any(_overlap(target, step.source) for target in self.targets())
         return self.takes_stage(step)
@@ -116,6 +117,11 @@ def _key(buffer: Buffer):
     return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
 
 
+def compute_type(dtype):
+    """Type in which a call of ``dtype`` is computed: its own; sums are float32 in the kernels."""
+    return dtype
+
+
 class TritonProgram:
     """Takes the place of ``program.Program``: runs a list of steps over time, here with one kernel per phase.
 
@@ -123,6 +129,19 @@ class TritonProgram:
     own phase reads are never written. ``config`` overrides the choice of block sizes. ``persistent``: where a step is
     one phase whose tiles are all resident at once, one launch walks over all steps but the first and the last.
     """
+
+    chunk_pixels = (1 << 15, 1 << 62)
+
+    @staticmethod
+    def convolves(dtype) -> bool:
+        """Large convolutions of many steps at once are the library's."""
+        return False
+
+    @staticmethod
+    def convolves_inputs(geometry: Geometry, dtype) -> bool:
+        """Whether the step's kernel convolves the inputs too: where its own tiles fill the processors twice. Else one
+        large convolution before the loop fills them better."""
+        return inputs_in_loop(geometry.pixels, geometry.channels)
 
     def __init__(
         self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None, persistent=False
@@ -371,9 +390,7 @@ class _Launch:
         place = self._place(replace(target, channel=target.channel + slot * c), True)
         fills = [f for f in work.fills if _key(f.target) == _key(target)]
         start: Place | None = place
-        if any(conv.overwrite for conv in work.convolutions if _key(conv.target) == _key(target)):
-            start = None
-        elif fills:
+        if fills:
             row = fills[-1].row
             start = None if row is None else self._place(Buffer(row, channel=slot * c, width=c, per_row=False))
         args = (
@@ -457,3 +474,6 @@ def _share_source(convolutions):
             groups.append(once)
             members = [c for c in members if not any(c is o for o in once)]
     return groups
+
+
+Program = TritonProgram

@@ -1,0 +1,100 @@
+"""The Triton backend on a GPU: every cell and data type, both schedules, the persistent kernel, repeatability."""
+
+import pytest
+import torch
+
+from fastrcn.ops.conv_recurrent import input_schedule, triton_program
+from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
+from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.tolerances import assert_close
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
+
+
+def on_gpu(tensors):
+    return {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
+
+
+def run(name, case, tensors, recompute=False):
+    leaves = on_gpu(tensors)
+    return {
+        n: t.cpu()
+        for n, t in gradients(*run_package(SUBJECTS[name], case, leaves, "triton", recompute), leaves).items()
+    }
+
+
+def compare(name, case, dtype=torch.float32, recompute=False):
+    """Against the float64 loop on the same values; low precision at most twice as far as the plain loop."""
+    subject, tensors = SUBJECTS[name], make_tensors(SUBJECTS[name], case, dtype)
+    exact = {n: t.detach().double().requires_grad_() for n, t in tensors.items()}
+    truth = gradients(*run_loop(subject, case, exact), exact)
+    plain = gradients(*run_loop(subject, case, tensors), tensors) if dtype != torch.float32 else {}
+    found = run(name, case, tensors, recompute)
+    for part, value in truth.items():
+        assert_close(found[part], value, part, dtype, plain.get(part))
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_cell(name, dtype, schedule):
+    with input_schedule.use_schedule(schedule):
+        compare(name, CASES["reverse_lengths"], dtype)
+        compare(name, LARGE, dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_case(name, case):
+    compare(name, CASES[case])
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["lstm", "lstm_full", "gru_after", "rnn_tanh"])
+def test_persistent_kernel(name, monkeypatch):
+    class Persistent(TritonProgram):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, persistent=True)
+
+    monkeypatch.setattr(triton_program, "Program", Persistent)
+    compare(name, LARGE)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
+def test_recompute(name):
+    compare(name, LARGE, recompute=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_run_is_the_same(dtype):
+    tensors = make_tensors(SUBJECTS["lstm_channel"], LARGE, dtype)
+    first = run("lstm_channel", LARGE, tensors)
+    for _ in range(3):
+        assert all(torch.equal(first[n], t) for n, t in run("lstm_channel", LARGE, tensors).items())
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+def test_tf32_follows_pytorch(monkeypatch):
+    """Allowed, products are rounded to ten bits as PyTorch's own are; the error says so."""
+    case = Case(steps=2, batch=2, inputs=32, channels=64, height=16, width=16, scale=0.05)
+    tensors = make_tensors(SUBJECTS["lstm"], case, torch.float32)
+    exact = run("lstm", case, tensors)["output"]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    rounded = run("lstm", case, tensors)["output"]
+    assert 1e-6 < float((rounded - exact).norm() / exact.norm()) < 5e-3
