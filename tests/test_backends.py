@@ -149,8 +149,12 @@ def test_info():
     facts = json.loads(done.stdout)
     assert facts["fastrcn"] == fastrcn.__version__
     tests = {(t["backend"], t["dtype"]): t for t in facts["self_test"]}
-    assert all(t["ok"] for t in tests.values()), tests
-    assert set(tests) == {(b, d) for b in backends.NAMES for d in ("float32", "float64", "bfloat16")}
+    dtypes = ("float32", "float64", "bfloat16", "float16")
+    assert set(tests) == {(b, d) for b in backends.NAMES for d in dtypes}
+    runs = {("reference", d) for d in dtypes} | {("cpu", d) for d in dtypes[:3]}
+    runs |= {("triton", d) for d in dtypes if d != "float64" and torch.cuda.is_available()}
+    assert {key for key, t in tests.items() if t["ok"]} == runs, tests
+    assert all(t["reason"] and "error" not in t for t in tests.values() if not t["ok"])
     text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout
     assert "self-test" in text
 

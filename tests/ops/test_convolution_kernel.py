@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from fastrcn import cells, native
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry, output_map
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Program
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Program, Weight
 from tests.helpers.tolerances import assert_close
 
 # images, height, width, inputs, outputs, kernel, stride, dilation
@@ -57,12 +57,31 @@ def test_against_library(name, dtype, isa, monkeypatch):
     # What stands before and behind the target must stay as it is.
     room = torch.full((truth.numel() + 128,), torch.nan, dtype=dtype)
     target = Buffer(room[64:-64].view(truth.shape), width=outputs)
-    convolution = Convolution(Buffer(source, width=inputs), target, weight.to(dtype), stride=stride, dilation=dilation)
+    convolution = Convolution(
+        Buffer(source, width=inputs), target, Weight(weight.to(dtype)), stride=stride, dilation=dilation
+    )
     # Channels that divide the outputs into four slots let threads share them out where pixels are few.
     program(shape, dtype, [Fill(target, row.to(dtype)), convolution], max(1, outputs // 4)).run(0, 1, False)
     assert_close(room[64:-64].view(truth.shape), truth)
     assert room[:64].isnan().all()
     assert room[-64:].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["square", "ragged_outputs", "row_kernel", "pointwise"])
+def test_reflected_weight(name):
+    """It takes the output's gradient to the input's."""
+    images, height, width, inputs, outputs, kernel, _, _ = SHAPES[name]
+    x = torch.randn(images, inputs, height, width, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(outputs, inputs, *kernel, dtype=torch.float64)
+    y = F.conv2d(x, weight, padding=[(k - 1) // 2 for k in kernel])
+    d_output = torch.randn_like(y)
+    (truth,) = torch.autograd.grad(y, x, d_output)
+    found = torch.empty(images, height, width, inputs, dtype=torch.float64)
+    source = Buffer(d_output.permute(0, 2, 3, 1).contiguous(), width=outputs)
+    target, turned = Buffer(found, width=inputs), Weight(weight, reflected=True)
+    program(SHAPES[name], torch.float64, [Fill(target), Convolution(source, target, turned)], inputs).run(0, 1, False)
+    assert_close(found, truth.permute(0, 2, 3, 1))
+    assert_close(turned.dense(), weight.transpose(0, 1).flip(2, 3))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -12,8 +12,3 @@ def add_convolution(target, x, weight, padding, stride=(1, 1), dilation=(1, 1)):
         target.view(-1, c_out).addmm_(x.view(-1, c_in), weight.reshape(c_out, c_in).t())
         return
     target += F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding, dilation).permute(0, 2, 3, 1)
-
-
-def reflected(weight):
-    """The weight with which a "same" convolution at stride 1 takes the output's gradient to the input's."""
-    return weight.transpose(0, 1).flip(2, 3).contiguous()

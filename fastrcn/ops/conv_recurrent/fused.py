@@ -14,7 +14,7 @@ import torch
 
 from fastrcn import memory, native
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
-from fastrcn.ops.conv_recurrent.convolution import add_convolution, reflected
+from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.program import (
@@ -22,6 +22,7 @@ from fastrcn.ops.conv_recurrent.program import (
     Convolution,
     Fill,
     StageCall,
+    Weight,
 )
 from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
 
@@ -98,13 +99,13 @@ class _Sequence:
         self.hoisted = not in_loop(program, geometry, self.dtype)
         self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
         self.input_weights = {
-            (name, n): blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous()
+            (name, n): Weight(blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous())
             for name, weight in zip(self.schedule.inputs, weight_ih, strict=True)
             for n, group in enumerate(self.schedule.groups)
             if name in group.inputs and weight.shape[1]
         }
         self.weights = {
-            (o, n): blocks_of(weight_hh, group.operand_blocks(o), geometry.channels).contiguous()
+            (o, n): Weight(blocks_of(weight_hh, group.operand_blocks(o), geometry.channels).contiguous())
             for n, group in enumerate(self.schedule.groups)
             for o in group.operands
         }
@@ -130,7 +131,7 @@ class _Sequence:
         """target += convolution of source, for all maps at once."""
         if weight.shape[2:] == (1, 1) or not self.program.convolves(self.dtype):
             padding = same_padding(weight.shape[2:], dilation)
-            add_convolution(target, source, weight, padding, stride, dilation)
+            add_convolution(target, source, weight.dense(), padding, stride, dilation)
             return
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
         step = Convolution(source, target, weight, stride=stride, dilation=dilation)
@@ -275,7 +276,7 @@ def backward(
     d_groups = [seq.empty(longest, width=len(group.slots) * c) for group in schedule.groups]
     operands = {o: seq.empty(longest) for o in schedule.computed_operands}
     d_operands = {o: Buffer(seq.empty(), width=c) for o in schedule.computed_operands}
-    backward_weights = {key: reflected(weight) for key, weight in seq.weights.items()}
+    backward_weights = {key: Weight(weight.data, True) for key, weight in seq.weights.items()}
 
     params = seq.params(g.batch)
     for first, steps in reversed(chunks):
@@ -441,12 +442,12 @@ class _Gradients:
             dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
             if g.stride == (1, 1):
                 if (name, n) not in self.reflected:
-                    self.reflected[name, n] = reflected(rows)
+                    self.reflected[name, n] = Weight(rows.data, True)
                 seq.convolve(flat, dx, self.reflected[name, n], dilation=g.dilation)
                 return
             padding = same_padding(weight.shape[2:], g.dilation)
             found, _, _ = torch.ops.aten.convolution_backward(
-                maps_first(flat), maps_first(x), rows, None, g.stride, padding, g.dilation,
+                maps_first(flat), maps_first(x), rows.data, None, g.stride, padding, g.dilation,
                 False, [0, 0], 1, [True, False, False],
             )  # fmt: skip
             dx += maps_last(found)
@@ -454,11 +455,13 @@ class _Gradients:
     def finish(self, d_states, d_params):
         """All gradients, in the layouts of what they belong to."""
         seq, schedule, c, needs = self.seq, self.seq.schedule, self.seq.geometry.channels, self.needs
+        # Where maps are small, weights are most of the memory: nothing that has been used stays.
+        seq.packed.clear()
 
         def packed(weight, keys):
             grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
             for key, n, blocks in keys:
-                rows = as_weight(self.totals[key, n], (len(blocks) * c, *weight.shape[1:]))
+                rows = as_weight(self.totals.pop((key, n)), (len(blocks) * c, *weight.shape[1:]))
                 for slot, block in enumerate(blocks):
                     grad[block * c : (block + 1) * c] = rows[slot * c : (slot + 1) * c]
             return grad

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from fastrcn import native
 from fastrcn.compiler.emit_torch import torch_function
@@ -67,13 +66,48 @@ class Fill:
     row: torch.Tensor | None = None
 
 
+@dataclass(eq=False)
+class Weight:
+    """A convolution's weight. ``data`` (Co,Ci,kh,kw) itself, or ``reflected`` the weight with which a convolution at
+    stride 1 takes the output's gradient to the input's: with few pixels a copy more would be most of the memory."""
+
+    data: torch.Tensor
+    reflected: bool = False
+
+    @property
+    def shape(self):
+        c_out, c_in, kh, kw = self.data.shape
+        return (c_in, c_out, kh, kw) if self.reflected else (c_out, c_in, kh, kw)
+
+    def dense(self):
+        """The weight as a tensor of that shape."""
+        if not self.reflected:
+            return self.data
+        turned = self.data.transpose(0, 1)
+        return turned if self.shape[2:] == (1, 1) else turned.flip(2, 3)
+
+    def packed(self, block):
+        """(blocks of outputs, kh, kw, Ci, outputs of a block), zeros behind the last output."""
+        c_out, c_in, kh, kw = self.shape
+        whole = c_out // block
+        ready = self.data.new_empty(-(-c_out // block), kh, kw, c_in, block)
+        ready[whole:].zero_()
+        for i in range(kh):
+            for j in range(kw):
+                tap = self.data[:, :, kh - 1 - i, kw - 1 - j].t() if self.reflected else self.data[:, :, i, j]
+                ready[:whole, i, j].copy_(tap[: whole * block].unflatten(0, (whole, block)).transpose(1, 2))
+                if c_out % block:
+                    ready[whole, i, j, :, : c_out % block].copy_(tap[whole * block :].t())
+        return ready
+
+
 @dataclass
 class Convolution:
     """target += convolution of source with ``weight`` (Co,Ci,kh,kw), padded to keep the map's size at stride 1."""
 
     source: Buffer
     target: Buffer
-    weight: torch.Tensor
+    weight: Weight
     skip_first: bool = False
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
@@ -189,9 +223,8 @@ class Program:
             source = target = (1, self.images * target[0] * target[1])
         if id(step.weight) not in self.packed:
             block = native.module().block_outputs(native.isa(), DTYPE_NUMBERS[self.dtype])
-            padded = F.pad(step.weight, (0, 0, 0, 0, 0, 0, 0, -c_out % block))
-            ready = padded.unflatten(0, (-1, block)).permute(0, 3, 4, 2, 1).contiguous()
-            self.packed[id(step.weight)] = ready, step.weight
+            # The weight too: its id must stay its own.
+            self.packed[id(step.weight)] = step.weight.packed(block), step.weight
         weight, _ = self.packed[id(step.weight)]
         loop.add_convolution(
             step.source.address(), step.target.address(), weight.data_ptr(), (c_in, c_out), tuple(source),
@@ -264,6 +297,6 @@ def _convolve(step: Convolution):
             return
         target = step.target.at(time, first)
         source = step.source.at(time, first)
-        add_convolution(target, source, step.weight, step.padding, step.stride, step.dilation)
+        add_convolution(target, source, step.weight.dense(), step.padding, step.stride, step.dilation)
 
     return run

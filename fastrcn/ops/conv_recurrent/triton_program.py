@@ -248,7 +248,7 @@ class TritonProgram:
         c = self.geometry.channels
         key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined, self.tf32)
         if key not in self.packed:
-            whole = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
+            whole = torch.cat([w.dense() for w in weights]) if len(weights) > 1 else weights[0].dense()
             slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
             blocks, steps = -(-c // config.block_c), -(-ci // block_k)
             padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
