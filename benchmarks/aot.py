@@ -20,11 +20,21 @@ from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.input_schedule import NAMES, use_schedule
 from fastrcn.ops.conv_recurrent.triton_config import Config, shipped, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, _Launch
 
 ARCHITECTURES = (80, 90, 100)
-CELLS = {"lstm": cells.ConvLSTM(), "lstm_peephole": cells.ConvLSTM(True), "gru": cells.ConvGRU()}
+CELLS = {
+    "rnn_tanh": cells.ConvRNN("tanh"),
+    "rnn_relu": cells.ConvRNN("relu"),
+    "lstm": cells.ConvLSTM(),
+    "lstm_peephole": cells.ConvLSTM(True),
+    "gru": cells.ConvGRU("before"),
+    "gru_after": cells.ConvGRU("after"),
+    "stacked": cells.StackedConvGRU(False),
+    "stacked_candidate": cells.StackedConvGRU(True),
+}
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
 WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
@@ -63,27 +73,27 @@ class _Recorder(TritonProgram):
         self.found += loop
 
 
-def launches(cell, dtype, channels, kernel, config):
+def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     """The launches of one step of a cell's forward and backward, by name."""
     schedule, size = schedule_of(cell.key), (4, 4)
     blocks = schedule.blocks
-    x = torch.zeros(2, 1, channels, *size, dtype=dtype)
-    weight_ih = torch.zeros(blocks["x"] * channels, channels, *kernel, dtype=dtype)
+    inputs = [torch.zeros(2, 1, channels, *size, dtype=dtype) for _ in schedule.inputs]
+    weight_ih = [torch.zeros(blocks[n] * channels, channels, *kernel, dtype=dtype) for n in schedule.inputs]
     weight_hh = torch.zeros(blocks["h"] * channels, channels, *kernel, dtype=dtype)
     bias = torch.zeros(blocks["bias"] * channels, dtype=dtype)
     weight_ch = torch.zeros(blocks["peephole"] * channels, dtype=dtype) if blocks["peephole"] else None
     hx = [torch.zeros(1, channels, *size, dtype=dtype) for _ in schedule.states]
-    geometry = Geometry.of(schedule, [x], [weight_ih], weight_hh, (1, 1), (1, 1), False)
-    arguments = ([x], [weight_ih], weight_hh, bias, weight_ch, hx, torch.full((1,), 2))
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, (1, 1), (1, 1), False)
+    arguments = (inputs, weight_ih, weight_hh, bias, weight_ch, hx, torch.full((1,), 2))
     named = {}
-    with use_config(config):
+    with use_config(config), use_schedule(schedule_name):
         _Recorder.found = []
         output, finals, saved = fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL)
         named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
         _Recorder.found = []
         needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
-            "inputs": [False],
-            "weight_ih": [False],
+            "inputs": [False] * len(inputs),
+            "weight_ih": [False] * len(inputs),
         }
         fused.backward(_Recorder, geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
         named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
@@ -169,12 +179,16 @@ def analyse_all(
     kernel=(3, 3),
     only="",
     persistent=False,
+    schedule="hoisted",
+    largest=False,
 ):
-    """Rows for every shipped configuration of every phase of the named cells, or of the phase ``only``."""
+    """Rows for every shipped configuration, or the ``largest``, of every phase of the named cells, or of the phase
+    ``only``."""
     for name, dtype, arch in itertools.product(names, dtypes, archs):
-        configs = {slots: shipped(arch, dtype.itemsize, slots) for slots in (1, 4)}
+        count = 1 if largest else None
+        configs = {slots: shipped(arch, dtype.itemsize, slots)[:count] for slots in (1, 4)}
         for config in dict.fromkeys((*configs[1], *configs[4])):
-            for phase, launch in launches(CELLS[name], dtype, channels, kernel, config).items():
+            for phase, launch in launches(CELLS[name], dtype, channels, kernel, config, schedule).items():
                 slots = 4 if len(launch.phase.accumulators) > 2 else 1
                 if config in configs[slots] and only in ("", phase):
                     yield analyse(f"{name}.{phase}", launch, arch, dtype, persistent)
@@ -190,12 +204,15 @@ def main(argv=None):
     parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
     parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
+    parser.add_argument("--schedule", default="hoisted", choices=NAMES, help="where the inputs are convolved")
+    parser.add_argument("--largest", action="store_true", help="the first configuration of each table only")
     parser.add_argument("--json", action="store_true", help="one row per line as JSON")
     a = parser.parse_args(argv)
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]
-    for row in analyse_all(a.cells, dtypes, a.arch, a.channels, tuple(a.kernel), a.phase, a.persistent):
+    options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest)
+    for row in analyse_all(a.cells, dtypes, a.arch, *options):
         c = row.config
         values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
         print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastrcn
 from fastrcn.ops.conv_recurrent import input_schedule, triton_program
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
@@ -98,3 +99,29 @@ def test_tf32_follows_pytorch(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     rounded = run("lstm", case, tensors)["output"]
     assert 1e-6 < float((rounded - exact).norm() / exact.norm()) < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+def test_training_step_in_a_cuda_graph():
+    """Nothing in the operators waits for the GPU, so a whole step can be captured and replayed on new data."""
+    layer = fastrcn.ConvGRU(5, 24, backend="triton", device="cuda")
+    x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
+
+    def step(x):
+        output, _ = layer(x)
+        return [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
+
+    expected = [t.clone() for t in step(other)]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step(x)
+    x.copy_(other)
+    graph.replay()
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
