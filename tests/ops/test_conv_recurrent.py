@@ -7,9 +7,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from fastrcn import memory, native, use_schedule
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import input_schedule
-from fastrcn.ops.conv_recurrent.fused import _chunks
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Program
+from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.tolerances import assert_close
 
@@ -106,8 +106,8 @@ def test_many_chunks_really_has_many():
     case = CASES["many_chunks"]
     schedule = schedule_of(SUBJECTS["lstm"].cell.key)
     geometry = Geometry(schedule, case.steps, case.batch, 3, case.height, case.width, (1, 1), (1, 1), False)
-    assert len(_chunks(Program, geometry)) > 2
-    assert sum(steps for _, steps in _chunks(Program, geometry)) == case.steps
+    assert len(chunks_of(Program, geometry)) > 2
+    assert sum(steps for _, steps in chunks_of(Program, geometry)) == case.steps
 
 
 def function_of_tensors(subject, case, backend):

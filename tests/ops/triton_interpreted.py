@@ -7,8 +7,9 @@ from fastrcn import memory
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import fused, input_schedule, triton_program
+from fastrcn.ops.conv_recurrent import input_schedule, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
@@ -91,7 +92,7 @@ def test_shapes_of_inputs_convolved_in_the_loop(name, shape):
 def test_many_chunks(name, monkeypatch):
     case = Case(steps=17, batch=1, channels=3, scale=0.2)
     monkeypatch.setattr(TritonProgram, "chunk_pixels", (1, 1 << 62))
-    assert len(fused._chunks(TritonProgram, _geometry(SUBJECTS[name].cell, case))) > 2
+    assert len(chunks_of(TritonProgram, _geometry(SUBJECTS[name].cell, case))) > 2
     compare(name, case)
 
 

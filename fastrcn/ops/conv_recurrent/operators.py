@@ -5,6 +5,7 @@ import torch
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type
+from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 
 _BACKENDS = {"cpu": cpu, "triton": triton_program}
 
@@ -32,7 +33,7 @@ def forward(backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, le
         _BACKENDS[backend].Program, geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
         weight_ch, _cast(hx, compute), lengths, save,
     )  # fmt: skip
-    public = [fused.maps_first(t).to(dtype) for t in (output, *finals)]
+    public = [maps_first(t).to(dtype) for t in (output, *finals)]
     return public + saved
 
 
@@ -68,7 +69,7 @@ def backward(
     found = fused.backward(
         _BACKENDS[backend].Program, geometry, _cast(grads, compute), _cast(inputs, compute),
         _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), lengths,
-        fused.maps_last(output).to(compute), [s.contiguous() for s in saved],
+        maps_last(output).to(compute), [s.contiguous() for s in saved],
         {
             "inputs": needs[:n], "weight_ih": needs[n : 2 * n], "weight_hh": needs[2 * n],
             "bias": needs[2 * n + 1], "weight_ch": needs[2 * n + 2], "hx": any(needs[2 * n + 3 :]),

@@ -1,0 +1,134 @@
+"""Gradients that are sums over time: of weights, inputs and biases, from those of the pre-activations."""
+
+import torch
+
+from fastrcn.ops.conv_recurrent.geometry import same_padding
+from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
+from fastrcn.ops.conv_recurrent.program import Weight
+from fastrcn.ops.conv_recurrent.sequence import states_before
+from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
+
+
+class Gradients:
+    """Gradients that are sums over time, collected chunk by chunk."""
+
+    def __init__(self, seq, needs):
+        self.seq, self.needs = seq, needs
+        schedule, g = seq.schedule, seq.geometry
+        self.d_inputs = [
+            torch.zeros((*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device) if needed else None
+            for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
+        ]
+        self.totals: dict = {}
+        self.reflected: dict = {}
+        self.bias: dict = {}
+        for n, group in enumerate(schedule.groups):
+            rows = len(group.slots) * g.channels
+            for name in group.inputs:
+                k = schedule.inputs.index(name)
+                if needs["weight_ih"][k] and seq.weight_ih[k].shape[1]:
+                    self.totals[name, n] = empty_total((rows, *seq.weight_ih[k].shape[1:]), seq.weight_hh)
+            for o in group.operands:
+                if needs["weight_hh"]:
+                    self.totals[o, n] = empty_total((rows, *seq.weight_hh.shape[1:]), seq.weight_hh)
+            if needs["bias"] and any(slot.bias_blocks for slot in group.slots):
+                self.bias[n] = torch.zeros(rows, dtype=seq.wide, device=seq.weight_hh.device)
+
+    def add_chunk(self, time, d_groups, states, operands, begins):
+        """Add what a span of time contributes, given the gradients of its pre-activations."""
+        seq, schedule, one = self.seq, self.seq.schedule, (1, 1)
+        for n, (group, d) in enumerate(zip(schedule.groups, d_groups, strict=True)):
+            flat = d.flatten(0, 1)
+            if n in self.bias:
+                self.bias[n] += flat.view(-1, flat.shape[-1]).sum(0, dtype=seq.wide)
+            for name in group.inputs:
+                self._add_input(name, n, group, flat, time)
+            for o in group.operands:
+                if (o, n) not in self.totals:
+                    continue
+                total, shape = self.totals[o, n], (flat.shape[-1], *seq.weight_hh.shape[1:])
+                if o in schedule.computed_operands:
+                    conv_weight_gradient(operands[o].flatten(0, 1), flat, shape, one, one, total)
+                    continue
+                k = schedule.state_index(o)
+                before, missing = states_before(states, k, seq, time)
+                after = d
+                if missing:
+                    after, edge = (d[:-1], d[-1]) if seq.geometry.reverse else (d[1:], d[0])
+                    if seq.given:
+                        conv_weight_gradient(seq.initial[k], edge, shape, one, one, total)
+                if len(before):
+                    conv_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, one, one, total)
+
+    def _add_input(self, name, n, group, flat, time):
+        seq, g = self.seq, self.seq.geometry
+        k = seq.schedule.inputs.index(name)
+        weight = seq.weight_ih[k]
+        if weight.shape[1] == 0 or not (self.needs["inputs"][k] or self.needs["weight_ih"][k]):
+            return
+        x = seq.input(name, time).flatten(0, 1)
+        if (name, n) in self.totals:
+            shape = (flat.shape[-1], *weight.shape[1:])
+            conv_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
+        if self.needs["inputs"][k]:
+            dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
+            if g.stride == (1, 1):
+                if (name, n) not in self.reflected:
+                    self.reflected[name, n] = Weight(rows.data, True)
+                seq.convolve(flat, dx, self.reflected[name, n], dilation=g.dilation)
+                return
+            padding = same_padding(weight.shape[2:], g.dilation)
+            found, _, _ = torch.ops.aten.convolution_backward(
+                maps_first(flat), maps_first(x), rows.data, None, g.stride, padding, g.dilation,
+                False, [0, 0], 1, [True, False, False],
+            )  # fmt: skip
+            dx += maps_last(found)
+
+    def finish(self, d_states, d_params):
+        """All gradients, in the layouts of what they belong to."""
+        seq, schedule, c, needs = self.seq, self.seq.schedule, self.seq.geometry.channels, self.needs
+        # Where maps are small, weights are most of the memory: nothing that has been used stays.
+        seq.packed.clear()
+
+        def packed(weight, keys):
+            grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+            for key, n, blocks in keys:
+                rows = as_weight(self.totals.pop((key, n)), (len(blocks) * c, *weight.shape[1:]))
+                for slot, block in enumerate(blocks):
+                    grad[block * c : (block + 1) * c] = rows[slot * c : (slot + 1) * c]
+            return grad
+
+        groups = list(enumerate(schedule.groups))
+        d_weight_ih = [
+            packed(w, [(name, n, g.input_blocks(name)) for n, g in groups if (name, n) in self.totals])
+            if needed
+            else None
+            for name, w, needed in zip(schedule.inputs, seq.weight_ih, needs["weight_ih"], strict=True)
+        ]
+        d_weight_hh = None
+        if needs["weight_hh"]:
+            d_weight_hh = packed(seq.weight_hh, [(o, n, g.operand_blocks(o)) for n, g in groups for o in g.operands])
+        d_bias = torch.zeros_like(seq.bias) if needs["bias"] else None
+        d_weight_ch = torch.zeros_like(seq.weight_ch) if needs["weight_ch"] else None
+        for n, group in groups:
+            if d_bias is not None and n in self.bias:
+                for p, slot in enumerate(group.slots):
+                    for block in slot.bias_blocks:
+                        d_bias[block * c : (block + 1) * c] += self.bias[n][p * c : (p + 1) * c]
+        for (_, kind, index), sums in zip(schedule.params, d_params, strict=True):
+            target = d_weight_ch if kind == "peephole" else d_bias
+            if target is not None:
+                block = target[index * c : (index + 1) * c]
+                if block.dim() == 3:
+                    sums = sums.sum(0).view(1, 1, c) if sums.dim() == 2 else sums
+                    block += maps_first(sums)
+                else:
+                    block += sums.sum(0)
+        return {
+            "inputs": [None if d is None else maps_first(d) for d in self.d_inputs],
+            "weight_ih": d_weight_ih,
+            "weight_hh": d_weight_hh,
+            "bias": d_bias,
+            "weight_ch": d_weight_ch,
+            "hx": [maps_first(d.to(seq.dtype)) if needs["hx"] else None for d in d_states] if seq.given else [],
+        }

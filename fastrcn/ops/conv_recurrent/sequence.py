@@ -1,0 +1,184 @@
+"""One sequence as forward and backward see it: its spans of time, its weights, and the steps of its time loop."""
+
+import torch
+
+from fastrcn import memory
+from fastrcn.compiler.signature import forward_signatures
+from fastrcn.ops.conv_recurrent.convolution import add_convolution
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
+from fastrcn.ops.conv_recurrent.input_schedule import in_loop
+from fastrcn.ops.conv_recurrent.layout import maps_last
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, Weight
+
+_FEWEST_CHUNKS = 8
+
+
+def chunks_of(program, geometry: Geometry):
+    """Spans of time, in the recurrence's order, as (first index in order, steps).
+
+    Short ones bound the memory; with few pixels a product over one would be too small to be fast."""
+    fewest, most = program.chunk_pixels
+    pixels = max(1, geometry.pixels)
+    steps = min(-(-geometry.steps // _FEWEST_CHUNKS), most // pixels)
+    steps = min(geometry.steps, max(1, steps, -(-fewest // pixels)))
+    return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
+
+
+def span_of(geometry: Geometry, first, steps):
+    """The slice of time that a chunk covers, and the time of its first step in the recurrence's order."""
+    if geometry.reverse:
+        return slice(geometry.steps - first - steps, geometry.steps - first), geometry.steps - 1 - first
+    return slice(first, first + steps), first
+
+
+def states_before(states, index, seq, time):
+    """The states before each step of a span: the stored maps that hold them, and whether the first step's is missing
+    from them because it is the initial state."""
+    stored = states[index]
+    if seq.geometry.reverse:
+        missing = time.stop == seq.geometry.steps
+        return stored[time.start + 1 : time.stop + (0 if missing else 1)], missing
+    missing = time.start == 0
+    return stored[0 if missing else time.start - 1 : time.stop - 1], missing
+
+
+class Sequence:
+    """What forward and backward share: the packed weights, the states' types and the buffers of stages."""
+
+    def __init__(self, program, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths):
+        self.program, self.geometry, self.schedule = program, geometry, geometry.schedule
+        self.inputs, self.weight_ih, self.weight_hh = inputs, weight_ih, weight_hh
+        self.bias, self.weight_ch = bias, weight_ch
+        self.dtype, self.wide = weight_hh.dtype, accumulate_type(weight_hh.dtype)
+        self.lengths = lengths
+        self.state_types = [self.dtype if conv else self.wide for conv in self.schedule.convolved_states]
+        zeros = [torch.zeros(geometry.map, dtype=t, device=weight_hh.device) for t in self.state_types]
+        self.given = bool(hx)
+        self.packed: dict = {}
+        # Whether the inputs' convolutions are done before the time loop, for many steps at once.
+        self.hoisted = not in_loop(program, geometry, self.dtype)
+        self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
+        self.input_weights = {
+            (name, n): Weight(blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous())
+            for name, weight in zip(self.schedule.inputs, weight_ih, strict=True)
+            for n, group in enumerate(self.schedule.groups)
+            if name in group.inputs and weight.shape[1]
+        }
+        self.weights = {
+            (o, n): Weight(blocks_of(weight_hh, group.operand_blocks(o), geometry.channels).contiguous())
+            for n, group in enumerate(self.schedule.groups)
+            for o in group.operands
+        }
+        self.initial = [maps_last(s).to(z.dtype) for s, z in zip(hx, zeros, strict=True)] if hx else zeros
+
+    def empty(self, *lead, width=None, dtype=None):
+        """Uninitialised maps with leading axes ``lead``."""
+        g = self.geometry
+        shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
+        return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
+
+    def project(self, groups, time):
+        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time."""
+        for n, data in enumerate(groups):
+            flat = data.flatten(0, 1)
+            flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
+            for name in self.schedule.groups[n].inputs:
+                if (name, n) in self.input_weights:
+                    weight, g = self.input_weights[name, n], self.geometry
+                    self.convolve(self.input(name, time).flatten(0, 1), flat, weight, g.stride, g.dilation)
+
+    def convolve(self, source, target, weight, stride=(1, 1), dilation=(1, 1)):
+        """target += convolution of source, for all maps at once."""
+        if weight.shape[2:] == (1, 1) or not self.program.convolves(self.dtype):
+            padding = same_padding(weight.shape[2:], dilation)
+            add_convolution(target, source, weight.dense(), padding, stride, dilation)
+            return
+        source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
+        step = Convolution(source, target, weight, stride=stride, dilation=dilation)
+        self.run([step], images=len(target.data))
+
+    def run(self, steps, start=0, count=1, first=False, images=None, lengths=None, keep=True):
+        """Run steps forward over time; ``images`` other than a batch go through them at one time."""
+        g = self.geometry
+        images = g.batch if images is None else images
+        self.program(g, steps, self.dtype, images, lengths, self.packed, keep).run(start, count, first)
+
+    def input(self, name, time):
+        """An input over a span of time, dense (steps,B,H,W,Cin)."""
+        return maps_last(self.inputs[self.schedule.inputs.index(name)][time])
+
+    def input_buffers(self, time):
+        """The inputs over a span of time as buffers; none where their convolutions are not done in the loop."""
+        if self.hoisted:
+            return {}
+        data = {name: self.input(name, time) for name in self.schedule.inputs}
+        return {name: Buffer(x, True, width=x.shape[-1], origin=time.start) for name, x in data.items()}
+
+    def params(self, images):
+        """Buffers of the stages' parameters, in the accumulation type, to be read by ``images`` maps."""
+        buffers, g, c = [], self.geometry, self.geometry.channels
+        for _, kind, index in self.schedule.params:
+            packed = self.weight_ch if kind == "peephole" else self.bias
+            if packed is None:
+                packed = self.weight_hh.new_zeros((index + 1) * c)
+            block = packed[index * c : (index + 1) * c].to(self.wide)
+            if block.dim() == 3:
+                data = maps_last(block).expand(images, g.height, g.width, c).contiguous()
+            else:
+                data = block.view(1, 1, 1, c).contiguous()
+            buffers.append(Buffer(data, width=c, per_row=block.dim() == 3))
+        return buffers
+
+    def previous(self, states):
+        """The states before each step, as buffers over the stored states after each step."""
+        shift, c = -self.geometry.direction, self.geometry.channels
+        return [
+            Buffer(s, True, width=c, shift=shift, first=first) if s.dim() == 5 else Buffer(s, width=c, first=first)
+            for s, first in zip(states, self.initial, strict=True)
+        ]
+
+    def forward_steps(self, groups, inputs, previous, operands, params, new=None, zero_first=True):
+        """The steps of one time step; without ``new`` states the last stage is left out."""
+        schedule = self.schedule
+        signatures = iter(forward_signatures(schedule))
+        roles = {"slot": self.slots_of(groups), "state": previous, "operand": operands, "param": params}
+        roles["new_state"] = new
+        steps, begun = [], set()
+
+        def begin(n):
+            if not self.hoisted and n not in begun:
+                begun.add(n)
+                steps.append(Fill(groups[n], self.bias_rows[n]))
+                for name in schedule.groups[n].inputs:
+                    if (name, n) in self.input_weights:
+                        weight, g = self.input_weights[name, n], self.geometry
+                        steps.append(Convolution(inputs[name], groups[n], weight, stride=g.stride, dilation=g.dilation))
+
+        for n, group in enumerate(schedule.groups):
+            if not group.operands:
+                begin(n)
+        for stage, convolved in schedule.steps:
+            if stage:
+                signature = next(signatures)
+                if new or stage is not schedule.final:
+                    steps.append(StageCall(signature, [roles[a.role][a.index] for a in signature.args]))
+            for o in convolved:
+                computed = o in schedule.computed_operands
+                source = operands[o] if computed else previous[schedule.state_index(o)]
+                skip = zero_first and not computed and not self.given
+                for n, group in enumerate(schedule.groups):
+                    if o in group.operands:
+                        begin(n)
+                        steps.append(Convolution(source, groups[n], self.weights[o, n], skip))
+        return steps
+
+    def slots_of(self, groups):
+        """Slots as channel ranges of the groups' buffers."""
+        c = self.geometry.channels
+        return [
+            Buffer(groups[g].data, groups[g].timed, p * c, c, groups[g].origin)
+            for g, p in self.schedule.slot_of.values()
+        ]
+
+    def group_buffers(self, data, timed=True, origin=0):
+        return [Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]
