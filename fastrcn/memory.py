@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_SMALLEST = 1 << 20
+_SMALLEST = 1 << 17
 _IDLE_REQUESTS = 256
 
 _lock = threading.Lock()

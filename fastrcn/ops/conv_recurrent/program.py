@@ -92,12 +92,16 @@ class Weight:
         whole = c_out // block
         ready = self.data.new_empty(-(-c_out // block), kh, kw, c_in, block)
         ready[whole:].zero_()
+        full, rest = ready[:whole], ready[whole:, ..., : c_out % block]
+        if not self.reflected:
+            full.copy_(self.data[: whole * block].unflatten(0, (whole, block)).permute(0, 3, 4, 2, 1))
+            rest.copy_(self.data[whole * block :].permute(2, 3, 1, 0))
+            return ready
         for i in range(kh):
             for j in range(kw):
-                tap = self.data[:, :, kh - 1 - i, kw - 1 - j].t() if self.reflected else self.data[:, :, i, j]
-                ready[:whole, i, j].copy_(tap[: whole * block].unflatten(0, (whole, block)).transpose(1, 2))
-                if c_out % block:
-                    ready[whole, i, j, :, : c_out % block].copy_(tap[whole * block :].t())
+                tap = self.data[:, :, kh - 1 - i, kw - 1 - j]
+                full[:, i, j].copy_(tap[:, : whole * block].unflatten(1, (whole, block)).movedim(1, 0))
+                rest[:, i, j].copy_(tap[:, whole * block :])
         return ready
 
 

@@ -52,7 +52,6 @@ class Sequence:
         self.dtype, self.wide = weight_hh.dtype, accumulate_type(weight_hh.dtype)
         self.lengths = lengths
         self.state_types = [self.dtype if conv else self.wide for conv in self.schedule.convolved_states]
-        zeros = [torch.zeros(geometry.map, dtype=t, device=weight_hh.device) for t in self.state_types]
         self.given = bool(hx)
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
@@ -69,7 +68,10 @@ class Sequence:
             for n, group in enumerate(self.schedule.groups)
             for o in group.operands
         }
-        self.initial = [maps_last(s).to(z.dtype) for s, z in zip(hx, zeros, strict=True)] if hx else zeros
+        if hx:
+            self.initial = [maps_last(s).to(t) for s, t in zip(hx, self.state_types, strict=True)]
+        else:
+            self.initial = [self.empty(dtype=t).zero_() for t in self.state_types]
 
     def empty(self, *lead, width=None, dtype=None):
         """Uninitialised maps with leading axes ``lead``."""
