@@ -1,7 +1,5 @@
 """One sequence as forward and backward see it: its spans of time, its weights, and the steps of its time loop."""
 
-import torch
-
 from fastrcn import memory
 from fastrcn.compiler.signature import forward_signatures
 from fastrcn.ops.conv_recurrent.convolution import add_convolution
