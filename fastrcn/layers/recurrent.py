@@ -260,8 +260,9 @@ class ConvRecurrent(Weights):
             if self.dropout and self.training and layer + 1 < self.num_layers:
                 output = nn.functional.dropout(output, self.dropout)
             inputs = (output,)
-        stacked = zip(*finals, strict=True)
-        return output, tuple(torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0) for parts in stacked)
+        if len(finals) == 1:
+            return output, tuple(state.unsqueeze(0) for state in finals[0])
+        return output, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
     def extra_repr(self):
         text = super().extra_repr()
