@@ -3,117 +3,88 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
+#include "bindings.h"
 #include "common/maps_last.h"
 #include "common/parallel.h"
 #include "conv_recurrent/program.h"
 #include "conv_recurrent/stage.h"
+#include "kernels.h"
 #if defined(FASTRCN_WITH_CUDA)
 #include "conv_recurrent/stages_cuda.h"
 #endif
 
 namespace py = pybind11;
 
-namespace base {
-extern const frcn::StageTable stage_table;
-}
-#if defined(FASTRCN_WITH_AVX2)
-namespace avx2 {
-extern const frcn::StageTable stage_table;
-}
-#endif
-#if defined(FASTRCN_WITH_AVX512)
-namespace avx512 {
-extern const frcn::StageTable stage_table;
-}
-#endif
-
 namespace {
 
-std::vector<const frcn::StageTable*> usable_tables() {
-  std::vector<const frcn::StageTable*> tables{&base::stage_table};
-#if defined(FASTRCN_WITH_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::stage_table);
-#endif
-#if defined(FASTRCN_WITH_AVX512)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    tables.push_back(&avx512::stage_table);
-#endif
-  return tables;
-}
-
-std::vector<std::string> built_isas() {
-  std::vector<std::string> names{"base"};
-#if defined(FASTRCN_WITH_AVX2)
-  names.push_back("avx2");
-#endif
-#if defined(FASTRCN_WITH_AVX512)
-  names.push_back("avx512");
-#endif
-  return names;
-}
-
-std::vector<std::string> usable_isas() {
-  std::vector<std::string> names;
-  for (const auto* table : usable_tables()) names.push_back(table->isa);
-  return names;
-}
-
-const frcn::StageTable* find_table(const std::string& isa) {
-  for (const auto* table : usable_tables())
-    if (isa == table->isa) return table;
-  throw std::invalid_argument("fastrcn: instruction set " + isa + " is not usable here");
-}
+int64_t element_size(int type) { return static_cast<frcn::DataType>(type) == frcn::DataType::float64 ? 8 : 4; }
 
 struct WeightGradientTask {
   frcn::WeightGradientArgs args;
   frcn::WeightGradientFunction function;
-  float* totals;
-  int64_t size;
+  char* totals;
+  int64_t units;  // that threads share out
+  int64_t bytes;  // of each thread's own total; 0: they share one
 };
 
-// Adds to totals (threads, kh, kw, inputs, outputs), one for each thread, so that they need not wait for each other.
-void weight_gradient(const std::string& isa, uintptr_t x, uintptr_t grad, uintptr_t totals,
-                     std::tuple<int64_t, int64_t, int64_t> maps, std::tuple<int64_t, int64_t> channels,
-                     std::tuple<int64_t, int64_t> kernel, std::tuple<int64_t, int64_t> dilation, int threads) {
-  const auto [images, height, width] = maps;
-  const auto [inputs, outputs] = channels;
-  WeightGradientTask task{{reinterpret_cast<const float*>(x),
-                           reinterpret_cast<const float*>(grad),
-                           images,
-                           height,
-                           width,
-                           inputs,
-                           outputs,
-                           {std::get<0>(kernel), std::get<1>(kernel)},
-                           {std::get<0>(dilation), std::get<1>(dilation)}},
-                          find_table(isa)->weight_gradient,
-                          reinterpret_cast<float*>(totals),
-                          std::get<0>(kernel) * std::get<1>(kernel) * inputs * outputs};
+using Triple = std::array<int64_t, 3>;
+
+// Adds to totals (kd, kh, kw, inputs, outputs), one of them or, `by_rows`, one for each thread: few channels are not
+// enough to share out, so threads share out the rows and sum on their own.
+void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x, uintptr_t grad, uintptr_t totals,
+                     std::tuple<int64_t, int64_t, int64_t> counts, const Triple& source_size, const Triple& size,
+                     const Triple& kernel, const Triple& stride, const Triple& dilation, const Triple& padding,
+                     int threads) {
+  const auto& table = *frcn::find_kernels(isa).convolutions;
+  WeightGradientTask task{};
+  auto& args = task.args;
+  args.x = reinterpret_cast<const char*>(x);
+  args.grad = reinterpret_cast<const char*>(grad);
+  std::tie(args.images, args.inputs, args.outputs) = counts;
+  const auto set = [](int64_t* values, const Triple& triple) { std::copy(triple.begin(), triple.end(), values); };
+  set(args.source_size, source_size);
+  set(args.size, size);
+  set(args.kernel, kernel);
+  set(args.stride, stride);
+  set(args.dilation, dilation);
+  set(args.padding, padding);
+  task.totals = reinterpret_cast<char*>(totals);
+  if (by_rows) {
+    task.function = table.weight_gradient;
+    task.units = args.images * size[0] * size[1];
+    task.bytes = kernel[0] * kernel[1] * kernel[2] * args.inputs * args.outputs * sizeof(float);
+  } else {
+    const int64_t block = table.block_outputs(element_size(type));
+    task.function = element_size(type) == 8 ? table.weight_gradient_double : table.weight_gradient_float;
+    task.units = kernel[0] * ((args.outputs + block - 1) / block);
+  }
+  const int64_t products =
+      args.images * size[0] * size[1] * size[2] * kernel[0] * kernel[1] * kernel[2] * args.inputs * args.outputs;
   py::gil_scoped_release release;
   frcn::parallel(
-      threads,
+      products < frcn::kSerialWork ? 1 : threads,
       [](void* context, int part, int parts) {
         const auto& t = *static_cast<WeightGradientTask*>(context);
-        const int64_t rows = t.args.images * t.args.height;
-        t.function(t.args, rows * part / parts, rows * (part + 1) / parts, t.totals + part * t.size);
+        t.function(t.args, t.units * part / parts, t.units * (part + 1) / parts, t.totals + part * t.bytes);
       },
       &task);
 }
 
-void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int64_t> maps,
-                    std::tuple<int64_t, int64_t, int64_t> bytes, int64_t channels, int64_t pixels, int64_t element,
-                    int threads) {
+void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int64_t> maps, const Triple& source_bytes,
+                    const Triple& target_bytes, int64_t channels, int64_t pixels, int64_t element, int threads) {
   frcn::MapsLast m{};
   m.source = reinterpret_cast<const char*>(source);
   m.target = reinterpret_cast<char*>(target);
   std::tie(m.outer, m.inner) = maps;
-  std::tie(m.outer_bytes, m.inner_bytes, m.channel_bytes) = bytes;
+  m.outer_bytes = source_bytes[0], m.inner_bytes = source_bytes[1], m.channel_bytes = source_bytes[2];
+  m.target_outer_bytes = target_bytes[0], m.target_inner_bytes = target_bytes[1], m.pixel_bytes = target_bytes[2];
   m.channels = channels;
   m.pixels = pixels;
   m.element = element;
@@ -131,8 +102,8 @@ const frcn::StageEntry* find_stage(const frcn::StageTable& table, const std::str
   return nullptr;
 }
 
-int64_t block_outputs(const frcn::StageTable& table, int type) {
-  return 2 * table.vector_bytes / (static_cast<frcn::DataType>(type) == frcn::DataType::float64 ? 8 : 4);
+int64_t block_outputs(const std::string& isa, int type) {
+  return frcn::find_kernels(isa).convolutions->block_outputs(element_size(type));
 }
 
 using BufferTuple = std::tuple<uintptr_t, int64_t, uintptr_t>;
@@ -147,13 +118,13 @@ class PyProgram {
  public:
   PyProgram(const std::string& isa, int type, int64_t channels, std::tuple<int64_t, int64_t, int64_t> maps,
             uintptr_t lengths, int threads)
-      : table_(find_table(isa)) {
+      : kernels_(frcn::find_kernels(isa)) {
     program_.type = static_cast<frcn::DataType>(type);
     program_.channels = channels;
     std::tie(program_.images, program_.height, program_.width) = maps;
     program_.lengths = reinterpret_cast<const int64_t*>(lengths);
     program_.threads = threads;
-    program_.block_outputs = block_outputs(*table_, type);
+    program_.block_outputs = kernels_.convolutions->block_outputs(element_size(type));
   }
 
   void add_fill(const BufferTuple& target, uintptr_t row, int64_t bytes) {
@@ -165,23 +136,29 @@ class PyProgram {
                        const Pair& source_map, const Pair& map, const Pair& kernel, const Pair& stride,
                        const Pair& dilation, const Pair& padding, bool skip_first) {
     frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first};
-    c.function = program_.type == frcn::DataType::float64 ? table_->convolution_double : table_->convolution_float;
+    c.function = program_.type == frcn::DataType::float64 ? kernels_.convolutions->convolve_double
+                                                          : kernels_.convolutions->convolve_float;
     c.args.weight = reinterpret_cast<const char*>(weight);
     std::tie(c.args.inputs, c.args.outputs) = channels;
-    std::tie(c.args.source_height, c.args.source_width) = source_map;
-    std::tie(c.args.height, c.args.width) = map;
-    std::tie(c.args.kernel[0], c.args.kernel[1]) = kernel;
-    std::tie(c.args.stride[0], c.args.stride[1]) = stride;
-    std::tie(c.args.dilation[0], c.args.dilation[1]) = dilation;
-    std::tie(c.args.padding[0], c.args.padding[1]) = padding;
+    const auto set = [](int64_t* values, int64_t first, const Pair& pair) {
+      values[0] = first;
+      std::tie(values[1], values[2]) = pair;
+    };
+    set(c.args.source_size, 1, source_map);
+    set(c.args.size, 1, map);
+    set(c.args.kernel, 1, kernel);
+    set(c.args.stride, 1, stride);
+    set(c.args.dilation, 1, dilation);
+    set(c.args.padding, 0, padding);
     program_.steps.push_back({frcn::Program::Kind::convolution, program_.convolutions.size()});
     program_.convolutions.push_back(c);
   }
 
   void add_stage(const std::string& fingerprint, int stage, bool backward, const std::vector<BufferTuple>& buffers,
                  const std::vector<int64_t>& pitch, const std::vector<int64_t>& parameter_size) {
-    const auto* entry = find_stage(*table_, fingerprint, stage, backward, static_cast<int>(program_.type));
-    if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + table_->isa);
+    const auto* entry = find_stage(*kernels_.stages, fingerprint, stage, backward, static_cast<int>(program_.type));
+    if (!entry)
+      throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + kernels_.stages->isa);
     if (buffers.size() != static_cast<size_t>(entry->arguments) || pitch.size() != buffers.size() ||
         buffers.size() > frcn::kMaxStageArguments ||
         parameter_size.size() != static_cast<size_t>(entry->parameter_gradients))
@@ -198,7 +175,7 @@ class PyProgram {
   }
 
  private:
-  const frcn::StageTable* table_;
+  frcn::Kernels kernels_;
   frcn::Program program_;
 };
 
@@ -206,26 +183,26 @@ class PyProgram {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastrcn.";
-  m.def("built_isas", &built_isas, "Instruction sets that were compiled in.");
-  m.def("usable_isas", &usable_isas, "Those of them that this processor has, best last.");
+  m.def("built_isas", &frcn::built_isas, "Instruction sets that were compiled in.");
+  m.def("usable_isas", &frcn::usable_isas, "Those of them that this processor has, best last.");
   m.def("parallel_runtime_found", &frcn::parallel_runtime_found, "Whether PyTorch's OpenMP threads can be used.");
-  m.def(
-      "block_outputs", [](const std::string& isa, int type) { return block_outputs(*find_table(isa), type); },
-      "Output channels of one block of a packed convolution weight, for an instruction set and data type.");
+  m.def("block_outputs", &block_outputs,
+        "Output channels of one block of a packed convolution weight, for an instruction set and data type.");
   m.def(
       "has_stage",
       [](const std::string& isa, const std::string& fingerprint, int stage, bool backward, int type) {
-        return find_stage(*find_table(isa), fingerprint, stage, backward, type) != nullptr;
+        return find_stage(*frcn::find_kernels(isa).stages, fingerprint, stage, backward, type) != nullptr;
       },
       "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
-  m.def("copy_maps_last", &copy_maps_last, "Copy maps (C,H,W) as (H,W,C).");
-  m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient to one sum per thread.");
+  m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
+  m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
   py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions and stages, run once per step.")
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())
       .def("add_fill", &PyProgram::add_fill)
       .def("add_convolution", &PyProgram::add_convolution)
       .def("add_stage", &PyProgram::add_stage)
       .def("run", &PyProgram::run);
+  bind_relu_maxpool3d(m);
 #if defined(FASTRCN_WITH_CUDA)
   m.def(
       "launch_cuda_stage",

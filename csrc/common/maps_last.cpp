@@ -15,10 +15,10 @@ void copy_tiles(const MapsLast& m, int64_t begin, int64_t end) {
   for (int64_t k = begin; k < end; ++k) {
     const int64_t map = k / tiles, first = k % tiles * kTile, count = std::min(kTile, m.pixels - first);
     const char* source = m.source + map / m.inner * m.outer_bytes + map % m.inner * m.inner_bytes;
-    T* target = reinterpret_cast<T*>(m.target) + (map * m.pixels + first) * m.channels;
+    char* target = m.target + map / m.inner * m.target_outer_bytes + map % m.inner * m.target_inner_bytes;
     for (int64_t c = 0; c < m.channels; ++c) {
       const T* row = reinterpret_cast<const T*>(source + c * m.channel_bytes) + first;
-      for (int64_t p = 0; p < count; ++p) target[p * m.channels + c] = row[p];
+      for (int64_t p = 0; p < count; ++p) reinterpret_cast<T*>(target + (first + p) * m.pixel_bytes)[c] = row[p];
     }
   }
 }
@@ -27,7 +27,11 @@ void copy_part(void* context, int part, int parts) {
   const MapsLast& m = *static_cast<const MapsLast*>(context);
   const int64_t tiles = m.outer * m.inner * ((m.pixels + kTile - 1) / kTile);
   const int64_t begin = tiles * part / parts, end = tiles * (part + 1) / parts;
-  m.element == 8 ? copy_tiles<uint64_t>(m, begin, end) : copy_tiles<uint32_t>(m, begin, end);
+  const auto copy = m.element == 8   ? copy_tiles<uint64_t>
+                    : m.element == 4 ? copy_tiles<uint32_t>
+                    : m.element == 2 ? copy_tiles<uint16_t>
+                                     : copy_tiles<uint8_t>;
+  copy(m, begin, end);
 }
 
 }  // namespace

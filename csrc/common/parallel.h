@@ -3,7 +3,11 @@
 // work runs on the calling thread.
 #pragma once
 
+#include <cstdint>
+
 namespace frcn {
+
+constexpr int64_t kSerialWork = 65536;  // multiply-adds below which a second thread costs more than it brings
 
 // Calls body(context, part, parts) for every part, in parallel where an OpenMP runtime was found.
 void parallel(int threads, void (*body)(void*, int part, int parts), void* context);

@@ -8,7 +8,6 @@
 namespace frcn {
 namespace {
 
-constexpr int64_t kSerialWork = 65536;       // multiply-adds below which a second thread costs more than it brings
 constexpr int64_t kStageWork = 8;            // of one value of a stage, in these units
 constexpr int64_t kStripBytes = 128 * 1024;  // what one thread completes before it goes on: fits the second-level cache
 constexpr int64_t kFewPixels = 32;           // per thread; below, threads share out the channels instead
@@ -159,7 +158,7 @@ void flush(Phase& phase) {
   int64_t work = 0;
   for (const Task& task : phase.tasks) {
     const auto& a = task.convolution_args;
-    if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[0] * a.kernel[1];
+    if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[1] * a.kernel[2];
     if (task.stage) work += phase.pixels() * phase.program.channels * kStageWork;
   }
   parallel(work < kSerialWork ? 1 : phase.program.threads, run_part, &phase);

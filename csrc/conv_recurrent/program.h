@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "conv_recurrent/stage.h"
+#include "convolution/convolution.h"
 
 namespace frcn {
 

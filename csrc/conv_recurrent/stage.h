@@ -3,9 +3,6 @@
 
 #include <cstdint>
 
-#include "conv_recurrent/convolution.h"
-#include "conv_recurrent/weight_gradient.h"
-
 namespace frcn {
 
 constexpr int kMaxStageArguments = 40;
@@ -39,9 +36,6 @@ struct StageTable {
   const char* isa;
   const StageEntry* entries;
   int count;
-  WeightGradientFunction weight_gradient;
-  ConvolutionFunction convolution_float, convolution_double;
-  int vector_bytes;
 };
 
 }  // namespace frcn

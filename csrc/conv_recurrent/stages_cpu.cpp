@@ -1,7 +1,5 @@
 // The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
-#include "conv_recurrent/convolution_kernel.h"
 #include "conv_recurrent/rows.h"
-#include "conv_recurrent/weight_gradient_kernel.h"
 
 namespace FRCN_ISA {
 
@@ -36,12 +34,6 @@ static const frcn::StageEntry entries[] = {FRCN_STAGES(FRCN_ENTRY)};
 #define FRCN_TEXT(x) FRCN_TEXT_(x)
 
 extern const frcn::StageTable stage_table;
-const frcn::StageTable stage_table = {FRCN_TEXT(FRCN_ISA),
-                                      entries,
-                                      sizeof entries / sizeof entries[0],
-                                      add_weight_gradient,
-                                      add_convolution<float>,
-                                      add_convolution<double>,
-                                      kVectorBytes};
+const frcn::StageTable stage_table = {FRCN_TEXT(FRCN_ISA), entries, sizeof entries / sizeof entries[0]};
 
 }  // namespace FRCN_ISA

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from fastrcn import cells, native
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry, output_map
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Program, Weight
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Program
+from fastrcn.ops.convolution.weight import Weight
 from tests.helpers.tolerances import assert_close
 
 # images, height, width, inputs, outputs, kernel, stride, dilation

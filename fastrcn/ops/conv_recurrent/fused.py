@@ -15,8 +15,9 @@ import torch
 from fastrcn.compiler.signature import backward_signatures
 from fastrcn.ops.conv_recurrent.gradients import Gradients
 from fastrcn.ops.conv_recurrent.layout import maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, Weight
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 from fastrcn.ops.conv_recurrent.sequence import Sequence, chunks_of, span_of, states_before
+from fastrcn.ops.convolution.weight import Weight
 
 
 class Save(IntEnum):

@@ -4,9 +4,27 @@ import torch
 
 from fastrcn.ops.conv_recurrent.geometry import same_padding
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
-from fastrcn.ops.conv_recurrent.program import Weight
 from fastrcn.ops.conv_recurrent.sequence import states_before
-from fastrcn.ops.conv_recurrent.weight_gradient import as_weight, conv_weight_gradient, empty_total
+from fastrcn.ops.convolution.weight import Weight
+from fastrcn.ops.convolution.weight_gradient import as_weight, conv_weight_gradient, empty_total
+
+
+def _of_one_frame(weight_shape):
+    """A 2-D weight's shape as a 3-D convolution has it."""
+    return (*weight_shape[:2], 1, *weight_shape[2:])
+
+
+def _add_weight_gradient(x, grad, weight_shape, stride, dilation, total):
+    padding = same_padding(weight_shape[2:], dilation)
+    conv_weight_gradient(
+        x.unsqueeze(1),
+        grad.unsqueeze(1),
+        _of_one_frame(weight_shape),
+        (1, *stride),
+        (0, *padding),
+        (1, *dilation),
+        total,
+    )
 
 
 class Gradients:
@@ -27,10 +45,12 @@ class Gradients:
             for name in group.inputs:
                 k = schedule.inputs.index(name)
                 if needs["weight_ih"][k] and seq.weight_ih[k].shape[1]:
-                    self.totals[name, n] = empty_total((rows, *seq.weight_ih[k].shape[1:]), seq.weight_hh)
+                    self.totals[name, n] = empty_total(
+                        _of_one_frame((rows, *seq.weight_ih[k].shape[1:])), seq.weight_hh
+                    )
             for o in group.operands:
                 if needs["weight_hh"]:
-                    self.totals[o, n] = empty_total((rows, *seq.weight_hh.shape[1:]), seq.weight_hh)
+                    self.totals[o, n] = empty_total(_of_one_frame((rows, *seq.weight_hh.shape[1:])), seq.weight_hh)
             if needs["bias"] and any(slot.bias_blocks for slot in group.slots):
                 self.bias[n] = torch.zeros(rows, dtype=seq.wide, device=seq.weight_hh.device)
 
@@ -48,7 +68,7 @@ class Gradients:
                     continue
                 total, shape = self.totals[o, n], (flat.shape[-1], *seq.weight_hh.shape[1:])
                 if o in schedule.computed_operands:
-                    conv_weight_gradient(operands[o].flatten(0, 1), flat, shape, one, one, total)
+                    _add_weight_gradient(operands[o].flatten(0, 1), flat, shape, one, one, total)
                     continue
                 k = schedule.state_index(o)
                 before, missing = states_before(states, k, seq, time)
@@ -56,9 +76,9 @@ class Gradients:
                 if missing:
                     after, edge = (d[:-1], d[-1]) if seq.geometry.reverse else (d[1:], d[0])
                     if seq.given:
-                        conv_weight_gradient(seq.initial[k], edge, shape, one, one, total)
+                        _add_weight_gradient(seq.initial[k], edge, shape, one, one, total)
                 if len(before):
-                    conv_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, one, one, total)
+                    _add_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, one, one, total)
 
     def _add_input(self, name, n, group, flat, time):
         seq, g = self.seq, self.seq.geometry
@@ -69,7 +89,7 @@ class Gradients:
         x = seq.input(name, time).flatten(0, 1)
         if (name, n) in self.totals:
             shape = (flat.shape[-1], *weight.shape[1:])
-            conv_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
+            _add_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
         if self.needs["inputs"][k]:
             dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
             if g.stride == (1, 1):
@@ -93,7 +113,7 @@ class Gradients:
         def packed(weight, keys):
             grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
             for key, n, blocks in keys:
-                rows = as_weight(self.totals.pop((key, n)), (len(blocks) * c, *weight.shape[1:]))
+                rows = as_weight(self.totals.pop((key, n)))[:, :, 0]
                 for slot, block in enumerate(blocks):
                     grad[block * c : (block + 1) * c] = rows[slot * c : (slot + 1) * c]
             return grad

@@ -19,9 +19,11 @@ def maps_last(x):
     ):
         return result.copy_(last)
     lead, steps = [1, 1, *lead][-2:], [0, 0, *x.stride()[:-3]][-2:]
+    pixels = height * width
+    to = (lead[1] * pixels * channels, pixels * channels, channels)
     native.module().copy_maps_last(
-        x.data_ptr(), result.data_ptr(), lead, [s * size for s in (*steps, x.stride(-3))], channels, height * width,
-        size, torch.get_num_threads(),
+        x.data_ptr(), result.data_ptr(), lead, [s * size for s in (*steps, x.stride(-3))], [s * size for s in to],
+        channels, pixels, size, torch.get_num_threads(),
     )  # fmt: skip
     return result
 

@@ -15,6 +15,7 @@ from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.signature import Signature
 from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, same_padding
+from fastrcn.ops.convolution.weight import Weight
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _CONVOLVED_TYPES = (torch.float32, torch.float64)
@@ -64,45 +65,6 @@ class Fill:
 
     target: Buffer
     row: torch.Tensor | None = None
-
-
-@dataclass(eq=False)
-class Weight:
-    """A convolution's weight. ``data`` (Co,Ci,kh,kw) itself, or ``reflected`` the weight with which a convolution at
-    stride 1 takes the output's gradient to the input's: with few pixels a copy more would be most of the memory."""
-
-    data: torch.Tensor
-    reflected: bool = False
-
-    @property
-    def shape(self):
-        c_out, c_in, kh, kw = self.data.shape
-        return (c_in, c_out, kh, kw) if self.reflected else (c_out, c_in, kh, kw)
-
-    def dense(self):
-        """The weight as a tensor of that shape."""
-        if not self.reflected:
-            return self.data
-        turned = self.data.transpose(0, 1)
-        return turned if self.shape[2:] == (1, 1) else turned.flip(2, 3)
-
-    def packed(self, block):
-        """(blocks of outputs, kh, kw, Ci, outputs of a block), zeros behind the last output."""
-        c_out, c_in, kh, kw = self.shape
-        whole = c_out // block
-        ready = self.data.new_empty(-(-c_out // block), kh, kw, c_in, block)
-        ready[whole:].zero_()
-        full, rest = ready[:whole], ready[whole:, ..., : c_out % block]
-        if not self.reflected:
-            full.copy_(self.data[: whole * block].unflatten(0, (whole, block)).permute(0, 3, 4, 2, 1))
-            rest.copy_(self.data[whole * block :].permute(2, 3, 1, 0))
-            return ready
-        for i in range(kh):
-            for j in range(kw):
-                tap = self.data[:, :, kh - 1 - i, kw - 1 - j]
-                full[:, i, j].copy_(tap[:, : whole * block].unflatten(1, (whole, block)).movedim(1, 0))
-                rest[:, i, j].copy_(tap[:, whole * block :])
-        return ready
 
 
 @dataclass

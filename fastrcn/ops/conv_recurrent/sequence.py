@@ -6,7 +6,8 @@ from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.layout import maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, Weight
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.convolution.weight import Weight
 
 _FEWEST_CHUNKS = 8
 

@@ -1,0 +1,46 @@
+"""A convolution's weight as the compiled kernel takes it."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+
+@dataclass(eq=False)
+class Weight:
+    """A convolution's weight. ``data`` (Co,Ci,kernel ...) itself, or ``reflected`` that with which a convolution at
+    stride 1 takes the output's gradient to the input's: with few pixels a copy more would be most of the memory."""
+
+    data: torch.Tensor
+    reflected: bool = False
+
+    @property
+    def shape(self):
+        c_out, c_in, *kernel = self.data.shape
+        return (c_in, c_out, *kernel) if self.reflected else (c_out, c_in, *kernel)
+
+    def dense(self):
+        """The weight as a tensor of that shape."""
+        if not self.reflected:
+            return self.data
+        turned, kernel = self.data.transpose(0, 1), self.shape[2:]
+        return turned if all(k == 1 for k in kernel) else turned.flip(*range(2, 2 + len(kernel)))
+
+    def packed(self, block):
+        """(blocks of outputs, kernel ..., Ci, outputs of a block), zeros behind the last output."""
+        c_out, c_in, *kernel = self.shape
+        whole = c_out // block
+        ready = self.data.new_empty(-(-c_out // block), *kernel, c_in, block)
+        ready[whole:].zero_()
+        full, rest = ready[:whole], ready[whole:, ..., : c_out % block]
+        if not self.reflected:
+            last = (*range(2, 2 + len(kernel)), 1, 0)
+            split = self.data[: whole * block].unflatten(0, (whole, block))
+            full.copy_(split.permute(0, *(d + 1 for d in last)))
+            rest.copy_(self.data[whole * block :].permute(last))
+            return ready
+        for at in product(*map(range, kernel)):
+            tap = self.data[(..., *(k - 1 - i for i, k in zip(at, kernel, strict=True)))]
+            full[(slice(None), *at)].copy_(tap[:, : whole * block].unflatten(1, (whole, block)).movedim(1, 0))
+            rest[(slice(None), *at)].copy_(tap[:, whole * block :])
+        return ready
