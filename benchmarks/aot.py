@@ -25,6 +25,7 @@ from fastrcn.ops.conv_recurrent.triton_config import Config, shipped, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, _Launch
 
 ARCHITECTURES = (80, 90, 100)
+OPERATIONS = ("conv_recurrent", "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
 CELLS = {
     "rnn_tanh": cells.ConvRNN("tanh"),
     "rnn_relu": cells.ConvRNN("relu"),
@@ -35,6 +36,7 @@ CELLS = {
     "stacked": cells.StackedConvGRU(False),
     "stacked_candidate": cells.StackedConvGRU(True),
 }
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
 WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
@@ -100,30 +102,31 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     return named
 
 
-def compile_launch(launch, arch, persistent=False):
-    """What ``triton.compile`` makes of a launch for a compute capability; CUDA tensors are aligned to 16 bytes.
-    ``persistent``: of the kernel that walks over time."""
+def compile_kernel(kernel, signature, constants, aligned, arch, options):
+    """What ``triton.compile`` makes of a kernel for a compute capability. ``aligned``: positions of the arguments that
+    are multiples of 16; CUDA tensors are."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    attributes = {(k,): [["tt.divisibility", 16]] for k in aligned}
+    source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def compile_launch(launch, arch, persistent=False):
+    """A launch of the time loop, compiled. ``persistent``: the kernel that walks over time."""
     phase, signature = replace(launch.phase, persistent=persistent), {"p_counter": "*i32", "p_lengths": "*i64"}
     for k, (buffer, _) in enumerate(launch.pointers):
-        signature[f"p_{k}"] = types[buffer.data.dtype]
+        signature[f"p_{k}"] = POINTERS[buffer.data.dtype]
     for j, product in enumerate(launch.products):
-        signature[f"p_weight_{j}"] = types[product.weight.dtype]
+        signature[f"p_weight_{j}"] = POINTERS[product.weight.dtype]
     signature = {n: signature.get(n, "i32") for n in phase.arguments}
     constants = {n: launch.constants[n] for n in phase.constants}
-    attributes = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(phase.arguments) if n.startswith("p_")}
-    source = ASTSource(
-        kernel_of(launch.program.geometry.schedule.fingerprint, phase),
-        signature | dict.fromkeys(constants, "constexpr"),
-        constants,
-        attributes,
-    )
+    aligned = [k for k, n in enumerate(phase.arguments) if n.startswith("p_")]
     options = launch.options | ({"launch_cooperative_grid": True} if persistent else {})
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
+    return compile_kernel(kernel, signature, constants, aligned, arch, options)
 
 
 def _tool(name, *arguments):
@@ -153,9 +156,8 @@ def main_loop(listing):
     return max(found, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
 
 
-def analyse(name, launch, arch, dtype, persistent=False) -> Row:
-    """Compile a launch and read its machine code."""
-    compiled = compile_launch(launch, arch, persistent)
+def analyse(name, compiled, config, arch, dtype, persistent=False) -> Row:
+    """Read a kernel's machine code."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -165,7 +167,7 @@ def analyse(name, launch, arch, dtype, persistent=False) -> Row:
     found = TENSOR_CORE.findall(loop)
     registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     return Row(
-        name, arch, launch.config, str(dtype).removeprefix("torch."), persistent, registers, stack,
+        name, arch, config, str(dtype).removeprefix("torch."), persistent, registers, stack,
         compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
         len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
     )  # fmt: skip
@@ -191,12 +193,14 @@ def analyse_all(
             for phase, launch in launches(CELLS[name], dtype, channels, kernel, config, schedule).items():
                 slots = 4 if len(launch.phase.accumulators) > 2 else 1
                 if config in configs[slots] and only in ("", phase):
-                    yield analyse(f"{name}.{phase}", launch, arch, dtype, persistent)
+                    compiled = compile_launch(launch, arch, persistent)
+                    yield analyse(f"{name}.{phase}", compiled, launch.config, arch, dtype, persistent)
 
 
 def main(argv=None):
     """Print the table, a row as soon as it is there."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks aot", description=__doc__)
+    parser.add_argument("--operation", default="conv_recurrent", choices=OPERATIONS)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
@@ -205,14 +209,21 @@ def main(argv=None):
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
     parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
     parser.add_argument("--schedule", default="hoisted", choices=NAMES, help="where the inputs are convolved")
+    parser.add_argument("--window", nargs=3, type=int, default=(2, 2, 2), help="of the pooling")
     parser.add_argument("--largest", action="store_true", help="the first configuration of each table only")
     parser.add_argument("--json", action="store_true", help="one row per line as JSON")
     a = parser.parse_args(argv)
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]
-    options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest)
-    for row in analyse_all(a.cells, dtypes, a.arch, *options):
+    if a.operation == "conv_recurrent":
+        options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest)
+        rows = analyse_all(a.cells, dtypes, a.arch, *options)
+    else:
+        from benchmarks import aot_conv3d
+
+        rows = aot_conv3d.analyse_all(a.operation, dtypes, a.arch, a.channels, tuple(a.window), a.largest)
+    for row in rows:
         c = row.config
         values = asdict(row) | {"config": f"{c.block_m}/{c.block_c}/{c.block_k} w{c.warps} s{c.stages} x{c.parts}"}
         print(json.dumps(values) if a.json else "\t".join(map(str, values.values())), flush=True)

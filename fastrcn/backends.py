@@ -4,20 +4,55 @@ import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from fastrcn.ops.batch_norm_relu_maxpool3d.op import describe as _describe_batch_norm
+from fastrcn.ops.conv3d_relu_maxpool3d import cpu as _conv3d_cpu
+from fastrcn.ops.conv3d_relu_maxpool3d import triton_conv3d as _conv3d_triton
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import describe as _describe_conv3d
 from fastrcn.ops.conv_recurrent import cpu as _conv_recurrent_cpu
 from fastrcn.ops.conv_recurrent import triton_program as _conv_recurrent_triton
+from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
+from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
+
+
+def _reference(what, dtype, device):
+    return True, "plain PyTorch under autograd"
+
 
 _CAN_RUN = {
     "conv_recurrent": {
         "triton": _conv_recurrent_triton.can_run,
         "cpu": _conv_recurrent_cpu.can_run,
-        "reference": lambda cell, dtype, device: (True, "plain PyTorch under autograd"),
-    }
+        "reference": _reference,
+    },
+    "conv3d_relu_maxpool3d": {
+        "triton": _conv3d_triton.can_run,
+        "cpu": _conv3d_cpu.can_run,
+        "reference": _reference,
+    },
+    "batch_norm_relu_maxpool3d": {
+        "triton": _relu_maxpool3d_triton.can_run_batch_norm,
+        "cpu": _relu_maxpool3d_cpu.can_run_batch_norm,
+        "reference": _reference,
+    },
 }
-"""For each operation its backends, best first: functions of (cell, dtype, device type) -> (can run, reason)."""
+"""For each operation its backends, best first: functions of (what, dtype, device type) -> (can run, reason). ``what``
+is the operation's own: a cell's key, or what is constant in a call."""
+
+
+def _describe_conv_recurrent(cell, input, *args, **options):
+    return cell.key, input if isinstance(input, torch.Tensor) else input[0]
+
+
+_DESCRIBE = {
+    "conv_recurrent": _describe_conv_recurrent,
+    "conv3d_relu_maxpool3d": _describe_conv3d,
+    "batch_norm_relu_maxpool3d": _describe_batch_norm,
+}
+"""For each operation a function of its arguments -> (``what``, the tensor that gives data type and device)."""
 
 NAMES = ("reference", "cpu", "triton")
 
@@ -31,7 +66,8 @@ _override: list[str] = []
 _told: set[str] = set()
 
 
-def _check(name, source):
+def check_name(name, source):
+    """The name of a backend, if it is one."""
     if name not in NAMES:
         raise ValueError(f"{source}: expected one of {', '.join(NAMES)}, got {name!r}")
     return name
@@ -40,7 +76,7 @@ def _check(name, source):
 @contextmanager
 def use_backend(name):
     """Within this context every operation runs on the named backend, or raises why that cannot be."""
-    _override.append(_check(name, "backend"))
+    _override.append(check_name(name, "backend"))
     try:
         yield
     finally:
@@ -65,56 +101,59 @@ class Explanation:
 def _requested(backend):
     """The backend asked for by name, and by what; (None, "") where the choice is free."""
     if backend is not None:
-        return _check(backend, "backend"), "argument backend"
+        return check_name(backend, "backend"), "argument backend"
     if _override:
         return _override[-1], "use_backend"
     name = os.environ.get("FASTRCN_BACKEND")
-    return (_check(name, "FASTRCN_BACKEND"), "FASTRCN_BACKEND") if name else (None, "")
+    return (check_name(name, "FASTRCN_BACKEND"), "FASTRCN_BACKEND") if name else (None, "")
 
 
 @torch.compiler.assume_constant_result
-def can_run(operation, name, cell, dtype, device):
-    """(whether a backend runs an operation on a cell, data type and device type, why not or how)."""
-    return _CAN_RUN[operation][name](cell, dtype, device)
+def can_run(operation, name, what, dtype, device):
+    """(whether a backend runs an operation on a data type and device type, why not or how)."""
+    if name not in _CAN_RUN[operation]:
+        return False, f"{operation} has no such backend"
+    return _CAN_RUN[operation][name](what, dtype, device)
 
 
-def select(operation, cell, dtype, device, backend=None) -> str:
+def select(operation, what, dtype, device, backend=None) -> str:
     """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot."""
     name, source = _requested(backend)
     if name is not None:
-        ok, reason = can_run(operation, name, cell, dtype, device)
+        ok, reason = can_run(operation, name, what, dtype, device)
         if not ok:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
-    name, refused = _choose(operation, cell, dtype, device)
+    name, refused = _choose(operation, what, dtype, device)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
         warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=4)
     return name
 
 
-def _choose(operation, cell, dtype, device):
+def _choose(operation, what, dtype, device):
     """(the best backend that can run, why a better one of this device does not)."""
     names = [n for n in _CAN_RUN[operation] if _HOME.get(n, device) == device]
     refused = "" if len(names) > 1 else f"no other runs on {device} tensors"
     for name in names:
-        ok, reason = can_run(operation, name, cell, dtype, device)
+        ok, reason = can_run(operation, name, what, dtype, device)
         if ok and name not in _BY_NAME_ONLY:
             return name, refused
         refused = f"{name}: {_BY_NAME_ONLY[name] if ok else reason}"
     raise RuntimeError(f"{operation}: no backend runs {dtype} on {device} tensors ({refused})")
 
 
-def explain(operation, cell, input, *args, backend=None, **kwargs) -> Explanation:
-    """Explain the choice for a call of ``fastrcn.functional`` with these arguments: print what it returns.
+def explain(operation, *args, backend=None, **options) -> Explanation:
+    """Explain the choice for a call of ``fastrcn.functional.<operation>(*args, **options)``: print what it returns.
 
-    Raises ValueError for an unknown operation or backend.
+    Raises ValueError for an unknown operation or backend, and what the call itself raises.
     """
     if operation not in _CAN_RUN:
         raise ValueError(f"operation: expected one of {', '.join(_CAN_RUN)}, got {operation!r}")
-    first = input if isinstance(input, torch.Tensor) else input[0]
-    asked = (cell.key, first.dtype, first.device.type)
-    rows = tuple((n, *can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
+    what, first = _DESCRIBE[operation](*args, **options)
+    asked = (what, first.dtype, first.device.type)
+    names = (*_CAN_RUN[operation], *(n for n in NAMES if n not in _CAN_RUN[operation]))
+    rows: Any = tuple((n, *can_run(operation, n, *asked)) for n in names)
     name, source = _requested(backend)
     if name is None:
         name, refused = _choose(operation, *asked)

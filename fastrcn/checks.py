@@ -10,6 +10,14 @@ def _shape(tensor):
     return tuple(tensor.shape)
 
 
+def triple(value, name, least):
+    """An int or three of them as a triple of ints of at least ``least``."""
+    values = (value,) * 3 if isinstance(value, int) else tuple(value)
+    if len(values) != 3 or any(not isinstance(v, int) or isinstance(v, bool) or v < least for v in values):
+        raise ValueError(f"{name}: expected an int of at least {least} or three of them, got {value!r}")
+    return values
+
+
 def check_kernel(kernel, name):
     """Kernel sizes must be odd: an even one has no middle, so no padding keeps the map's size."""
     if any(k < 1 or k % 2 == 0 for k in kernel):
@@ -75,10 +83,10 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation):
             named[f"hx ({state})"] = value
             if _shape(value) != (b, c, h, w):
                 raise ValueError(f"hx ({state}): expected shape {(b, c, h, w)}, got {_shape(value)}")
-    _check_same(named, inputs[0])
+    check_same(named, inputs[0])
 
 
-def _check_same(named, first):
+def check_same(named, first):
     """All tensors must share the input's floating point type and device."""
     if not first.is_floating_point():
         raise TypeError(f"input: expected a floating point type, got {first.dtype}")

@@ -1,4 +1,4 @@
-"""Operations as functions of tensors. Sequences are (T,B,C,H,W)."""
+"""Operations as functions of tensors. Sequences are (T,B,C,H,W), clips (N,C,D,H,W)."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -7,7 +7,14 @@ import torch
 
 from fastrcn import backends, cells
 from fastrcn.checks import check_call, check_lengths
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops import autograd
+from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
+from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
+from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
 from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused, run_plain
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
 _RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
@@ -20,6 +27,31 @@ def _pair(value, name):
     if len(pair) != 2 or any(not isinstance(v, int) or v < 1 for v in pair):
         raise ValueError(f"{name}: expected a positive int or a pair of them, got {value!r}")
     return pair
+
+
+def _autocast(device, tensors) -> tuple[list[Any], Any]:
+    """(the tensors in autocast's type where it is on, a context without autocast)."""
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors, nullcontext()
+    dtype = torch.get_autocast_dtype(device)
+    eligible = (torch.float32, torch.float16, torch.bfloat16)
+    cast = [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]
+    return cast, torch.autocast(device, enabled=False)
+
+
+def _result_type(pool, dtype, device):
+    """Of a pooling: autocast on the CPU runs ``max_pool3d`` in float32."""
+    autocast = device == "cpu" and torch.is_autocast_enabled("cpu")
+    return torch.float32 if autocast and not pool.identity and dtype != torch.float64 else dtype
+
+
+def _tracked(tensors):
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _plain(backend):
+    """Whether the plain form runs: asked for, or in a program that leaves PyTorch."""
+    return backend == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def conv_recurrent(
@@ -49,25 +81,19 @@ def conv_recurrent(
     weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
     hx = () if hx is None else tuple(hx)
     stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
-    tensors: list[Any] = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx]
     device = weight_hh.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast:
-        dtype = torch.get_autocast_dtype(device)
-        eligible = (torch.float32, torch.float16, torch.bfloat16)
-        tensors = [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]
+    tensors, without_autocast = _autocast(device, [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx])
     n = len(inputs)
     packed, states = tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :]
     check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation)
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
-    tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    save = (Save.STATES if recompute else Save.ALL) if tracked else Save.NOTHING
+    save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
     name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
-    call = Call(name, cell.key, n, stride, dilation, bool(reverse), int(save))
-    plain = name == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        output, *states = (run_plain if plain else run_fused)(call, lengths, tensors)
+    results = 1 + len(schedule_of(cell.key).states)
+    call = Call(name, cell.key, n, stride, dilation, bool(reverse), int(save), results)
+    with without_autocast:
+        output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, lengths])
     if lengths is not None:
         steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)
         output = output.masked_fill(steps >= lengths.view(1, -1, 1, 1, 1), 0)
@@ -101,3 +127,85 @@ def conv_rnn(input, weight_ih, weight_hh, bias=None, hx=None, *, nonlinearity="t
     if nonlinearity not in _RNN:
         raise ValueError(f'nonlinearity: expected "tanh" or "relu", got {nonlinearity!r}')
     return conv_recurrent(_RNN[nonlinearity], input, weight_ih, weight_hh, bias, None, hx, **options)
+
+
+def conv3d_relu_maxpool3d(
+    input, weight, bias=None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups=1, relu=True,
+    pool_kernel_size: Any = 1, pool_stride: Any = None, pool_padding: Any = 0, pool_dilation: Any = 1,
+    ceil_mode=False, backend=None,
+):  # fmt: skip
+    """``max_pool3d(relu(conv3d(input, weight, bias)))`` without the tensor between them in memory for backward.
+
+    Args:
+        input: (N,Cin,D,H,W), contiguous or channels-last. weight: (Cout,Cin/groups,kd,kh,kw). bias: (Cout,) or None.
+        stride, padding, dilation, groups: as in ``torch.nn.functional.conv3d``; padding in numbers.
+        relu: False leaves it out.
+        pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: as in
+            ``torch.nn.functional.max_pool3d``; without a window there is no pooling.
+        backend: a backend's name; None for the best that can run.
+    Returns:
+        (N,Cout,D',H',W'), channels-last where the input or the weight is; under autocast of the type that the plain
+        functions give.
+    Raises:
+        ValueError, TypeError or RuntimeError naming the argument, what was expected and what came.
+    """
+    conv = Conv.of(stride, padding, dilation, groups)
+    pool = Pool.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+    device = input.device.type
+    tensors, without_autocast = _autocast(device, [input, weight, bias])
+    check_conv(conv, pool, *tensors)
+    name = backends.select("conv3d_relu_maxpool3d", (conv, bool(relu), pool), tensors[0].dtype, device, backend)
+    tracked = _tracked(tensors)
+    kept = int(tracked and bool(relu) and pool.cells == 1)
+    call = Conv3dCall(name, conv, bool(relu), pool, tracked, kept)
+    dtype = _result_type(pool, tensors[0].dtype, device)
+    with without_autocast:
+        return (call.plain(tensors) if _plain(name) else autograd.run(call, tensors, tracked))[0].to(dtype)
+
+
+def batch_norm_relu_maxpool3d(
+    input, running_mean, running_var, weight=None, bias=None, *, training=False, momentum=0.1, eps=1e-5, relu=True,
+    pool_kernel_size: Any = 1, pool_stride: Any = None, pool_padding: Any = 0, pool_dilation: Any = 1,
+    ceil_mode=False, backend=None,
+):  # fmt: skip
+    """``max_pool3d(relu(batch_norm(input, ...)))``: the normalised tensor is never in memory.
+
+    Args:
+        input: (N,C,D,H,W), contiguous or channels-last.
+        running_mean, running_var: (C,); None in training for none. Updated in training, as ``batch_norm`` does.
+        weight, bias: (C,) or None. training, momentum, eps: as in ``torch.nn.functional.batch_norm``.
+        relu: False leaves it out.
+        pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: as in
+            ``torch.nn.functional.max_pool3d``; without a window there is no pooling.
+        backend: a backend's name; None for the best that can run.
+    Returns:
+        (N,C,D',H',W'), in the layout of the input; under autocast of the type that the plain functions give.
+    Raises:
+        ValueError, TypeError or RuntimeError naming the argument, what was expected and what came.
+    """
+    pool = Pool.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+    check_batch_norm(input, running_mean, running_var, weight, bias, training, pool)
+    device = input.device.type
+    name = backends.select("batch_norm_relu_maxpool3d", (bool(relu), pool), input.dtype, device, backend)
+    statistics = [None, None] if training else [running_mean, running_var]
+    tensors = [input, weight, bias, *statistics]
+    tracked = _tracked(tensors)
+    kept = int(tracked and bool(relu) and pool.cells == 1)
+    call = BatchNormCall(name, bool(training), float(eps), bool(relu), pool, tracked, kept)
+    if _plain(name) or input.shape[0] == 0:  # an empty batch has no statistics
+        if training:
+            tensors[3:] = [running_mean, running_var]
+        return call.plain(tensors, momentum)[0]
+    output, *rest = autograd.run(call, tensors, tracked)
+    if training and running_mean is not None:
+        mean, var = rest[:2]
+        _update_running(running_mean, running_var, mean, var, momentum, input.numel() // input.shape[1])
+    return output.to(_result_type(pool, output.dtype, device))
+
+
+def _update_running(running_mean, running_var, mean, var, momentum, count):
+    """As ``batch_norm`` does: the variance without bias."""
+    with torch.no_grad():
+        running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+        unbiased = var.to(running_var.dtype) * (count / (count - 1))
+        running_var.mul_(1 - momentum).add_(unbiased, alpha=momentum)

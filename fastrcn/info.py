@@ -2,14 +2,18 @@
 
 import json
 import platform
+from collections.abc import Callable
 from importlib import metadata, util
+from typing import Any, NamedTuple
 
 import torch
 
 from fastrcn import backends, cells, native
 from fastrcn._version import __version__
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.functional import conv_recurrent
+from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d, conv_recurrent
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -26,7 +30,7 @@ def collect() -> dict:
         "threads": torch.get_num_threads(),
         "extension": _extension(),
         "cuda": _cuda(),
-        "self_test": [_self_test("conv_recurrent", name, dtype) for name in backends.NAMES for dtype in _DTYPES],
+        "self_test": [_self_test(o, name, dtype) for o in OPERATIONS for name in backends.NAMES for dtype in _DTYPES],
     }
 
 
@@ -67,23 +71,66 @@ def _cuda():
     return facts
 
 
+class _Test(NamedTuple):
+    """A small call of an operation: what it is chosen by, the shapes of its tensors, the call, and whether the numbers
+    are whole: then no rounding decides which cell of a window is the largest, and so gets the gradient."""
+
+    what: Any
+    shapes: tuple
+    run: Callable[..., torch.Tensor]
+    whole: bool
+
+
+def _tests():
+    cell, pool = cells.ConvLSTM(), Pool.of(2, padding=1)
+    blocks = schedule_of(cell.key).blocks
+    conv = Conv.of(1, 1, 1, 1)
+    window: Any = {"pool_kernel_size": 2, "pool_padding": 1}
+
+    def run_cell(*tensors, backend):
+        return conv_recurrent(cell, *tensors, backend=backend)[0]
+
+    def run_conv(*tensors, backend):
+        return conv3d_relu_maxpool3d(*tensors, padding=1, backend=backend, **window)
+
+    def run_norm(x, weight, bias, *, backend):
+        return batch_norm_relu_maxpool3d(x, None, None, weight, bias, training=True, backend=backend, **window)
+
+    gates = ((blocks["x"] * 8, 5, 3, 3), (blocks["h"] * 8, 8, 3, 3), (blocks["bias"] * 8,))
+    return {
+        "conv_recurrent": _Test(cell.key, ((3, 2, 5, 6, 7), *gates), run_cell, False),
+        "conv3d_relu_maxpool3d": _Test((conv, True, pool), ((2, 3, 4, 6, 7), (8, 3, 3, 3, 3), (8,)), run_conv, True),
+        "batch_norm_relu_maxpool3d": _Test((True, pool), ((2, 8, 4, 6, 7), (8,), (8,)), run_norm, True),
+    }
+
+
+_TESTS = _tests()
+OPERATIONS = tuple(_TESTS)
+
+
+def can_run(operation, name, dtype, device):
+    """(whether a backend runs a small call of an operation, why not or how)."""
+    return backends.can_run(operation, name, _TESTS[operation].what, dtype, device)
+
+
 def _self_test(operation, name, dtype):
-    """Run a small ConvLSTM forward and backward on one backend and compare with float64 on the reference."""
+    """Run a small call forward and backward on one backend and compare with float64 on the reference."""
     result = {"operation": operation, "backend": name, "dtype": str(dtype).removeprefix("torch.")}
-    cell = cells.ConvLSTM()
     device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
-    ok, reason = backends.can_run(operation, name, cell.key, dtype, device)
+    ok, reason = can_run(operation, name, dtype, device)
     if not ok:
         return result | {"ok": False, "reason": reason}
-    blocks = schedule_of(cell.key).blocks
+    _, shapes, call, whole = _TESTS[operation]
     generator = torch.Generator().manual_seed(0)
-    shapes = [(3, 2, 5, 6, 7), (blocks["x"] * 8, 5, 3, 3), (blocks["h"] * 8, 8, 3, 3), (blocks["bias"] * 8,)]
     exact = [0.3 * torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    if whole:
+        exact = [(4 * t).round() for t in exact]
 
     def run(backend, dtype, device):
         tensors = [t.to(device, dtype).requires_grad_() for t in exact]
-        output, _ = conv_recurrent(cell, *tensors, backend=backend)
-        return [t.detach().cpu() for t in (output, *torch.autograd.grad(output.sum(), tensors))]
+        output = call(*tensors, backend=backend)
+        weight = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output)
+        return [t.detach().cpu() for t in (output, *torch.autograd.grad((output * weight).sum(), tensors))]
 
     found, truth = run(name, dtype, device), run("reference", torch.float64, "cpu")
     error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
@@ -108,11 +155,11 @@ def report(facts: dict) -> str:
         lines.append(f"extension: {extension['reason']}")
     cuda = facts["cuda"]
     lines.append(f"CUDA: {cuda['note']}; devices: {', '.join(cuda['devices']) or 'none'}")
-    lines.append("self-test (a small ConvLSTM, forward and backward, against float64):")
+    lines.append("self-test (small calls forward and backward, against float64):")
     for test in facts["self_test"]:
         error = f" error {test['error']:.1e}" if "error" in test else ""
         mark = "ok  " if test["ok"] else "FAIL" if "error" in test else "no  "
-        lines.append(f"  {mark} {test['operation']} {test['backend']:9} {test['dtype']:8}{error}  {test['reason']}")
+        lines.append(f"  {mark} {test['operation']:25} {test['backend']:9} {test['dtype']:8}{error}  {test['reason']}")
     return "\n".join(lines)
 
 

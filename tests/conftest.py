@@ -1,14 +1,25 @@
 """Seeds, and a summary of the backends that could not run and why."""
 
+import itertools
+
 import pytest
 import torch
 
-from fastrcn import backends, cells
+from fastrcn import backends, info
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """For small maps, which take longer on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items):
@@ -19,9 +30,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("backends")
-    key = cells.ConvLSTM().key
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
-        for name in backends.NAMES:
-            ok, reason = backends.can_run("conv_recurrent", name, key, torch.float32, device)
-            terminalreporter.write_line(f"{device} {name}: {'runs' if ok else 'cannot run'}: {reason}")
+        for operation, name in itertools.product(info.OPERATIONS, backends.NAMES):
+            ok, reason = info.can_run(operation, name, torch.float32, device)
+            terminalreporter.write_line(f"{device} {operation} {name}: {'runs' if ok else 'cannot run'}: {reason}")

@@ -42,6 +42,23 @@ def test_automatic_choice_and_explanation():
     assert "reference: runs" in str(found)
 
 
+def test_explanation_of_other_operations():
+    x, weight = torch.randn(1, 2, 4, 5, 6), torch.randn(3, 2, 3, 3, 3)
+    conv, norm = "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d"
+    found = backends.explain(conv, x, weight, padding=1, pool_kernel_size=(1, 2, 2))
+    assert found.chosen == "cpu"
+    assert "one compiled pass" in str(found)
+    wide = backends.explain(conv, x, weight, padding=3, pool_kernel_size=7, pool_padding=3)
+    assert wide.chosen == "reference"
+    assert "255 cells at most, this one has 343" in wide.because
+    asked = backends.explain(norm, x, None, None, training=True, backend="triton")
+    assert asked.chosen is None
+    assert "triton: cannot run: it runs on cuda tensors" in str(asked)
+    assert backends.explain(norm, x.half(), None, None, training=True).chosen == "reference"
+    with pytest.raises(ValueError, match=r"pool_kernel_size.*fits.*\(4, 5, 6\).*\(9, 9, 9\)"):
+        backends.explain(norm, x, None, None, training=True, pool_kernel_size=9)
+
+
 def test_context_and_argument():
     with fastrcn.use_backend("reference"):
         assert explain().chosen == "reference"
@@ -148,11 +165,13 @@ def test_info():
     )
     facts = json.loads(done.stdout)
     assert facts["fastrcn"] == fastrcn.__version__
-    tests = {(t["backend"], t["dtype"]): t for t in facts["self_test"]}
+    tests = {(t["operation"], t["backend"], t["dtype"]): t for t in facts["self_test"]}
     dtypes = ("float32", "float64", "bfloat16", "float16")
-    assert set(tests) == {(b, d) for b in backends.NAMES for d in dtypes}
-    runs = {("reference", d) for d in dtypes} | {("cpu", d) for d in dtypes[:3]}
-    runs |= {("triton", d) for d in dtypes if d != "float64" and torch.cuda.is_available()}
+    operations = ("conv_recurrent", "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
+    assert set(tests) == {(o, b, d) for o in operations for b in backends.NAMES for d in dtypes}
+    runs = {(o, "reference", d) for o in operations for d in dtypes}
+    runs |= {(o, "cpu", d) for o in operations for d in dtypes[:3]}
+    runs |= {("conv_recurrent", "triton", d) for d in dtypes if d != "float64" and torch.cuda.is_available()}
     assert {key for key, t in tests.items() if t["ok"]} == runs, tests
     assert all(t["reason"] and "error" not in t for t in tests.values() if not t["ok"])
     text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout

@@ -66,3 +66,37 @@ def test_shipped_configurations(arguments, rows):
     assert found
     for row in found:
         check(row)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--arch", "80", "90", "100"),
+        ("--arch", "80", "90", "100", "--dtype", "float32", "--largest"),
+        ("--arch", "90", "--dtype", "float16", "--channels", "40", "--window", "1", "2", "2"),
+        ("--arch", "80", "90", "100", "--window", "1", "1", "1", "--largest"),
+    ],
+    ids=" ".join,
+)
+def test_shipped_configurations_of_conv3d(arguments, rows):
+    found = rows("--operation", "conv3d_relu_maxpool3d", *arguments)
+    assert {row["kernel"] for row in found} == {"conv3d.fwd", "conv3d.bwd"}
+    for row in found:
+        check(row)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [("--arch", "90"), ("--arch", "80", "--dtype", "float32", "--largest")], ids=" ".join
+)
+def test_passes_of_pooling(arguments, rows):
+    found = rows("--operation", "batch_norm_relu_maxpool3d", *arguments)
+    assert found
+    for row in found:
+        what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
+        assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
+        # Contiguous, the cells of neighbouring windows do not lie side by side.
+        assert row["wide_loads"] or row["kernel"] == "pass.fwd.contiguous", f"{what}: no 16-byte loads"

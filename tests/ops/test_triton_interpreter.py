@@ -1,4 +1,4 @@
-"""The Triton program in Triton's interpreter, on the CPU.
+"""The Triton kernels in Triton's interpreter, on the CPU.
 
 Whether a kernel is interpreted is decided when it is decorated, so this needs a process of its own.
 """
@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.triton
 @pytest.mark.slow
-def test_in_the_interpreter():
-    """All of tests/ops/triton_interpreted.py."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/triton_interpreted.py"]
+@pytest.mark.parametrize("file", ["triton_interpreted.py", "conv3d_triton_interpreted.py"])
+def test_in_the_interpreter(file):
+    """All tests of a file."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/{file}"]
     found = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=900
     )

@@ -67,14 +67,21 @@ def power(n, smallest=16):
 
 def choose(device, dtype, slots, channels, pixels, interpreted, exact=False) -> Config:
     """The configuration of a phase: narrow states take narrow tiles, few pixels take small ones."""
+    return pick(
+        lambda capability: shipped(capability, dtype.itemsize, slots, exact), device, channels, pixels, interpreted
+    )
+
+
+def pick(table_of, device, channels, pixels, interpreted) -> Config:
+    """From the table for the device's compute capability the first configuration whose tiles are no wider than the
+    channels and fill the processors, else the smallest."""
     if _override:
         return _override[-1]
     if interpreted:
         # Programs run one after another, each operation at a fixed cost: few, large tiles.
         return Config(min(256, power(pixels)), min(64, power(channels)), 256, 4, 1)
     gpu = torch.cuda.get_device_properties(device)
-    table = shipped(10 * gpu.major + gpu.minor, dtype.itemsize, slots, exact)
-    fitting = [c for c in table if c.block_c <= power(channels)]
+    fitting = [c for c in table_of(10 * gpu.major + gpu.minor) if c.block_c <= power(channels)]
     for config in fitting:
         if -(-pixels // config.block_m) * -(-channels // config.block_c) >= gpu.multi_processor_count:
             return config

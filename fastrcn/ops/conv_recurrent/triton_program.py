@@ -5,10 +5,7 @@ equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a st
 result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
 """
 
-import os
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,38 +14,13 @@ from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, ker
 from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, power
-
-_MOST_PIXELS = (1 << 31) - 1024
-"""Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
-
-_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@cache
-def _triton_problem():
-    """Why Triton cannot be imported, or None."""
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        return f"Triton cannot be imported ({error})"
-    return None
-
-
-def interpreting():
-    """Whether kernels run in Triton's interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, manner, problem_of
 
 
 def can_run(cell, dtype, device):
     """(whether this backend runs the cell, why not or how)."""
-    problem = _triton_problem()
-    if problem:
-        return False, problem
-    if device != "cuda" and not (device == "cpu" and interpreting()):
-        return False, f"it runs on cuda tensors, or with TRITON_INTERPRET=1 on cpu tensors; these are on {device}"
-    if dtype not in _TYPES:
-        return False, f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
-    return True, "one kernel launch per phase and step" + (", in Triton's interpreter" if interpreting() else "")
+    problem = problem_of(dtype, device)
+    return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
 
 
 def _overlap(written: Buffer, read: Buffer, lag=0):
@@ -150,10 +122,7 @@ class TritonProgram:
         self.keep, self.config, self.persistent = keep, config, persistent
         self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
         self.pixels = images * geometry.height * geometry.width
-        if self.pixels > _MOST_PIXELS:
-            raise ValueError(
-                f"input: expected at most {_MOST_PIXELS} pixels per step over the batch, got {self.pixels}"
-            )
+        check_pixels(self.pixels, "input at one step")
         self.works = split(steps) if images else []
         self.launches: list[_Launch] | None = None
         self.rotated: tuple[list[_Launch], _Launch] | None = None
@@ -175,7 +144,7 @@ class TritonProgram:
 
     def _over(self, loop, count, step, convolution_start, start, direction):
         """Take ``count`` steps. The starts are the times of the first one's convolutions and stage."""
-        with _device_of(loop[0]):
+        with device_of(loop[0].pointers[0][0].data):
             n, turns = 0, count - 2
             while n < count:
                 if n == 1 and self.persistent and len(loop) == 1 and turns > 1 and loop[0].resident():
@@ -264,11 +233,6 @@ class TritonProgram:
 def _same(target: Buffer, slot, buffer: Buffer, channels):
     """Whether a buffer is slot ``slot`` of a target."""
     return buffer.per_row and _key(buffer) == _key(target) and buffer.channel == target.channel + slot * channels
-
-
-def _device_of(launch):
-    tensor = launch.pointers[0][0].data
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 @dataclass(frozen=True)

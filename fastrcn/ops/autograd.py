@@ -1,0 +1,146 @@
+"""A fused operator under autograd, as two nested functions: the first runs the forward operator and, in backward, the
+second; the second runs the backward operator and, when it is itself differentiated, goes through the plain form.
+Both can be mapped over by ``torch.vmap``.
+"""
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+import torch
+
+
+class Call(Protocol):
+    """What is constant in a call of an operator; a NamedTuple. The tensors follow as one flat list, None where absent.
+
+    ``differentiable``: so many of the results, the first, have gradients; the others are kept for the backward
+    operator.
+    ``kept``: so many of the differentiable results, the first, are kept for it too.
+    """
+
+    differentiable: int
+    kept: int
+
+    @abstractmethod
+    def forward(self, tensors) -> Any:
+        """All results of the forward operator."""
+
+    @abstractmethod
+    def backward(self, needs, grads, tensors, kept) -> Any:
+        """The gradients that ``needs`` (a flag for each tensor) asks for, the others left out. ``grads``: those of the
+        differentiable results, None for zero."""
+
+    @abstractmethod
+    def plain(self, tensors) -> Any:
+        """The differentiable results, from PyTorch's own functions."""
+
+
+def _stack_over(info, in_dims, function, args):
+    """Run ``function`` once per element of the mapped axis and stack what it returns."""
+    runs = []
+    for k in range(info.batch_size):
+        picked = [a if d is None else a.select(d, k) for a, d in zip(args, in_dims, strict=True)]
+        runs.append(function(*picked))
+    return tuple(torch.stack(parts) for parts in zip(*runs, strict=True))
+
+
+class Fused(torch.autograd.Function):
+    """apply(call, *tensors) -> the forward operator's results."""
+
+    @staticmethod
+    def forward(call, *tensors):
+        return tuple(call.forward(tensors))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        call, *tensors = inputs
+        ctx.call, ctx.count = call, len(tensors)
+        ctx.save_for_backward(*tensors, *output[: call.kept], *output[call.differentiable :])
+        ctx.mark_non_differentiable(*output[call.differentiable :])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        call, saved = ctx.call, ctx.saved_tensors
+        needs = tuple(ctx.needs_input_grad[1:])
+        # A compiled graph is differentiated once, and traces a function without gradients only by its fixed arguments.
+        second = FusedBackward.forward if torch.compiler.is_compiling() else FusedBackward.apply
+        found = iter(second(call, needs, *grads[: call.differentiable], *saved))
+        return (None, *(next(found) if need else None for need in needs))
+
+    @staticmethod
+    def vmap(info, in_dims, call, *tensors):
+        outputs = _stack_over(info, in_dims[1:], lambda *args: Fused.apply(call, *args), tensors)
+        return outputs, (0,) * len(outputs)
+
+
+class FusedBackward(torch.autograd.Function):
+    """apply(call, needs, *grads, *tensors, *kept) -> the gradients that ``needs`` asks for."""
+
+    @staticmethod
+    def _split(call, needs, rest):
+        first, end = call.differentiable, call.differentiable + len(needs)
+        return rest[:first], rest[first:end], rest[end:]
+
+    @staticmethod
+    def forward(call, needs, *rest):
+        grads, tensors, kept = FusedBackward._split(call, needs, rest)
+        return tuple(call.backward(needs, grads, tensors, kept))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        call, needs, *rest = inputs
+        ctx.call, ctx.needs, ctx.count = call, needs, len(rest)
+        grads, tensors, _ = FusedBackward._split(call, needs, rest)
+        ctx.save_for_backward(*grads, *tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *grads_of_grads):
+        call, needs = ctx.call, ctx.needs
+        grads, tensors, _ = FusedBackward._split(call, needs, ctx.saved_tensors)
+        return (None, None, *_second_order(call, needs, grads, tensors, grads_of_grads, ctx.count))
+
+    @staticmethod
+    def vmap(info, in_dims, call, needs, *rest):
+        outputs = _stack_over(info, in_dims[2:], lambda *args: FusedBackward.apply(call, needs, *args), rest)
+        return outputs, (0,) * len(outputs)
+
+
+def _second_order(call, needs, grads, tensors, grads_of_grads, count):
+    """Differentiate the plain form's gradient: gradients for grads, tensors and, all None, what forward kept."""
+    given = [k for k, g in enumerate(grads) if g is not None]
+    present = [k for k, t in enumerate(tensors) if t is not None and t.is_floating_point()]
+    wanted = [k for k, need in enumerate(needs) if need]
+
+    def gradient(*flat):
+        cotangents, values = flat[: len(given)], list(tensors)
+        for k, value in zip(present, flat[len(given) :], strict=True):
+            values[k] = value
+
+        def plain(*parts):
+            filled = list(values)
+            for k, part in zip(wanted, parts, strict=True):
+                filled[k] = part
+            results = call.plain(filled)
+            return tuple(results[k] for k in given)
+
+        pull: Any = torch.func.vjp(plain, *(values[k] for k in wanted))[1]
+        return pull(tuple(cotangents))
+
+    flat = [grads[k] for k in given] + [tensors[k] for k in present]
+    linear: Any = torch.func.vjp(gradient, *flat)
+    outputs, pull = linear
+    cotangents = tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads_of_grads, strict=True))
+    found = pull(cotangents)
+    result = [None] * count
+    for k, g in zip(given, found, strict=False):
+        result[k] = g
+    for k, g in zip(present, found[len(given) :], strict=True):
+        result[len(grads) + k] = g
+    return result
+
+
+def run(call, tensors, tracked):
+    """The fused operator under autograd: all its results. ``tracked``: whether a gradient may be asked for."""
+    untracked = torch.compiler.is_compiling() and not tracked
+    return (Fused.forward if untracked else Fused.apply)(call, *tensors)

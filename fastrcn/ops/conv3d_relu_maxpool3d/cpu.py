@@ -1,0 +1,189 @@
+"""The ``cpu`` backend. Inside, maps are channels-last, unless they are few.
+
+Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else the
+library convolves a few clips at a time and one compiled pass adds the bias, applies the ReLU and pools. So the tensor
+before pooling is never there for the whole batch, neither forward nor backward.
+"""
+
+from typing import Any
+
+import torch
+
+from fastrcn import memory, native
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.convolution.weight import Weight
+from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
+from fastrcn.ops.relu_maxpool3d import cpu as passes
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
+
+_SPAN_BYTES = 1 << 24
+_MOST_STRIP_INPUTS = 16
+"""The library's kernels with more inputs reach the processor's peak; with few they spend their time on layouts."""
+
+
+def can_run(what, dtype, device):
+    """(whether this backend runs a call, why not or how)."""
+    conv, _, pool = what
+    ok, reason = passes.can_run(pool, dtype, device)
+    if not ok:
+        return ok, reason
+    how = "the library's convolution, then " + reason
+    if _pools_in_strips(conv, pool) and dtype != torch.bfloat16:
+        how = f"up to {_MOST_STRIP_INPUTS} inputs convolved and pooled strip by strip, with more " + how
+    if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():
+        how += "; computed in float32: this processor has no bfloat16 convolution"
+    return True, how
+
+
+def _pools_in_strips(conv: Conv, pool: Pool):
+    return conv.groups == 1 and not pool.overlaps()
+
+
+def _compute_type(dtype):
+    return torch.float32 if dtype == torch.bfloat16 and not native.has_bfloat16_convolution() else dtype
+
+
+def _cast(dtype, *tensors) -> list[Any]:
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def _spans(size, weight, batch, element):
+    """The batch in parts whose convolution results are small."""
+    clip = weight.shape[0] * size[0] * size[1] * size[2] * element
+    step = max(1, _SPAN_BYTES // max(1, clip))
+    return [slice(n, min(batch, n + step)) for n in range(0, batch, step)]
+
+
+def _is_product(weight, conv: Conv):
+    """Whether the convolution is a matrix product over the pixels as they lie."""
+    one = (1, 1, 1)
+    return tuple(weight.shape[2:]) == conv.stride == one and conv.padding == (0, 0, 0) and conv.groups == 1
+
+
+def _converts(x, weight, conv: Conv, size):
+    """Whether maps are worth a change to channels-last, in which the library is faster: not for a mere product, and not
+    where they are smaller than the weights, which it would then have to change too."""
+    if _is_product(weight, conv):
+        return False
+    maps = x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
+    return maps > weight.numel()
+
+
+def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
+    """(pooled maps, index or None)."""
+    last, dtype = is_last(x) or is_last(weight), x.dtype
+    x, weight, bias = _cast(_compute_type(dtype), x, weight, bias)
+    size = conv.output_size(x.shape[2:], weight.shape[2:])
+    shape = (x.shape[0], weight.shape[0], *pool.output_size(size))
+    strips = _pools_in_strips(conv, pool) and weight.shape[1] <= _MOST_STRIP_INPUTS and x.dtype.itemsize >= 4
+    inside = last if strips else last or _converts(x, weight, conv, size)
+    if not strips and not relu and pool.identity:
+        return dense(torch.conv3d(dense(x, inside, keep=True), weight, bias, *conv), last).to(dtype), None
+    out = torch.empty(shape, dtype=x.dtype, memory_format=format_of(inside))
+    index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(inside)) if keep else None
+    x = dense(x, strips or inside, keep=True)
+    if strips:
+        _convolve_in_strips(x, weight, bias, conv, relu, pool, size, out, index)
+    else:
+        # In bfloat16 the bias belongs to the library's sum, which is rounded once.
+        low = x.dtype.itemsize == 2
+        shift = None if bias is None or low else bias
+        for span in _spans(size, weight, x.shape[0], x.element_size()):
+            y = dense(torch.conv3d(x[span], weight, bias if low else None, *conv), inside)
+            passes.forward(y, None, shift, relu, pool, keep, out[span], None if index is None else index[span])
+    return dense(out, last).to(dtype), None if index is None else dense(index, last)
+
+
+def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out, index):
+    """The compiled kernel: writes ``out`` and, where it is given, ``index``. ``x`` is channels-last."""
+    native_module, isa, number = native.module(), native.isa(), passes.TYPE_NUMBERS[x.dtype]
+    packed = Weight(weight).packed(native_module.block_outputs(isa, number))
+    numbers = [*weight.shape[2:], *conv.stride, *conv.padding, *conv.dilation]
+    bias = None if bias is None else bias.contiguous()
+    native_module.conv3d_relu_maxpool3d(
+        isa, number, numbers, tuple(x.shape), (*out.shape[:2], *size), pool.numbers(), tuple(out.shape[2:]),
+        is_last(out), relu, x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr(),
+        0 if index is None else index.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
+    """[dx, dweight, dbias], None where not needed."""
+    dtype, x_last, weight_last = x.dtype, is_last(x), is_last(weight)
+    grad, x, weight = _cast(_compute_type(dtype), grad, x, weight)
+    gate = gate if gate is None or gate.dtype == torch.uint8 else gate.to(x.dtype)
+    size = conv.output_size(x.shape[2:], weight.shape[2:])
+    last = x_last or weight_last or _converts(x, weight, conv, size)
+    needs_x, needs_weight, needs_bias = needs
+    dx: Any = None
+    dweight: Any = None
+    spans = _spans(size, weight, x.shape[0], x.element_size())
+    if not last and _is_product(weight, conv):
+        dx = torch.empty(x.shape, dtype=x.dtype) if needs_x else None
+        dweight = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight else None
+        for span, dy in _expanded(spans, grad, gate, size, pool, False):
+            _add_products(dy, x[span], weight, None if dx is None else dx[span], dweight)
+    else:
+        own_weight = needs_weight and conv.groups == 1 and x.dtype.itemsize >= 4
+        if own_weight:
+            total, maps = empty_total(weight.shape, x), dense(x, True, keep=True)
+            for span, dy in _expanded(spans, grad, gate, size, pool, True):
+                conv_weight_gradient(
+                    maps[span].movedim(1, -1), dy.movedim(1, -1), weight.shape, conv.stride, conv.padding,
+                    conv.dilation, total,
+                )  # fmt: skip
+            dweight = to_weight(total, weight_last)
+        by_library = (needs_x, needs_weight and not own_weight)
+        if any(by_library):
+            x = dense(x, last, keep=True)
+            dx, found = _by_library(spans, grad, gate, x, weight, conv, pool, size, last, by_library)
+            dweight = found if by_library[1] else dweight
+    dx = None if dx is None else dense(dx, x_last)
+    dbias = passes.sums(grad, gate, size, pool, is_last(grad))[0] if needs_bias else None
+    return [None if f is None else f.to(dtype) for f in (dx, dweight, dbias)]
+
+
+def _expanded(spans, grad, gate, size, pool: Pool, last):
+    """For each part of the batch (the part, the gradient of the convolution's result)."""
+    grad, gate = dense(grad, last, keep=True), None if gate is None else dense(gate, last, keep=True)
+    for span in spans:
+        if gate is None and pool.identity:
+            yield span, grad[span]
+            continue
+        part = grad[span]
+        n, c = part.shape[:2]
+        shape = (n, *size, c) if last else (n, c, *size)
+        dy = memory.empty(shape, grad.dtype, "cpu")
+        dy = dy.movedim(-1, 1) if last else dy
+        passes.backward(part, None if gate is None else gate[span], size, pool, last, into=dy)
+        yield span, dy
+
+
+def _add_products(dy, x, weight, dx, dweight):
+    """Both gradients of a convolution that is a matrix product, clip by clip."""
+    rows = weight.flatten(1)
+    for n, g in enumerate(dy.flatten(2)):
+        if dweight is not None:
+            dweight.flatten(1).addmm_(g, x[n].flatten(1).t())
+        if dx is not None:
+            torch.mm(rows.t(), g, out=dx[n].flatten(1))
+
+
+def _by_library(spans, grad, gate, x, weight, conv: Conv, pool: Pool, size, last, needs):
+    """(dx, dweight) by the library, None where not needed."""
+    dx: Any = None
+    dweight: Any = None
+    for span, dy in _expanded(spans, grad, gate, size, pool, last):
+        d_part, d_weight, _ = torch.ops.aten.convolution_backward(
+            dy, x[span], weight, None, conv.stride, conv.padding, conv.dilation, False, [0, 0, 0], conv.groups,
+            [*needs, False],
+        )  # fmt: skip
+        if needs[0] and len(spans) == 1:
+            dx = d_part
+        elif needs[0]:
+            dx = torch.empty_like(x) if dx is None else dx
+            dx[span] = d_part
+        if needs[1]:
+            dweight = d_weight if dweight is None else dweight.add_(d_weight)
+    return dx, dweight

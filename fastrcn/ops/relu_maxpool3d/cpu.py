@@ -1,0 +1,112 @@
+"""The compiled passes on CPU tensors."""
+
+import torch
+
+from fastrcn import native
+from fastrcn.ops.relu_maxpool3d.geometry import CLOSED, Pool
+from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
+
+TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_OPEN, _INDEX, _VALUE = range(3)
+
+
+def can_run(pool: Pool, dtype, device):
+    """(whether these passes run a pooling, why not or how)."""
+    if device != "cpu":
+        return False, f"it runs on cpu tensors, these are on {device}"
+    if dtype not in TYPE_NUMBERS:
+        return False, f"it has float32, float64 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
+    if native.module() is None:
+        return False, native.missing_reason()
+    if pool.cells > CLOSED:
+        return False, f"a window's cell is one byte: {CLOSED} cells at most, this one has {pool.cells}"
+    return True, f"scale, ReLU and pooling in one compiled pass ({native.isa()})"
+
+
+def can_run_batch_norm(what, dtype, device):
+    """The same for batch_norm_relu_maxpool3d."""
+    _, pool = what
+    return can_run(pool, dtype, device)
+
+
+def accumulate_type(x):
+    """Type of sums and coefficients."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _address(tensor):
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _shapes(x_shape, pool, last):
+    n, c, *size = x_shape
+    if pool.identity and not last:  # one long row for each frame
+        size = (1, size[0], size[1] * size[2])
+    return pool.numbers(), (n, c, *size), pool.output_size(size), last
+
+
+def forward(x, scale, shift, relu, pool: Pool, keep, out=None, index=None):
+    """(max_pool3d(relu(x * scale + shift)), the cell of each window as uint8, ``CLOSED`` where the ReLU is, or None).
+
+    ``x`` (N,C,D,H,W) contiguous or channels-last; scale and shift (C,) of the accumulation type, or None. ``out`` and
+    ``index``: tensors to write to."""
+    last = is_last(x)
+    shape = (*x.shape[:2], *pool.output_size(x.shape[2:]))
+    if out is None:
+        out = torch.empty(shape, dtype=x.dtype, memory_format=format_of(last))
+    if keep and index is None:
+        index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(last))
+    native.module().pool_forward(
+        native.isa(), TYPE_NUMBERS[x.dtype], *_shapes(x.shape, pool, last), relu, x.data_ptr(), out.data_ptr(),
+        _address(index), _address(scale), _address(shift), torch.get_num_threads(),
+    )  # fmt: skip
+    return out, index
+
+
+def _gate(gate, pool, last):
+    if gate is None:
+        return _OPEN, None
+    return (_INDEX if pool.cells > 1 else _VALUE), dense(gate, last)
+
+
+def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None, slope=None, offset=None, into=None):
+    """scale * (``grad`` led to the cells of its windows) + slope * (x - center) + offset, these two where x is given.
+
+    ``gate``: the index of forward; for a window of one cell its result, or None where all pass. ``into``: a tensor to
+    write to."""
+    grad = dense(grad, last)
+    kind, gate = _gate(gate, pool, last)
+    shape = (*grad.shape[:2], *size)
+    dx = torch.empty(shape, dtype=grad.dtype, memory_format=format_of(last)) if into is None else into
+    native.module().pool_backward(
+        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(), _address(gate),
+        dx.data_ptr(), *(_address(t) for t in (scale, x, center, slope, offset)), torch.get_num_threads(),
+    )  # fmt: skip
+    return dx
+
+
+def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
+    """Per channel: the sum of ``grad`` where its window is open and, where ``x`` is given, of grad * (x - center) at
+    the cell it is led to. ``size``: (D,H,W) before pooling."""
+    grad = dense(grad, last)
+    kind, gate = _gate(gate, pool, last)
+    shape = (*grad.shape[:2], *size)
+    totals = torch.empty(2, grad.shape[1], dtype=torch.float64)
+    native.module().pool_sums(
+        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(), _address(gate),
+        _address(x), _address(center), totals.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return totals.to(accumulate_type(grad)).unbind()
+
+
+def statistics(x):
+    """Mean and biased variance of each channel, summed in float64."""
+    totals = torch.empty(2, x.shape[1], dtype=torch.float64)
+    last = is_last(x)
+    native.module().pool_statistics(
+        native.isa(), TYPE_NUMBERS[x.dtype], _shapes(x.shape, Pool(), last)[1], last, x.data_ptr(), totals.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    mean, square = totals / (x.numel() // x.shape[1])
+    var = (square - mean * mean).clamp_(min=0)
+    return mean.to(accumulate_type(x)), var.to(accumulate_type(x))

@@ -1,0 +1,82 @@
+"""What every operator with Triton kernels asks before it runs them. Importing this does not need Triton."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+MOST_PIXELS = (1 << 31) - (1 << 22)
+"""Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
+
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def _triton_problem():
+    """Why Triton cannot be imported, or None."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None
+
+
+def interpreting():
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def problem_of(dtype, device):
+    """Why Triton kernels cannot run on tensors of a data type and device type, or None."""
+    problem = _triton_problem()
+    if problem:
+        return problem
+    if device != "cuda" and not (device == "cpu" and interpreting()):
+        return f"it runs on cuda tensors, or with TRITON_INTERPRET=1 on cpu tensors; these are on {device}"
+    if dtype not in _TYPES:
+        return f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
+    return None
+
+
+def manner(how):
+    """How kernels run, for ``can_run`` to say."""
+    return how + (", in Triton's interpreter" if interpreting() else "")
+
+
+def check_pixels(count, what):
+    """Raise ValueError where there are too many pixels to count."""
+    if count > MOST_PIXELS:
+        raise ValueError(f"{what}: expected at most {MOST_PIXELS} pixels over the batch, got {count}")
+
+
+def device_of(tensor):
+    """A context in which a launch goes to the tensor's device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel whose arguments are pointers, numbers and constants, in this order. A tensor may be None
+    where the kernel does not touch it."""
+
+    kernel: Any
+    programs: int
+    tensors: tuple[torch.Tensor | None, ...]
+    numbers: tuple[int, ...]
+    constants: dict[str, Any]
+    warps: int = 4
+    stages: int = 1
+
+    @property
+    def pointers(self) -> list[Any]:
+        """The tensors; the first stands for those that are missing, as a kernel takes no null pointers."""
+        return [self.tensors[0] if t is None else t for t in self.tensors]
+
+    def run(self):
+        """Start it on the device of its tensors."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        with device_of(self.tensors[0]):
+            self.kernel[(self.programs,)](*self.pointers, *self.numbers, **self.constants, **options)
