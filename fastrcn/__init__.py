@@ -3,16 +3,20 @@
 from fastrcn import backends, cells, functional
 from fastrcn._version import __version__
 from fastrcn.backends import use_backend
+from fastrcn.fuse import fuse
 from fastrcn.layers import (
     GRU,
     LSTM,
     RNN,
+    BatchNormReLUPool3d,
+    ConvBNReLUPool3d,
     ConvGRU,
     ConvGRUCell,
     ConvLSTM,
     ConvLSTMCell,
     ConvRecurrent,
     ConvRecurrentCell,
+    ConvReLUPool3d,
     ConvRNN,
     ConvRNNCell,
     StackedConvGRU,
@@ -24,12 +28,15 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNormReLUPool3d",
+    "ConvBNReLUPool3d",
     "ConvGRU",
     "ConvGRUCell",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvRNN",
     "ConvRNNCell",
+    "ConvReLUPool3d",
     "ConvRecurrent",
     "ConvRecurrentCell",
     "StackedConvGRU",
@@ -38,6 +45,7 @@ __all__ = [
     "cells",
     "empty_cache",
     "functional",
+    "fuse",
     "use_backend",
     "use_schedule",
 ]

@@ -1,6 +1,7 @@
-"""Recurrent layers as modules."""
+"""Recurrent and convolutional layers as modules."""
 
 from fastrcn.layers.conv import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNN, ConvRNNCell, StackedConvGRU
+from fastrcn.layers.conv3d import BatchNormReLUPool3d, ConvBNReLUPool3d, ConvReLUPool3d
 from fastrcn.layers.dense import GRU, LSTM, RNN
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 
@@ -8,12 +9,15 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNormReLUPool3d",
+    "ConvBNReLUPool3d",
     "ConvGRU",
     "ConvGRUCell",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvRNN",
     "ConvRNNCell",
+    "ConvReLUPool3d",
     "ConvRecurrent",
     "ConvRecurrentCell",
     "StackedConvGRU",
