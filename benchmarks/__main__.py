@@ -9,7 +9,7 @@ import torch
 
 import fastrcn
 from benchmarks import cases, report
-from benchmarks.contestants import NAMES
+from benchmarks.case import NAMES
 from benchmarks.runner import measure_ceilings, run_case
 
 _GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",)}
@@ -41,19 +41,25 @@ def _attempt(case, names, dtype, args, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot`` as first argument: see ``benchmarks.aot``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot`` or ``c3d`` as first argument: see
+    ``benchmarks.aot``, ``benchmarks.c3d_training``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
 
         return aot.main(argv[1:])
+    if argv[:1] == ["c3d"]:
+        from benchmarks import c3d_training
+
+        return c3d_training.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU",
+        epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
+        "python -m benchmarks c3d: a small C3D trained fused and unfused",
     )
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
-    parser.add_argument("--cases", default="*", metavar="PATTERN")
+    parser.add_argument("--cases", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--baselines", default=None, metavar="LIST", help=f"of {','.join(_GROUPS)} (default: all)")
@@ -70,7 +76,7 @@ def main(argv=None):
     if not chosen:
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
     dtype = getattr(torch, args.dtype)
-    names = ["fastrcn", "recompute", *(n for g in groups for n in _GROUPS[g])]
+    names = ["fastrcn", "recompute", "last", *(n for g in groups for n in _GROUPS[g])]
     flops, bandwidth = measure_ceilings(dtype, args.device)
     facts = {
         "fastrcn": fastrcn.__version__, "commit": _commit(), "torch": torch.__version__, "dtype": args.dtype,

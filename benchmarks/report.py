@@ -48,7 +48,7 @@ def losing(results):
         (r["case"], c["label"], c["ratio"])
         for r in results
         for name, c in r["contestants"].items()
-        if c.get("ratio", 1) < 1 and name != "recompute"
+        if c.get("ratio", 1) < 1 and name not in ("recompute", "last")
     ]
 
 

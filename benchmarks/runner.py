@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from benchmarks.contestants import NAMES, Unavailable, make, make_input, training_step
+from benchmarks.case import NAMES, Unavailable, make, training_step
 from fastrcn.measure import can_measure_memory, peak_memory_in_new_process
 
 _AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -33,8 +33,8 @@ def measure_ceilings(dtype, device):
 
 def _step_for_memory(name, case, dtype, device, threads):
     torch.set_num_threads(threads)
-    module, _ = make(name, case, dtype, device)
-    x = make_input(case, dtype, device)
+    module, _ = make(case, name, dtype, device)
+    x = case.make_input(dtype, device)
     return lambda: training_step(module, x, case.train)[1]
 
 
@@ -59,13 +59,13 @@ def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
     for name in names:
         results[name] = {"label": NAMES[name]}
         try:
-            modules[name], compiling = make(name, case, dtype, device)
+            modules[name], compiling = make(case, name, dtype, device)
             results[name]["compile_s"] = compiling
         except Unavailable as reason:
             results[name]["unavailable"] = str(reason)
         except Exception as error:  # a baseline that fails is a row of the table, not the end of the run
             results[name]["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    x = make_input(case, dtype, device)
+    x = case.make_input(dtype, device)
     truth = training_step(modules["fastrcn"], x, case.train)[0].detach()
     gradient = None if x.grad is None else x.grad.clone()
     for name, module in modules.items():  # warms up, and checks that all compute the same
@@ -84,10 +84,7 @@ def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
             begin = time.perf_counter()
             forward = training_step(module, x, case.train)[1]
             times[name].append((forward, time.perf_counter() - begin))
-    factor = 3 if case.train else 1  # a backward pass has twice the products of a forward pass
-    if case.train and not case.input_gradient:
-        share = case.inputs / (case.inputs + case.channels)
-        factor = 3 - share
+    factor = case.passes() if case.train else 1
     floor = max(factor * case.flops() / ceilings[0], factor * case.bytes(x.element_size()) / ceilings[1])
     for name, pairs in times.items():
         totals = [total for _, total in pairs]

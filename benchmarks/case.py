@@ -1,0 +1,87 @@
+"""What every case has: sizes, an input, contestants; and what a training step is."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+NAMES = {
+    "fastrcn": "fastrcn",
+    "recompute": "fastrcn, recompute=True",
+    "last": "fastrcn, channels-last",
+    "a": "(a) as people write it",
+    "b": "(b) the best by hand",
+    "ca": "(c) torch.compile of (a)",
+    "cb": "(c) torch.compile of (b)",
+    "d": "(d) CUDA graph of (b)",
+    "nn": "torch.nn",
+}
+
+
+class Unavailable(Exception):
+    """A contestant that cannot take part, and why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer on one input. Subclasses know the layer."""
+
+    name: str
+    note: str
+    quick: bool = False
+    input_gradient: bool = True
+    train: bool = True
+
+    def flops(self) -> float:
+        """Multiply-adds of the convolutions, twice, in a forward pass."""
+        raise NotImplementedError
+
+    def bytes(self, size) -> float:
+        """Fewest bytes of a forward pass for elements of ``size`` bytes."""
+        raise NotImplementedError
+
+    def passes(self) -> float:
+        """Products of a training step over those of a forward pass."""
+        raise NotImplementedError
+
+    def make_input(self, dtype, device) -> torch.Tensor:
+        """The case's input."""
+        raise NotImplementedError
+
+    def make(self, name, dtype, device):
+        """A contestant, a callable of the input. Raises Unavailable with the reason."""
+        raise NotImplementedError
+
+
+def make(case, name, dtype, device):
+    """(contestant, seconds spent compiling). Raises Unavailable with the reason."""
+    if name not in ("ca", "cb"):
+        return case.make(name, dtype, device), 0.0
+    module = case.make(name[1], dtype, device)
+    torch._dynamo.reset()
+    compiled = torch.compile(module)
+    begin = time.perf_counter()
+    training_step(compiled, case.make_input(dtype, device), case.train)
+    return compiled, time.perf_counter() - begin
+
+
+def training_step(module, x, train=True):
+    """Forward and, in training, backward; returns (output, seconds forward)."""
+    x.grad = None
+    begin = time.perf_counter()
+    if not train:
+        with torch.no_grad():
+            output = module(x)
+        _wait(x)
+        return output, time.perf_counter() - begin
+    output = module(x)
+    _wait(x)
+    forward = time.perf_counter() - begin
+    output.backward(torch.ones_like(output))
+    _wait(x)
+    return output, forward
+
+
+def _wait(x):
+    if x.is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,137 @@
+"""conv_recurrent: the cases and, for each, the fused layer and everything it is compared with, with equal weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import fastrcn
+from benchmarks.baselines import GraphedForward, HoistedLoop, PopularLoop
+from benchmarks.case import Case, Unavailable
+
+
+class First(nn.Module):
+    """A layer's output alone."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+@dataclass(frozen=True)
+class RecurrentCase(Case):
+    """``kind``: lstm, gru or rnn; ``dense``: a layer of vectors. ``sizes``: (T, B, Cin, C, H, W)."""
+
+    kind: str = "lstm"
+    sizes: tuple[int, ...] = ()
+    kernel: tuple[int, int] = (3, 3)
+    dense: bool = False
+
+    @property
+    def gates(self):
+        return {"lstm": 4, "gru": 3, "rnn": 1}[self.kind]
+
+    def flops(self):
+        steps, batch, inputs, channels, height, width = self.sizes
+        pixels = steps * batch * height * width
+        return 2 * pixels * self.gates * channels * (inputs + channels) * self.kernel[0] * self.kernel[1]
+
+    def bytes(self, size):
+        """Input read, states written."""
+        steps, batch, inputs, channels, height, width = self.sizes
+        return steps * batch * height * width * size * (inputs + channels * (2 if self.kind == "lstm" else 1))
+
+    def passes(self):
+        """A backward pass has twice the products of a forward pass, less without a gradient of the input."""
+        inputs, channels = self.sizes[2:4]
+        return 3 if self.input_gradient else 3 - inputs / (inputs + channels)
+
+    def make_input(self, dtype, device):
+        steps, batch, inputs, _, height, width = self.sizes
+        generator = torch.Generator().manual_seed(0)
+        shape = (steps, batch, inputs) + (() if self.dense else (height, width))
+        x = torch.randn(shape, generator=generator).to(device, dtype)
+        return x.requires_grad_(self.input_gradient and self.train)
+
+    def _layer(self, dtype, device, recompute=False):
+        """The fused layer; its weights depend on the case only."""
+        torch.manual_seed(0)
+        # On a GPU the choice is not automatic yet.
+        backend = "triton" if torch.device(device).type == "cuda" else None
+        options = {"device": device, "dtype": dtype, "recompute": recompute, "backend": backend}
+        inputs, channels = self.sizes[2:4]
+        if self.dense:
+            if self.kind == "gru":
+                return fastrcn.GRU(inputs, channels, reset="after", **options)
+            return fastrcn.LSTM(inputs, channels, **options)
+        kind = {"lstm": fastrcn.ConvLSTM, "gru": fastrcn.ConvGRU, "rnn": fastrcn.ConvRNN}[self.kind]
+        return kind(inputs, channels, self.kernel, **options)
+
+    def make(self, name, dtype, device):
+        layer = self._layer(dtype, device, recompute=name == "recompute")
+        if name in ("fastrcn", "recompute"):
+            return First(layer)
+        if name == "nn":
+            if not self.dense:
+                raise Unavailable("torch.nn has no such layer")
+            theirs = {"lstm": nn.LSTM, "gru": nn.GRU}[self.kind](*self.sizes[2:4]).to(device, dtype)
+            theirs.load_state_dict(_torch_state(self, layer))
+            return First(theirs)
+        if self.dense:
+            raise Unavailable("this case compares with torch.nn")
+        if name == "last":
+            raise Unavailable("sequences are channels-last inside")
+        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_l0)
+        module = (PopularLoop if name == "a" else HoistedLoop)(self.kind, *weights).to(device, dtype)
+        if name == "d":
+            if torch.device(device).type != "cuda":
+                raise Unavailable("not on this device: CUDA graphs are CUDA's")
+            return GraphedForward(module, self.make_input(dtype, device))
+        return module
+
+
+def _torch_state(case, layer):
+    c, state = case.sizes[3], dict(layer.state_dict())
+    bias = state.pop("bias_l0")
+    state["bias_ih_l0"], state["bias_hh_l0"] = bias[: 3 * c] if case.kind == "gru" else bias, torch.zeros_like(bias)
+    if case.kind == "gru":
+        state["bias_hh_l0"] = torch.cat([torch.zeros_like(bias[: 2 * c]), bias[3 * c :]])
+    return state
+
+
+def _case(name, kind, sizes, kernel, note, **options):
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    return RecurrentCase(name, note, kind=kind, sizes=sizes, kernel=kernel, **options)
+
+
+CASES = [
+    # name, kind, (T, B, Cin, C, H, W), kernel
+    _case("small-c8", "lstm", (10, 4, 8, 8, 64, 64), 3, "gates weigh: C = 8", quick=True),
+    _case("small-c16", "lstm", (10, 4, 16, 16, 64, 64), 3, "gates weigh: C = 16", quick=True),
+    _case("small-c32", "lstm", (10, 4, 32, 32, 64, 64), 3, "gates weigh: C = 32"),
+    _case("first-c16", "lstm", (10, 4, 1, 16, 64, 64), 3, "first layer on gray frames: no input gradient",
+          quick=True, input_gradient=False),
+    _case("gru-c16", "gru", (10, 4, 16, 16, 64, 64), 3, "gates weigh: ConvGRU, C = 16", quick=True),
+    _case("k1-c64", "lstm", (8, 8, 64, 64, 32, 32), 1, "1x1 kernels", quick=True),
+    _case("nowcast-128", "lstm", (10, 1, 32, 32, 128, 128), 3, "nowcaster on 128x128 maps, B 1"),
+    _case("moving-mnist", "lstm", (10, 4, 16, 128, 16, 16), 5, "Shi 2015, first layer, patches 4x4; B 4 of 16"),
+    _case("moving-mnist-top", "lstm", (10, 4, 64, 64, 16, 16), 5, "Shi 2015, third layer; B 4 of 16"),
+    _case("radar", "lstm", (5, 4, 64, 64, 50, 50), 3, "Shi 2015 radar, second layer; B 4, T 5"),
+    _case("openstl-s", "lstm", (10, 4, 128, 128, 16, 16), 5, "OpenSTL ConvLSTM-S layer; B 4 of 16, T 10 of 20"),
+    _case("gru-rcn-1", "gru", (10, 1, 128, 64, 56, 56), 3, "GRU-RCN level 1"),
+    _case("gru-rcn-2", "gru", (10, 1, 256, 128, 28, 28), 3, "GRU-RCN level 2"),
+    _case("gru-rcn-3", "gru", (10, 1, 512, 256, 14, 14), 3, "GRU-RCN level 3"),
+    _case("gru-rcn-4", "gru", (10, 1, 512, 256, 7, 7), 3, "GRU-RCN level 4"),
+    _case("gru-rcn-5", "gru", (10, 1, 4096, 512, 1, 1), 1, "GRU-RCN level 5, vectors as 1x1 maps"),
+    _case("rvm-stream", "gru", (1, 1, 20, 20, 72, 128), 3, "RobustVideoMatting, one frame, inference", train=False,
+          quick=True),
+    _case("raft-1x5", "gru", (12, 1, 256, 128, 28, 64), (1, 5), "RAFT SepConvGRU; map 28x64 of 55x128"),
+    _case("raft-5x1", "gru", (12, 1, 256, 128, 28, 64), (5, 1), "RAFT SepConvGRU; map 28x64 of 55x128"),
+    _case("hurricane", "lstm", (5, 1, 16, 32, 128, 257), 3, "hurricane tracking, 128x257 maps; T 5"),
+    _case("tiny", "lstm", (20, 1, 16, 16, 8, 8), 3, "launch-bound: 8x8 maps", quick=True),
+    _case("dense-lstm", "lstm", (64, 16, 256, 256, 1, 1), 1, "vectors, against torch.nn.LSTM", dense=True),
+    _case("dense-gru", "gru", (64, 16, 256, 256, 1, 1), 1, "vectors, against torch.nn.GRU", dense=True),
+]  # fmt: skip
