@@ -1,4 +1,4 @@
-"""fastrcn: fused recurrent convolutional layers for PyTorch."""
+"""fastrcn: fused layers for video models in PyTorch: recurrent convolution, 3-D convolution with pooling."""
 
 from fastrcn import backends, cells, functional
 from fastrcn._version import __version__
