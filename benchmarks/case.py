@@ -44,6 +44,11 @@ class Case:
         """Products of a training step over those of a forward pass."""
         raise NotImplementedError
 
+    def agreement(self, dtype):
+        """Relative errors that count as the same: of the output, and of the input's gradient."""
+        same = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}[dtype]
+        return same, same
+
     def make_input(self, dtype, device) -> torch.Tensor:
         """The case's input."""
         raise NotImplementedError

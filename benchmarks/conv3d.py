@@ -48,6 +48,11 @@ class Conv3dCase(Case):
         """A backward pass has as many products for the weights and as many for the input."""
         return 3 if self.input_gradient else 2
 
+    def agreement(self, dtype):
+        """A rounding may decide which of two cells gets a window's gradient, or whether a ReLU is open."""
+        same, _ = super().agreement(dtype)
+        return same, max(1e-2, 4 * same)
+
     def make_input(self, dtype, device):
         n, inputs, _, *size = self.sizes
         x = torch.randn(n, inputs, *size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -113,12 +118,12 @@ CASES = [
     _c3d("c3d-conv4b", (2, 512, 512, 4, 14, 14), "C3D conv4b+pool4; N 2 of 30", (2, 2, 2), quick=True),
     _c3d("c3d-conv5a", (4, 512, 512, 2, 7, 7), "C3D conv5a; N 4 of 30"),
     _c3d("c3d-conv5b", (4, 512, 512, 2, 7, 7), "C3D conv5b+pool5; N 4 of 30", (2, 2, 2)),
-    # The spatial sizes of 224x224 clips; 8 frames of 64, so 4 after the stem.
+    # Of clips of 64 frames of 224x224, which the stem halves; fewer where products are large.
     _i3d("i3d-1a", (1, 3, 64, 8, 224, 224), 7, "I3D Conv3d_1a+pool 2a; N 1, T 8 of 64", _SPATIAL,
          stride=2, input_gradient=False, quick=True),
-    _i3d("i3d-2b", (1, 64, 64, 4, 56, 56), 1, "I3D Conv3d_2b; N 1, T 4 of 32"),
+    _i3d("i3d-2b", (1, 64, 64, 32, 56, 56), 1, "I3D Conv3d_2b; N 1"),
     _i3d("i3d-2c", (1, 64, 192, 4, 56, 56), 3, "I3D Conv3d_2c+pool 3a; N 1, T 4 of 32", _SPATIAL),
-    _i3d("i3d-3b-b0", (2, 192, 64, 4, 28, 28), 1, "I3D Mixed_3b branch 0; N 2, T 4 of 32"),
+    _i3d("i3d-3b-b0", (1, 192, 64, 32, 28, 28), 1, "I3D Mixed_3b branch 0; N 1"),
     _i3d("i3d-3b-b1", (2, 96, 128, 4, 28, 28), 3, "I3D Mixed_3b branch 1; N 2, T 4 of 32"),
     _i3d("i3d-3c-b1", (2, 128, 192, 4, 28, 28), 3, "I3D Mixed_3c branch 1, with pool 4a 3x3x3/2; N 2, T 4 of 32",
          (3, 2, 1)),

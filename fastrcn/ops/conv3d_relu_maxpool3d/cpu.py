@@ -115,75 +115,72 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     gate = gate if gate is None or gate.dtype == torch.uint8 else gate.to(x.dtype)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     last = x_last or weight_last or _converts(x, weight, conv, size)
-    needs_x, needs_weight, needs_bias = needs
-    dx: Any = None
-    dweight: Any = None
-    spans = _spans(size, weight, x.shape[0], x.element_size())
-    if not last and _is_product(weight, conv):
-        dx = torch.empty(x.shape, dtype=x.dtype) if needs_x else None
-        dweight = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight else None
-        for span, dy in _expanded(spans, grad, gate, size, pool, False):
-            _add_products(dy, x[span], weight, None if dx is None else dx[span], dweight)
-    else:
-        own_weight = needs_weight and conv.groups == 1 and x.dtype.itemsize >= 4
-        if own_weight:
-            total, maps = empty_total(weight.shape, x), dense(x, True, keep=True)
-            for span, dy in _expanded(spans, grad, gate, size, pool, True):
-                conv_weight_gradient(
-                    maps[span].movedim(1, -1), dy.movedim(1, -1), weight.shape, conv.stride, conv.padding,
-                    conv.dilation, total,
-                )  # fmt: skip
-            dweight = to_weight(total, weight_last)
-        by_library = (needs_x, needs_weight and not own_weight)
-        if any(by_library):
-            x = dense(x, last, keep=True)
-            dx, found = _by_library(spans, grad, gate, x, weight, conv, pool, size, last, by_library)
-            dweight = found if by_library[1] else dweight
-    dx = None if dx is None else dense(dx, x_last)
-    dbias = passes.sums(grad, gate, size, pool, is_last(grad))[0] if needs_bias else None
-    return [None if f is None else f.to(dtype) for f in (dx, dweight, dbias)]
+    gradients = _Gradients(x, weight, conv, needs, last)
+    for span in _spans(size, weight, x.shape[0], x.element_size()):
+        part = None if gate is None else gate[span]
+        gradients.add(span, {k: _before_pooling(grad[span], part, size, pool, k) for k in gradients.layouts})
+    dx = None if gradients.dx is None else dense(gradients.dx, x_last)
+    dbias = passes.sums(grad, gate, size, pool, is_last(grad))[0] if needs[2] else None
+    return [None if f is None else f.to(dtype) for f in (dx, gradients.dweight(weight_last), dbias)]
 
 
-def _expanded(spans, grad, gate, size, pool: Pool, last):
-    """For each part of the batch (the part, the gradient of the convolution's result)."""
-    grad, gate = dense(grad, last, keep=True), None if gate is None else dense(gate, last, keep=True)
-    for span in spans:
-        if gate is None and pool.identity:
-            yield span, grad[span]
-            continue
-        part = grad[span]
-        n, c = part.shape[:2]
-        shape = (n, *size, c) if last else (n, c, *size)
-        dy = memory.empty(shape, grad.dtype, "cpu")
-        dy = dy.movedim(-1, 1) if last else dy
-        passes.backward(part, None if gate is None else gate[span], size, pool, last, into=dy)
-        yield span, dy
+def _before_pooling(grad, gate, size, pool: Pool, last):
+    """The gradient of the convolution's result, in a layout."""
+    grad = dense(grad, last, keep=True)
+    if gate is None and pool.identity:
+        return grad
+    n, c = grad.shape[:2]
+    shape = (n, *size, c) if last else (n, c, *size)
+    dy = memory.empty(shape, grad.dtype, "cpu")
+    dy = dy.movedim(-1, 1) if last else dy
+    return passes.backward(grad, None if gate is None else dense(gate, last, keep=True), size, pool, last, into=dy)
 
 
-def _add_products(dy, x, weight, dx, dweight):
-    """Both gradients of a convolution that is a matrix product, clip by clip."""
-    rows = weight.flatten(1)
-    for n, g in enumerate(dy.flatten(2)):
-        if dweight is not None:
-            dweight.flatten(1).addmm_(g, x[n].flatten(1).t())
-        if dx is not None:
-            torch.mm(rows.t(), g, out=dx[n].flatten(1))
+class _Gradients:
+    """Gradients of input and weight, collected part by part of the batch: by matrix products, by the compiled kernel
+    (of the weight, in channels-last), or by the library (in the layout ``last`` says)."""
 
+    def __init__(self, x, weight, conv: Conv, needs, last):
+        self.weight, self.conv, self.last = weight, conv, last
+        needs_x, needs_weight, _ = needs
+        self.product = not last and _is_product(weight, conv)
+        self.own_weight = needs_weight and not self.product and conv.groups == 1 and x.dtype.itemsize >= 4
+        self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
+        self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
+        self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}
+        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if needs_x and self.product else None
+        self.total: Any = empty_total(weight.shape, x) if self.own_weight else None
+        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and not self.own_weight else None
 
-def _by_library(spans, grad, gate, x, weight, conv: Conv, pool: Pool, size, last, needs):
-    """(dx, dweight) by the library, None where not needed."""
-    dx: Any = None
-    dweight: Any = None
-    for span, dy in _expanded(spans, grad, gate, size, pool, last):
-        d_part, d_weight, _ = torch.ops.aten.convolution_backward(
-            dy, x[span], weight, None, conv.stride, conv.padding, conv.dilation, False, [0, 0, 0], conv.groups,
-            [*needs, False],
-        )  # fmt: skip
-        if needs[0] and len(spans) == 1:
-            dx = d_part
-        elif needs[0]:
-            dx = torch.empty_like(x) if dx is None else dx
-            dx[span] = d_part
-        if needs[1]:
-            dweight = d_weight if dweight is None else dweight.add_(d_weight)
-    return dx, dweight
+    def add(self, span, dy):
+        """What a part of the batch contributes; ``dy``: the gradient of the convolution's result, by layout."""
+        conv = self.conv
+        if self.own_weight:
+            maps = (self.x[True][span].movedim(1, -1), dy[True].movedim(1, -1))
+            conv_weight_gradient(*maps, self.weight.shape, conv.stride, conv.padding, conv.dilation, self.total)
+        if self.product:
+            rows = self.weight.flatten(1)
+            for x, g, n in zip(self.x[False][span], dy[False].flatten(2), range(len(self.x[False]))[span], strict=True):
+                if self.sum is not None:
+                    self.sum.flatten(1).addmm_(g, x.flatten(1).t())
+                if self.dx is not None:
+                    torch.mm(rows.t(), g, out=self.dx[n].flatten(1))
+        if any(self.library):
+            x = self.x[self.last]
+            d_part, d_weight, _ = torch.ops.aten.convolution_backward(
+                dy[self.last], x[span], self.weight, None, conv.stride, conv.padding, conv.dilation, False, [0, 0, 0],
+                conv.groups, self.library,
+            )  # fmt: skip
+            if self.library[0] and len(d_part) == len(x):
+                self.dx = d_part
+            elif self.library[0]:
+                self.dx = torch.empty_like(x) if self.dx is None else self.dx
+                self.dx[span] = d_part
+            if self.library[1]:
+                self.sum += d_weight
+
+    def dweight(self, last):
+        """The weight's gradient in a layout, or None."""
+        if self.own_weight:
+            return to_weight(self.total, last)
+        return None if self.sum is None else dense(self.sum, last)

@@ -77,9 +77,10 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     if fuses_forward(conv, pool, x, weight, _exact(x.dtype)):
         out, index = _forward_fused(x, weight, bias, conv, relu, pool, keep)
         return dense(out, last), None if index is None else dense(index, last)
-    y = dense(torch.conv3d(dense(x, last), dense(weight, last), None, *conv), last)
-    shift = None if bias is None else bias.to(torch.float32)
-    return passes.forward(y, None, shift, relu, pool, keep)
+    # In two bytes the bias belongs to the library's sum, which is rounded once.
+    low = x.dtype.itemsize == 2
+    y = dense(torch.conv3d(dense(x, last), dense(weight, last), bias if low else None, *conv), last)
+    return passes.forward(y, None, None if low else bias, relu, pool, keep)
 
 
 def _input_gradient_fused(grad, x, weight, gate, conv: Conv, pool: Pool):
