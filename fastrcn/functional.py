@@ -29,9 +29,14 @@ def _pair(value, name):
     return pair
 
 
+@torch.compiler.assume_constant_result  # Dynamo of PyTorch 2.8 cannot trace it
+def _has_autocast(device):
+    return torch.amp.is_autocast_available(device)
+
+
 def _autocast(device, tensors) -> tuple[list[Any], Any]:
     """(the tensors in autocast's type where it is on, a context without autocast)."""
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not (_has_autocast(device) and torch.is_autocast_enabled(device)):
         return tensors, nullcontext()
     dtype = torch.get_autocast_dtype(device)
     eligible = (torch.float32, torch.float16, torch.bfloat16)

@@ -11,16 +11,20 @@ import torch
 MOST_PIXELS = (1 << 31) - (1 << 22)
 """Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
 
+_OLDEST = (3, 6)
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @cache
 def _triton_problem():
-    """Why Triton cannot be imported, or None."""
+    """Why Triton cannot be used, or None."""
     try:
-        import triton  # noqa: F401
+        import triton
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
+    found = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if found < _OLDEST:
+        return f"it needs Triton {'.'.join(map(str, _OLDEST))} or later, this is {triton.__version__}"
     return None
 
 
