@@ -39,7 +39,7 @@ bench: $(TEST_DONE)
 lint: $(TEST_DONE)
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | \
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | \
 		xargs $(VENV)/bin/clang-format --dry-run --Werror
 	$(VENV)/bin/pyright --pythonpath $(IN_VENV)
 

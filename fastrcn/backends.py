@@ -10,11 +10,13 @@ import torch
 
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import describe as _describe_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d import cpu as _conv3d_cpu
+from fastrcn.ops.conv3d_relu_maxpool3d import cuda as _conv3d_cuda
 from fastrcn.ops.conv3d_relu_maxpool3d import triton_conv3d as _conv3d_triton
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import describe as _describe_conv3d
 from fastrcn.ops.conv_recurrent import cpu as _conv_recurrent_cpu
 from fastrcn.ops.conv_recurrent import triton_program as _conv_recurrent_triton
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
+from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
 
 
@@ -30,11 +32,13 @@ _CAN_RUN = {
     },
     "conv3d_relu_maxpool3d": {
         "triton": _conv3d_triton.can_run,
+        "cuda": _conv3d_cuda.can_run,
         "cpu": _conv3d_cpu.can_run,
         "reference": _reference,
     },
     "batch_norm_relu_maxpool3d": {
         "triton": _relu_maxpool3d_triton.can_run_batch_norm,
+        "cuda": _relu_maxpool3d_cuda.can_run_batch_norm,
         "cpu": _relu_maxpool3d_cpu.can_run_batch_norm,
         "reference": _reference,
     },
@@ -54,12 +58,14 @@ _DESCRIBE = {
 }
 """For each operation a function of its arguments -> (``what``, the tensor that gives data type and device)."""
 
-NAMES = ("reference", "cpu", "triton")
+NAMES = ("reference", "cpu", "triton", "cuda")
 
-_HOME = {"triton": "cuda", "cpu": "cpu"}
+_HOME = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 """The type of device on whose tensors the automatic choice considers a backend; without an entry, on all."""
 
-_BY_NAME_ONLY = {"triton": "it has not run on a GPU yet and is never chosen by itself; ask for it by name"}
+_BY_NAME_ONLY: dict[str, str] = dict.fromkeys(
+    ("triton", "cuda"), "it has not run on a GPU yet and is never chosen by itself; ask for it by name"
+)
 """Backends that the automatic choice leaves out, and why."""
 
 _override: list[str] = []

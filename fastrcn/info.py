@@ -116,7 +116,7 @@ def can_run(operation, name, dtype, device):
 def _self_test(operation, name, dtype):
     """Run a small call forward and backward on one backend and compare with float64 on the reference."""
     result = {"operation": operation, "backend": name, "dtype": str(dtype).removeprefix("torch.")}
-    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if name in ("triton", "cuda") and torch.cuda.is_available() else "cpu"
     ok, reason = can_run(operation, name, dtype, device)
     if not ok:
         return result | {"ok": False, "reason": reason}

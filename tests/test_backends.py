@@ -73,11 +73,11 @@ def test_environment():
     assert python(WHICH, FASTRCN_BACKEND="reference")[1].split()[-1] == "reference"
     status, text = python(WHICH, FASTRCN_BACKEND="fast")
     assert status != 0
-    assert "FASTRCN_BACKEND: expected one of reference, cpu, triton, got 'fast'" in text
+    assert "FASTRCN_BACKEND: expected one of reference, cpu, triton, cuda, got 'fast'" in text
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"backend.*reference, cpu, triton.*'fast'"), fastrcn.use_backend("fast"):
+    with pytest.raises(ValueError, match=r"backend.*reference, cpu, triton, cuda.*'fast'"), fastrcn.use_backend("fast"):
         pass
     with pytest.raises(ValueError, match=r"operation.*conv_recurrent.*'pool'"):
         backends.explain("pool", cells.ConvLSTM(), X)

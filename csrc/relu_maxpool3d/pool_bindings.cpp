@@ -11,6 +11,9 @@
 #include "conv3d_relu_maxpool3d/strips.h"
 #include "kernels.h"
 #include "relu_maxpool3d/passes.h"
+#if defined(FASTRCN_WITH_CUDA)
+#include "relu_maxpool3d/pool_cuda.h"
+#endif
 
 namespace py = pybind11;
 
@@ -50,9 +53,74 @@ const frcn::PoolFunctions& functions(const std::string& isa, int type) {
   return frcn::find_kernels(isa).pools->types[type];
 }
 
+#if defined(FASTRCN_WITH_CUDA)
+// Each starts its kernels on a stream and returns an empty text or what went wrong.
+void bind_cuda(py::module_& m) {
+  m.def("cuda_pool_partials", &frcn::count_cuda_pool_partials, "Doubles that the sums of so many channels work in.");
+  m.def(
+      "cuda_pool_forward",
+      [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, bool relu, uintptr_t x,
+         uintptr_t out, uintptr_t index, uintptr_t scale, uintptr_t shift, uintptr_t stream) {
+        auto a = make_args(window, shape, pooled, last);
+        a.relu = relu;
+        a.maps = at<char>(x);
+        a.pooled = at<char>(out);
+        a.index = at<uint8_t>(index);
+        a.scale = at<char>(scale);
+        a.shift = at<char>(shift);
+        return frcn::cuda_pool_forward(a, type, at<void>(stream));
+      },
+      "pool_forward on a GPU.");
+  m.def(
+      "cuda_pool_backward",
+      [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, int gate, uintptr_t grad,
+         uintptr_t index, uintptr_t dx, uintptr_t scale, uintptr_t x, uintptr_t center, uintptr_t slope,
+         uintptr_t offset, uintptr_t stream) {
+        auto a = make_args(window, shape, pooled, last);
+        a.gate = static_cast<frcn::Gate>(gate);
+        a.maps = at<char>(dx);
+        a.pooled = at<char>(grad);
+        a.index = at<uint8_t>(index);
+        a.scale = at<char>(scale);
+        a.x = at<char>(x);
+        a.center = at<char>(center);
+        a.slope = at<char>(slope);
+        a.offset = at<char>(offset);
+        return frcn::cuda_pool_backward(a, type, at<void>(stream));
+      },
+      "pool_backward on a GPU.");
+  m.def(
+      "cuda_pool_sums",
+      [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, int gate, uintptr_t grad,
+         uintptr_t index, uintptr_t x, uintptr_t center, uintptr_t partials, uintptr_t totals, uintptr_t stream) {
+        auto a = make_args(window, shape, pooled, last);
+        a.gate = static_cast<frcn::Gate>(gate);
+        a.pooled = at<char>(grad);
+        a.index = at<uint8_t>(index);
+        a.x = at<char>(x);
+        a.center = at<char>(center);
+        return frcn::cuda_pool_sums(a, type, at<double>(partials), at<double>(totals), at<void>(stream));
+      },
+      "pool_sums on a GPU.");
+  m.def(
+      "cuda_pool_statistics",
+      [](int type, const Shape& shape, bool last, uintptr_t x, uintptr_t center, uintptr_t partials, uintptr_t totals,
+         uintptr_t stream) {
+        auto a = make_args({1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1}, shape, {0, 0, 0}, last);
+        a.x = at<char>(x);
+        a.center = at<char>(center);
+        return frcn::cuda_pool_statistics(a, type, at<double>(partials), at<double>(totals), at<void>(stream));
+      },
+      "pool_statistics on a GPU.");
+}
+#endif
+
 }  // namespace
 
 void bind_relu_maxpool3d(py::module_& m) {
+#if defined(FASTRCN_WITH_CUDA)
+  bind_cuda(m);
+#endif
   m.def(
       "pool_forward",
       [](const std::string& isa, int type, const Window& window, const Shape& shape, const Size& pooled, bool last,

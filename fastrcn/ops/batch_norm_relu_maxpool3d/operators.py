@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from fastrcn.ops.relu_maxpool3d import cpu, triton_passes
+from fastrcn.ops.relu_maxpool3d import cpu, cuda, triton_passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, keeps_index
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 
-_BACKENDS = {"cpu": cpu, "triton": triton_passes}
+_BACKENDS = {"cpu": cpu, "triton": triton_passes, "cuda": cuda}
 
 _OPTIONS = "bool training, float eps, bool relu, int[] pool, bool ceil_mode"
 _FORWARD = (

@@ -2,12 +2,12 @@
 
 import torch
 
-from fastrcn.ops.conv3d_relu_maxpool3d import cpu, triton_conv3d
+from fastrcn.ops.conv3d_relu_maxpool3d import cpu, cuda, triton_conv3d
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, keeps_index
 from fastrcn.ops.relu_maxpool3d.layout import format_of, is_last
 
-_BACKENDS = {"cpu": cpu, "triton": triton_conv3d}
+_BACKENDS = {"cpu": cpu, "triton": triton_conv3d, "cuda": cuda}
 
 _OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups, bool relu, int[] pool, bool ceil_mode"
 _FORWARD = f"conv3d_relu_maxpool3d_fwd(str backend, Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, bool keep)"
