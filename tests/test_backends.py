@@ -37,7 +37,7 @@ def explain(**options):
 def test_automatic_choice_and_explanation():
     found = explain()
     assert found.chosen == "cpu"
-    assert [name for name, _, _ in found.backends] == ["triton", "cpu", "reference"]
+    assert [name for name, _, _ in found.backends] == ["triton", "cpu", "reference", "cuda"]
     assert "compiled stages" in str(found)
     assert "reference: runs" in str(found)
 

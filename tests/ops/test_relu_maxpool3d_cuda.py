@@ -4,6 +4,7 @@ On a GPU against the plain form. Without one, its Python with the CPU's passes i
 called alike; the kernels themselves run in ``test_relu_maxpool3d_on_host``.
 """
 
+import ctypes
 from types import SimpleNamespace
 
 import pytest
@@ -136,8 +137,23 @@ def on_cpu(name, device, *arguments):
     arguments = list(arguments)
     if name in ("cuda_pool_sums", "cuda_pool_statistics"):
         del arguments[-2]  # the partial sums
+    if name == "cuda_pool_statistics":
+        center = arguments.pop(-2)
     run = getattr(native.module(), name.removeprefix("cuda_"))
     run(native.isa(), *arguments, torch.get_num_threads())
+    if name == "cuda_pool_statistics":
+        move_to_center(*arguments[:2], center, arguments[-1])
+
+
+def move_to_center(number, shape, center, totals):
+    """Sums of x and its square, at an address, become those of x - center: what the CUDA kernel gives."""
+    n, c, *size = shape
+    kind = ctypes.c_double if number == 1 else ctypes.c_float
+    center = torch.tensor((kind * c).from_address(center)[:], dtype=torch.float64)
+    memory = (ctypes.c_double * (2 * c)).from_address(totals)
+    plain, squares = torch.tensor(memory[:], dtype=torch.float64).view(2, c)
+    count = n * size[0] * size[1] * size[2]
+    memory[:] = torch.cat([plain - count * center, squares - 2 * center * plain + count * center**2]).tolist()
 
 
 @pytest.fixture
@@ -213,5 +229,5 @@ def test_reasons(monkeypatch):
         assert batch == (True, "scale, ReLU and pooling in one CUDA kernel")
     assert backends.can_run("conv_recurrent", "cuda", None, torch.float32, "cuda") == (
         False,
-        "it has no conv_recurrent",
+        "conv_recurrent has no such backend",
     )
