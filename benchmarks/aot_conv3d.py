@@ -73,7 +73,7 @@ def passes(dtype, arch, channels, pool, largest):
         for name, function, arguments in (
             ("fwd", triton_passes.forward, (x, row, row, True, pool, True)),
             ("bwd", triton_passes.backward, (grad, index, _SIZE, pool, last, row, x, row, row, row)),
-            ("sums", triton_passes.sums, (grad, index, pool, x, row)),
+            ("sums", triton_passes.sums, (grad, index, _SIZE, pool, last, x, row)),
             ("statistics", triton_passes.statistics, (x,)),
         ):
             (launch,) = launches(function, *arguments)
