@@ -31,6 +31,11 @@ machine() {
   python -c 'import torch, sys; print("Python", sys.version); print("PyTorch", torch.__version__, "CUDA", torch.version.cuda)'
   python -c 'import triton; print("Triton", triton.__version__)' || echo "Triton is not installed"
   nvcc --version || echo "nvcc is not on PATH"
+  has_gpu
+}
+
+has_gpu() { # without one the GPU tests would all be skipped, which is no success
+  python -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no CUDA device")'
 }
 
 # The build goes to a folder of its own; the sources are copied, so that the checkout stays as it is.
@@ -45,6 +50,7 @@ build() {
 info() { (cd "$site/source" && python -m fastrcn info); }
 
 tests() {
+  has_gpu || return 1
   python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
   (cd "$site/source" && python -m pytest -m gpu -p no:cacheprovider tests)
 }
