@@ -1,6 +1,7 @@
 """What every case has: sizes, an input, contestants; and what a training step is."""
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(ABC):
     """One layer on one input. Subclasses know the layer."""
 
     name: str
@@ -32,30 +33,30 @@ class Case:
     input_gradient: bool = True
     train: bool = True
 
+    @abstractmethod
     def flops(self) -> float:
         """Multiply-adds of the convolutions, twice, in a forward pass."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bytes(self, size) -> float:
         """Fewest bytes of a forward pass for elements of ``size`` bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def passes(self) -> float:
         """Products of a training step over those of a forward pass."""
-        raise NotImplementedError
 
     def agreement(self, dtype):
         """Relative errors that count as the same: of the output, and of the input's gradient."""
         same = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}[dtype]
         return same, same
 
+    @abstractmethod
     def make_input(self, dtype, device) -> torch.Tensor:
         """The case's input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, name, dtype, device):
         """A contestant, a callable of the input. Raises Unavailable with the reason."""
-        raise NotImplementedError
 
 
 def make(case, name, dtype, device):

@@ -24,6 +24,11 @@ def _reference(what, dtype, device):
     return True, "plain PyTorch under autograd"
 
 
+def _of_pool(can_run):
+    """For an operation whose window alone decides."""
+    return lambda what, dtype, device: can_run(what[-1], dtype, device)
+
+
 _CAN_RUN = {
     "conv_recurrent": {
         "triton": _conv_recurrent_triton.can_run,
@@ -37,9 +42,9 @@ _CAN_RUN = {
         "reference": _reference,
     },
     "batch_norm_relu_maxpool3d": {
-        "triton": _relu_maxpool3d_triton.can_run_batch_norm,
-        "cuda": _relu_maxpool3d_cuda.can_run_batch_norm,
-        "cpu": _relu_maxpool3d_cpu.can_run_batch_norm,
+        "triton": _of_pool(_relu_maxpool3d_triton.can_run),
+        "cuda": _of_pool(_relu_maxpool3d_cuda.can_run),
+        "cpu": _of_pool(_relu_maxpool3d_cpu.can_run),
         "reference": _reference,
     },
 }

@@ -37,6 +37,11 @@ def missing_reason() -> str:
     return _load()[1]
 
 
+def address(tensor) -> int:
+    """Where a tensor's values begin; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 @cache
 def isa() -> str:
     """The instruction set whose kernels run; ``FASTRCN_ISA`` asks for a lower one, to test it."""

@@ -49,6 +49,47 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+frcn::PoolArgs forward_args(const Window& window, const Shape& shape, const Size& pooled, bool last, bool relu,
+                            uintptr_t x, uintptr_t out, uintptr_t index, uintptr_t scale, uintptr_t shift) {
+  auto a = make_args(window, shape, pooled, last);
+  a.relu = relu;
+  a.maps = at<char>(x);
+  a.pooled = at<char>(out);
+  a.index = at<uint8_t>(index);
+  a.scale = at<char>(scale);
+  a.shift = at<char>(shift);
+  return a;
+}
+
+frcn::PoolArgs sums_args(const Window& window, const Shape& shape, const Size& pooled, bool last, int gate,
+                         uintptr_t grad, uintptr_t index, uintptr_t x, uintptr_t center) {
+  auto a = make_args(window, shape, pooled, last);
+  a.gate = static_cast<frcn::Gate>(gate);
+  a.pooled = at<char>(grad);
+  a.index = at<uint8_t>(index);
+  a.x = at<char>(x);
+  a.center = at<char>(center);
+  return a;
+}
+
+frcn::PoolArgs backward_args(const Window& window, const Shape& shape, const Size& pooled, bool last, int gate,
+                             uintptr_t grad, uintptr_t index, uintptr_t dx, uintptr_t scale, uintptr_t x,
+                             uintptr_t center, uintptr_t slope, uintptr_t offset) {
+  auto a = sums_args(window, shape, pooled, last, gate, grad, index, x, center);
+  a.maps = at<char>(dx);
+  a.scale = at<char>(scale);
+  a.slope = at<char>(slope);
+  a.offset = at<char>(offset);
+  return a;
+}
+
+frcn::PoolArgs statistics_args(const Shape& shape, bool last, uintptr_t x, uintptr_t center) {
+  auto a = make_args({1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1}, shape, {0, 0, 0}, last);
+  a.x = at<char>(x);
+  a.center = at<char>(center);
+  return a;
+}
+
 const frcn::PoolFunctions& functions(const std::string& isa, int type) {
   return frcn::find_kernels(isa).pools->types[type];
 }
@@ -61,13 +102,7 @@ void bind_cuda(py::module_& m) {
       "cuda_pool_forward",
       [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, bool relu, uintptr_t x,
          uintptr_t out, uintptr_t index, uintptr_t scale, uintptr_t shift, uintptr_t stream) {
-        auto a = make_args(window, shape, pooled, last);
-        a.relu = relu;
-        a.maps = at<char>(x);
-        a.pooled = at<char>(out);
-        a.index = at<uint8_t>(index);
-        a.scale = at<char>(scale);
-        a.shift = at<char>(shift);
+        const auto a = forward_args(window, shape, pooled, last, relu, x, out, index, scale, shift);
         return frcn::cuda_pool_forward(a, type, at<void>(stream));
       },
       "pool_forward on a GPU.");
@@ -76,16 +111,8 @@ void bind_cuda(py::module_& m) {
       [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, int gate, uintptr_t grad,
          uintptr_t index, uintptr_t dx, uintptr_t scale, uintptr_t x, uintptr_t center, uintptr_t slope,
          uintptr_t offset, uintptr_t stream) {
-        auto a = make_args(window, shape, pooled, last);
-        a.gate = static_cast<frcn::Gate>(gate);
-        a.maps = at<char>(dx);
-        a.pooled = at<char>(grad);
-        a.index = at<uint8_t>(index);
-        a.scale = at<char>(scale);
-        a.x = at<char>(x);
-        a.center = at<char>(center);
-        a.slope = at<char>(slope);
-        a.offset = at<char>(offset);
+        const auto a =
+            backward_args(window, shape, pooled, last, gate, grad, index, dx, scale, x, center, slope, offset);
         return frcn::cuda_pool_backward(a, type, at<void>(stream));
       },
       "pool_backward on a GPU.");
@@ -93,12 +120,7 @@ void bind_cuda(py::module_& m) {
       "cuda_pool_sums",
       [](int type, const Window& window, const Shape& shape, const Size& pooled, bool last, int gate, uintptr_t grad,
          uintptr_t index, uintptr_t x, uintptr_t center, uintptr_t partials, uintptr_t totals, uintptr_t stream) {
-        auto a = make_args(window, shape, pooled, last);
-        a.gate = static_cast<frcn::Gate>(gate);
-        a.pooled = at<char>(grad);
-        a.index = at<uint8_t>(index);
-        a.x = at<char>(x);
-        a.center = at<char>(center);
+        const auto a = sums_args(window, shape, pooled, last, gate, grad, index, x, center);
         return frcn::cuda_pool_sums(a, type, at<double>(partials), at<double>(totals), at<void>(stream));
       },
       "pool_sums on a GPU.");
@@ -106,9 +128,7 @@ void bind_cuda(py::module_& m) {
       "cuda_pool_statistics",
       [](int type, const Shape& shape, bool last, uintptr_t x, uintptr_t center, uintptr_t partials, uintptr_t totals,
          uintptr_t stream) {
-        auto a = make_args({1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1}, shape, {0, 0, 0}, last);
-        a.x = at<char>(x);
-        a.center = at<char>(center);
+        const auto a = statistics_args(shape, last, x, center);
         return frcn::cuda_pool_statistics(a, type, at<double>(partials), at<double>(totals), at<void>(stream));
       },
       "pool_statistics on a GPU.");
@@ -125,13 +145,7 @@ void bind_relu_maxpool3d(py::module_& m) {
       "pool_forward",
       [](const std::string& isa, int type, const Window& window, const Shape& shape, const Size& pooled, bool last,
          bool relu, uintptr_t x, uintptr_t out, uintptr_t index, uintptr_t scale, uintptr_t shift, int threads) {
-        auto a = make_args(window, shape, pooled, last);
-        a.relu = relu;
-        a.maps = at<char>(x);
-        a.pooled = at<char>(out);
-        a.index = at<uint8_t>(index);
-        a.scale = at<char>(scale);
-        a.shift = at<char>(shift);
+        const auto a = forward_args(window, shape, pooled, last, relu, x, out, index, scale, shift);
         py::gil_scoped_release release;
         frcn::pool_forward(functions(isa, type), a, threads);
       },
@@ -141,16 +155,8 @@ void bind_relu_maxpool3d(py::module_& m) {
       [](const std::string& isa, int type, const Window& window, const Shape& shape, const Size& pooled, bool last,
          int gate, uintptr_t grad, uintptr_t index, uintptr_t dx, uintptr_t scale, uintptr_t x, uintptr_t center,
          uintptr_t slope, uintptr_t offset, int threads) {
-        auto a = make_args(window, shape, pooled, last);
-        a.gate = static_cast<frcn::Gate>(gate);
-        a.maps = at<char>(dx);
-        a.pooled = at<char>(grad);
-        a.index = at<uint8_t>(index);
-        a.scale = at<char>(scale);
-        a.x = at<char>(x);
-        a.center = at<char>(center);
-        a.slope = at<char>(slope);
-        a.offset = at<char>(offset);
+        const auto a =
+            backward_args(window, shape, pooled, last, gate, grad, index, dx, scale, x, center, slope, offset);
         py::gil_scoped_release release;
         frcn::pool_backward(functions(isa, type), a, threads);
       },
@@ -159,12 +165,7 @@ void bind_relu_maxpool3d(py::module_& m) {
       "pool_sums",
       [](const std::string& isa, int type, const Window& window, const Shape& shape, const Size& pooled, bool last,
          int gate, uintptr_t grad, uintptr_t index, uintptr_t x, uintptr_t center, uintptr_t totals, int threads) {
-        auto a = make_args(window, shape, pooled, last);
-        a.gate = static_cast<frcn::Gate>(gate);
-        a.pooled = at<char>(grad);
-        a.index = at<uint8_t>(index);
-        a.x = at<char>(x);
-        a.center = at<char>(center);
+        const auto a = sums_args(window, shape, pooled, last, gate, grad, index, x, center);
         py::gil_scoped_release release;
         frcn::pool_sums(functions(isa, type), a, threads, at<double>(totals));
       },
@@ -172,8 +173,7 @@ void bind_relu_maxpool3d(py::module_& m) {
   m.def(
       "pool_statistics",
       [](const std::string& isa, int type, const Shape& shape, bool last, uintptr_t x, uintptr_t totals, int threads) {
-        auto a = make_args({1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1}, shape, {0, 0, 0}, last);
-        a.x = at<char>(x);
+        const auto a = statistics_args(shape, last, x, 0);
         py::gil_scoped_release release;
         frcn::pool_statistics(functions(isa, type), a, threads, at<double>(totals));
       },

@@ -47,7 +47,7 @@ int find_lines(const PoolArgs& a, T* plane, int64_t frame, int64_t row, Line<T>*
   return count;
 }
 
-// Lines of the pooled maps whose windows cover the row (frame, row) of the maps: `data` is an offset there.
+// Lines of the pooled maps whose windows cover the row (frame, row) of the maps.
 struct Cover {
   int64_t offset;  // in pooled rows
   int cell;

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from fastrcn.ops.registration import register
 from fastrcn.ops.relu_maxpool3d import cpu, cuda, triton_passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, keeps_index
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
@@ -11,13 +12,10 @@ from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 _BACKENDS = {"cpu": cpu, "triton": triton_passes, "cuda": cuda}
 
 _OPTIONS = "bool training, float eps, bool relu, int[] pool, bool ceil_mode"
-_FORWARD = (
-    "batch_norm_relu_maxpool3d_fwd(str backend, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, "
-    f"{_OPTIONS}, bool keep)"
-)
+_FORWARD = f"str backend, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, {_OPTIONS}, bool keep"
 _BACKWARD = (
-    "batch_norm_relu_maxpool3d_bwd(str backend, Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
-    f"Tensor var, Tensor? gate, {_OPTIONS}, bool[] needs)"
+    "str backend, Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
+    f"Tensor var, Tensor? gate, {_OPTIONS}, bool[] needs"
 )
 
 
@@ -88,15 +86,5 @@ def backward_fake(backend, grad, x, weight, bias, mean, var, gate, training, eps
     return [t for t, need in zip((dx, *parameters), needs, strict=True) if need]
 
 
-_library = torch.library.Library("fastrcn", "FRAGMENT")
-for _name, _schema, _body, _fake in (
-    ("batch_norm_relu_maxpool3d_fwd", _FORWARD, forward, forward_fake),
-    ("batch_norm_relu_maxpool3d_bwd", _BACKWARD, backward, backward_fake),
-):
-    _library.define(f"{_schema} -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _body, _key)
-    torch.library.register_fake(f"fastrcn::{_name}", _fake, lib=_library)
-
-batch_norm_relu_maxpool3d_fwd = torch.ops.fastrcn.batch_norm_relu_maxpool3d_fwd
-batch_norm_relu_maxpool3d_bwd = torch.ops.fastrcn.batch_norm_relu_maxpool3d_bwd
+batch_norm_relu_maxpool3d_fwd = register("batch_norm_relu_maxpool3d_fwd", _FORWARD, forward, forward_fake)
+batch_norm_relu_maxpool3d_bwd = register("batch_norm_relu_maxpool3d_bwd", _BACKWARD, backward, backward_fake)

@@ -92,7 +92,7 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
         for span in _spans(size, weight, x.shape[0], x.element_size()):
             y = dense(torch.conv3d(x[span], weight, bias if low else None, *conv), inside)
             passes.forward(y, None, shift, relu, pool, keep, out[span], None if index is None else index[span])
-    return dense(out, last).to(dtype), None if index is None else dense(index, last)
+    return dense(out, last).to(dtype), dense(index, last)
 
 
 def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out, index):
@@ -103,8 +103,8 @@ def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out
     bias = None if bias is None else bias.contiguous()
     native_module.conv3d_relu_maxpool3d(
         isa, number, numbers, tuple(x.shape), (*out.shape[:2], *size), pool.numbers(), tuple(out.shape[2:]),
-        is_last(out), relu, x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr(),
-        0 if index is None else index.data_ptr(), torch.get_num_threads(),
+        is_last(out), relu, x.data_ptr(), packed.data_ptr(), native.address(bias), out.data_ptr(),
+        native.address(index), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     for span in _spans(size, weight, x.shape[0], x.element_size()):
         part = None if gate is None else gate[span]
         gradients.add(span, {k: _before_pooling(grad[span], part, size, pool, k) for k in gradients.layouts})
-    dx = None if gradients.dx is None else dense(gradients.dx, x_last)
+    dx = dense(gradients.dx, x_last)
     dbias = passes.sums(grad, gate, size, pool, is_last(grad))[0] if needs[2] else None
     return [None if f is None else f.to(dtype) for f in (dx, gradients.dweight(weight_last), dbias)]
 
@@ -133,7 +133,7 @@ def _before_pooling(grad, gate, size, pool: Pool, last):
     shape = (n, *size, c) if last else (n, c, *size)
     dy = memory.empty(shape, grad.dtype, "cpu")
     dy = dy.movedim(-1, 1) if last else dy
-    return passes.backward(grad, None if gate is None else dense(gate, last, keep=True), size, pool, last, into=dy)
+    return passes.backward(grad, dense(gate, last, keep=True), size, pool, last, into=dy)
 
 
 class _Gradients:
@@ -183,4 +183,4 @@ class _Gradients:
         """The weight's gradient in a layout, or None."""
         if self.own_weight:
             return to_weight(self.total, last)
-        return None if self.sum is None else dense(self.sum, last)
+        return dense(self.sum, last)

@@ -25,7 +25,7 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     shift = None if bias is None or low else bias.contiguous()
     out, index = passes.forward(y, None, shift, relu, pool, keep)
     # Where both layouts fit y, its own says contiguous.
-    return dense(out, last), None if index is None else dense(index, last)
+    return dense(out, last), dense(index, last)
 
 
 def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
@@ -33,7 +33,7 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     last = is_last(x) or is_last(weight)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     needs_x, needs_weight, needs_bias = needs
-    grad, gate = dense(grad, last), None if gate is None else dense(gate, last)
+    grad, gate = dense(grad, last), dense(gate, last)
     dx = dweight = dbias = None
     if needs_x or needs_weight:
         dy = passes.backward(grad, gate, size, pool, last)
@@ -43,6 +43,4 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
         )  # fmt: skip
     if needs_bias:
         dbias = passes.sums(grad, gate, size, pool, last)[0].to(x.dtype)
-    dx = None if dx is None else dense(dx, is_last(x))
-    dweight = None if dweight is None else dense(dweight, is_last(weight))
-    return [dx, dweight, dbias]
+    return [dense(dx, is_last(x)), dense(dweight, is_last(weight)), dbias]

@@ -4,17 +4,15 @@ import torch
 
 from fastrcn.ops.conv3d_relu_maxpool3d import cpu, cuda, triton_conv3d
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.registration import register
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, keeps_index
 from fastrcn.ops.relu_maxpool3d.layout import format_of, is_last
 
 _BACKENDS = {"cpu": cpu, "triton": triton_conv3d, "cuda": cuda}
 
 _OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups, bool relu, int[] pool, bool ceil_mode"
-_FORWARD = f"conv3d_relu_maxpool3d_fwd(str backend, Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, bool keep)"
-_BACKWARD = (
-    "conv3d_relu_maxpool3d_bwd(str backend, Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? gate, "
-    f"{_OPTIONS}, bool[] needs)"
-)
+_FORWARD = f"str backend, Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, bool keep"
+_BACKWARD = f"str backend, Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? gate, {_OPTIONS}, bool[] needs"
 
 
 def forward(backend, x, weight, bias, stride, padding, dilation, groups, relu, pool, ceil_mode, keep):
@@ -52,15 +50,5 @@ def backward_fake(
     return [torch.empty_like(t) for t, need in zip((x, weight, bias), needs, strict=True) if need]
 
 
-_library = torch.library.Library("fastrcn", "FRAGMENT")
-for _name, _schema, _body, _fake in (
-    ("conv3d_relu_maxpool3d_fwd", _FORWARD, forward, forward_fake),
-    ("conv3d_relu_maxpool3d_bwd", _BACKWARD, backward, backward_fake),
-):
-    _library.define(f"{_schema} -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _body, _key)
-    torch.library.register_fake(f"fastrcn::{_name}", _fake, lib=_library)
-
-conv3d_relu_maxpool3d_fwd = torch.ops.fastrcn.conv3d_relu_maxpool3d_fwd
-conv3d_relu_maxpool3d_bwd = torch.ops.fastrcn.conv3d_relu_maxpool3d_bwd
+conv3d_relu_maxpool3d_fwd = register("conv3d_relu_maxpool3d_fwd", _FORWARD, forward, forward_fake)
+conv3d_relu_maxpool3d_bwd = register("conv3d_relu_maxpool3d_bwd", _BACKWARD, backward, backward_fake)

@@ -10,7 +10,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.method import fuses_forward, fuses_input_
 from fastrcn.ops.conv3d_relu_maxpool3d.triton_config import choose
 from fastrcn.ops.conv_recurrent.triton_config import power
 from fastrcn.ops.relu_maxpool3d import triton_passes as passes
-from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, is_last
 from fastrcn.ops.triton_support import Launch, check_pixels, interpreting
 
@@ -76,7 +76,7 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     last = is_last(x) or is_last(weight)
     if fuses_forward(conv, pool, x, weight, _exact(x.dtype)):
         out, index = _forward_fused(x, weight, bias, conv, relu, pool, keep)
-        return dense(out, last), None if index is None else dense(index, last)
+        return dense(out, last), dense(index, last)
     # In two bytes the bias belongs to the library's sum, which is rounded once.
     low = x.dtype.itemsize == 2
     y = dense(torch.conv3d(dense(x, last), dense(weight, last), bias if low else None, *conv), last)
@@ -87,7 +87,7 @@ def _input_gradient_fused(grad, x, weight, gate, conv: Conv, pool: Pool):
     """The gradient of x, channels-last."""
     from fastrcn.ops.conv3d_relu_maxpool3d.triton_kernels import conv3d_relu_maxpool3d_bwd_kernel
 
-    grad, gate = dense(grad, True), None if gate is None else dense(gate, True)
+    grad, gate = dense(grad, True), dense(gate, True)
     (n, ci, *size), (co, _, *kernel) = x.shape, weight.shape
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     pixels = n * prod(size)
@@ -96,7 +96,7 @@ def _input_gradient_fused(grad, x, weight, gate, conv: Conv, pool: Pool):
         # Products in tf32 want what is summed side by side.
         turned = weight.permute(1, 2, 3, 4, 0).contiguous()
         sizes = (size, conv.output_size(size, kernel), grad.shape[2:])
-        options = {"CI": ci, "CO": co, "GATE": passes.gate_kind(gate, pool)}
+        options = {"CI": ci, "CO": co, "GATE": gate_kind(gate, pool)}
         _run(
             conv3d_relu_maxpool3d_bwd_kernel, True, (grad, gate, turned, dx), sizes, pixels,
             _constants(weight, conv, pool) | options, ci, co,
@@ -122,6 +122,4 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
             [0, 0, 0], conv.groups, mask,
         )  # fmt: skip
         dx, dweight = dx if fused else found[0], found[1]
-    if dx is not None:
-        dx = dense(dx, is_last(x))
-    return [dx, None if dweight is None else dense(dweight, is_last(weight)), dbias]
+    return [dense(dx, is_last(x)), dense(dweight, is_last(weight)), dbias]

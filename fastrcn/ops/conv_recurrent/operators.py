@@ -1,22 +1,21 @@
 """conv_recurrent as PyTorch operators, a whole sequence each, forward and backward. They know nothing of autograd."""
 
-import torch
-
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
+from fastrcn.ops.registration import register
 
 _BACKENDS = {"cpu": cpu, "triton": triton_program}
 
 _FORWARD = (
-    "conv_recurrent_fwd(str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "
-    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, bool reverse, int save) -> Tensor[]"
+    "str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "
+    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, bool reverse, int save"
 )
 _BACKWARD = (
-    "conv_recurrent_bwd(str backend, str cell, Tensor?[] grads, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, "
+    "str backend, str cell, Tensor?[] grads, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, "
     "Tensor? bias, Tensor? weight_ch, Tensor[] hx, Tensor? lengths, Tensor output, Tensor[] saved, int[] stride, "
-    "int[] dilation, bool reverse, bool[] needs) -> Tensor[]"
+    "int[] dilation, bool reverse, bool[] needs"
 )
 
 
@@ -97,15 +96,5 @@ def backward_fake(
     return results
 
 
-_library = torch.library.Library("fastrcn", "DEF")
-for _name, _schema, _body, _fake in (
-    ("conv_recurrent_fwd", _FORWARD, forward, forward_fake),
-    ("conv_recurrent_bwd", _BACKWARD, backward, backward_fake),
-):
-    _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _body, _key)
-    torch.library.register_fake(f"fastrcn::{_name}", _fake, lib=_library)
-
-conv_recurrent_fwd = torch.ops.fastrcn.conv_recurrent_fwd
-conv_recurrent_bwd = torch.ops.fastrcn.conv_recurrent_bwd
+conv_recurrent_fwd = register("conv_recurrent_fwd", _FORWARD, forward, forward_fake)
+conv_recurrent_bwd = register("conv_recurrent_bwd", _BACKWARD, backward, backward_fake)

@@ -3,11 +3,10 @@
 import torch
 
 from fastrcn import native
-from fastrcn.ops.relu_maxpool3d.geometry import CLOSED, Pool
+from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 
 TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_OPEN, _INDEX, _VALUE = range(3)
 
 
 def can_run(pool: Pool, dtype, device):
@@ -18,24 +17,13 @@ def can_run(pool: Pool, dtype, device):
         return False, f"it has float32, float64 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
     if native.module() is None:
         return False, native.missing_reason()
-    if pool.cells > CLOSED:
-        return False, f"a window's cell is one byte: {CLOSED} cells at most, this one has {pool.cells}"
-    return True, f"scale, ReLU and pooling in one compiled pass ({native.isa()})"
-
-
-def can_run_batch_norm(what, dtype, device):
-    """The same for batch_norm_relu_maxpool3d."""
-    _, pool = what
-    return can_run(pool, dtype, device)
+    problem = pool.problem()
+    return problem is None, problem or f"scale, ReLU and pooling in one compiled pass ({native.isa()})"
 
 
 def accumulate_type(x):
     """Type of sums and coefficients."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _address(tensor):
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _shapes(x_shape, pool, last):
@@ -58,15 +46,9 @@ def forward(x, scale, shift, relu, pool: Pool, keep, out=None, index=None):
         index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(last))
     native.module().pool_forward(
         native.isa(), TYPE_NUMBERS[x.dtype], *_shapes(x.shape, pool, last), relu, x.data_ptr(), out.data_ptr(),
-        _address(index), _address(scale), _address(shift), torch.get_num_threads(),
+        native.address(index), native.address(scale), native.address(shift), torch.get_num_threads(),
     )  # fmt: skip
     return out, index
-
-
-def _gate(gate, pool, last):
-    if gate is None:
-        return _OPEN, None
-    return (_INDEX if pool.cells > 1 else _VALUE), dense(gate, last)
 
 
 def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None, slope=None, offset=None, into=None):
@@ -74,13 +56,13 @@ def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None
 
     ``gate``: the index of forward; for a window of one cell its result, or None where all pass. ``into``: a tensor to
     write to."""
-    grad = dense(grad, last)
-    kind, gate = _gate(gate, pool, last)
+    kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     shape = (*grad.shape[:2], *size)
     dx = torch.empty(shape, dtype=grad.dtype, memory_format=format_of(last)) if into is None else into
     native.module().pool_backward(
-        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(), _address(gate),
-        dx.data_ptr(), *(_address(t) for t in (scale, x, center, slope, offset)), torch.get_num_threads(),
+        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(),
+        native.address(gate), dx.data_ptr(), *map(native.address, (scale, x, center, slope, offset)),
+        torch.get_num_threads(),
     )  # fmt: skip
     return dx
 
@@ -88,13 +70,12 @@ def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None
 def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
     """Per channel: the sum of ``grad`` where its window is open and, where ``x`` is given, of grad * (x - center) at
     the cell it is led to. ``size``: (D,H,W) before pooling."""
-    grad = dense(grad, last)
-    kind, gate = _gate(gate, pool, last)
+    kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     shape = (*grad.shape[:2], *size)
     totals = torch.empty(2, grad.shape[1], dtype=torch.float64)
     native.module().pool_sums(
-        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(), _address(gate),
-        _address(x), _address(center), totals.data_ptr(), torch.get_num_threads(),
+        native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(),
+        native.address(gate), native.address(x), native.address(center), totals.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return totals.to(accumulate_type(grad)).unbind()
 

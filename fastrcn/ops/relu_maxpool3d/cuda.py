@@ -6,11 +6,10 @@ import torch
 
 from fastrcn import native
 from fastrcn.ops.relu_maxpool3d.cpu import accumulate_type
-from fastrcn.ops.relu_maxpool3d.geometry import CLOSED, Pool
+from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 
 TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_OPEN, _INDEX, _VALUE = range(3)
 
 
 def can_run(pool: Pool, dtype, device):
@@ -23,19 +22,8 @@ def can_run(pool: Pool, dtype, device):
         return False, f"the extension was built without CUDA: {json.loads(native.module().build_info)['without_cuda']}"
     if dtype not in TYPE_NUMBERS:
         return False, f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
-    if pool.cells > CLOSED:
-        return False, f"a window's cell is one byte: {CLOSED} cells at most, this one has {pool.cells}"
-    return True, "scale, ReLU and pooling in one CUDA kernel"
-
-
-def can_run_batch_norm(what, dtype, device):
-    """The same for batch_norm_relu_maxpool3d."""
-    _, pool = what
-    return can_run(pool, dtype, device)
-
-
-def _address(tensor):
-    return 0 if tensor is None else tensor.data_ptr()
+    problem = pool.problem()
+    return problem is None, problem or "scale, ReLU and pooling in one CUDA kernel"
 
 
 def _launch(name, device, *arguments):
@@ -62,14 +50,8 @@ def forward(x, scale, shift, relu, pool: Pool, keep, out=None, index=None):
     if keep and index is None:
         index = torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=format_of(last))
     tensors = (x, out, index, scale, shift)
-    _launch("cuda_pool_forward", x.device, TYPE_NUMBERS[x.dtype], *numbers, relu, *map(_address, tensors))
+    _launch("cuda_pool_forward", x.device, TYPE_NUMBERS[x.dtype], *numbers, relu, *map(native.address, tensors))
     return out, index
-
-
-def _gate(gate, pool, last):
-    if gate is None:
-        return _OPEN, None
-    return (_INDEX if pool.cells > 1 else _VALUE), dense(gate, last)
 
 
 def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None, slope=None, offset=None, into=None):
@@ -77,15 +59,14 @@ def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None
 
     ``gate``: the index of forward; for a window of one cell its result, or None where all pass. ``into``: a tensor to
     write to."""
-    grad = dense(grad, last)
-    kind, gate = _gate(gate, pool, last)
+    kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     shape = (*grad.shape[:2], *size)
     dx = into
     if dx is None:
         dx = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format_of(last))
     tensors = (grad, gate, dx, scale, x, center, slope, offset)
     numbers = TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last)
-    _launch("cuda_pool_backward", grad.device, *numbers, kind, *map(_address, tensors))
+    _launch("cuda_pool_backward", grad.device, *numbers, kind, *map(native.address, tensors))
     return dx
 
 
@@ -98,12 +79,11 @@ def _sum_buffers(x):
 def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
     """Per channel: the sum of ``grad`` where its window is open and, where ``x`` is given, of grad * (x - center) at
     the cell it is led to. ``size``: (D,H,W) before pooling."""
-    grad = dense(grad, last)
-    kind, gate = _gate(gate, pool, last)
+    kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     partials, totals = _sum_buffers(grad)
     numbers = TYPE_NUMBERS[grad.dtype], *_shapes((*grad.shape[:2], *size), pool, last)
     tensors = (grad, gate, x, center, partials, totals)
-    _launch("cuda_pool_sums", grad.device, *numbers, kind, *map(_address, tensors))
+    _launch("cuda_pool_sums", grad.device, *numbers, kind, *map(native.address, tensors))
     return totals.to(accumulate_type(grad)).unbind()
 
 
@@ -112,7 +92,7 @@ def statistics(x):
     center = x[0, :, 0, 0, 0].to(accumulate_type(x)).contiguous()
     partials, totals = _sum_buffers(x)
     numbers = TYPE_NUMBERS[x.dtype], tuple(x.shape), is_last(x)
-    _launch("cuda_pool_statistics", x.device, *numbers, *map(_address, (x, center, partials, totals)))
+    _launch("cuda_pool_statistics", x.device, *numbers, *map(native.address, (x, center, partials, totals)))
     mean, square = totals / (x.numel() // x.shape[1])
     var = (square - mean * mean).clamp_(min=0)
     return (mean + center).to(center.dtype), var.to(center.dtype)

@@ -9,6 +9,9 @@ from fastrcn.checks import triple
 CLOSED = 255
 """Index of a window whose ReLU let nothing through. So a window has at most as many cells."""
 
+OPEN, INDEX, VALUE = range(3)
+"""What tells which cell a window's gradient goes to: nothing is needed, the cell's number, or the window's value."""
+
 Triple = tuple[int, int, int]
 
 
@@ -75,6 +78,12 @@ class Pool(NamedTuple):
             found.append(count)
         return tuple(found)
 
+    def problem(self):
+        """Why its windows cannot be kept in one byte each, or None."""
+        if self.cells > CLOSED:
+            return f"a window's cell is one byte: {CLOSED} cells at most, this one has {self.cells}"
+        return None
+
     def plain(self, x):
         """PyTorch's own pooling."""
         if self.identity:
@@ -85,6 +94,13 @@ class Pool(NamedTuple):
 def keeps_index(pool: Pool, keep):
     """Whether a call returns which cell each window chose. A window of one cell is told by its value alone."""
     return keep and pool.cells > 1
+
+
+def gate_kind(gate, pool: Pool):
+    """``OPEN``, ``INDEX`` or ``VALUE``, for what a backward operator gets."""
+    if gate is None:
+        return OPEN
+    return INDEX if pool.cells > 1 else VALUE
 
 
 def check_pooled(pool: Pool, size, what):

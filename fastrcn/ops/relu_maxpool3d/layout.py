@@ -1,5 +1,7 @@
 """The two layouts of a (N,C,D,H,W) tensor that the kernels take: contiguous and channels-last."""
 
+from typing import Any
+
 import torch
 
 from fastrcn import memory, native
@@ -15,10 +17,10 @@ def format_of(last):
     return torch.channels_last_3d if last else torch.contiguous_format
 
 
-def dense(x, last, keep=False):
-    """``x`` in the layout; itself where it lies so already. ``keep``: in memory that is used again once nobody holds
-    it, for what does not leave an operator."""
-    if x.is_contiguous(memory_format=format_of(last)):
+def dense(x, last, keep=False) -> Any:
+    """``x`` in the layout; itself where it lies so already, or is None. ``keep``: in memory that is used again once
+    nobody holds it, for what does not leave an operator."""
+    if x is None or x.is_contiguous(memory_format=format_of(last)):
         return x
     from_other = x.is_contiguous(memory_format=format_of(not last))
     if x.device.type != "cpu" or native.module() is None or not from_other or not x.numel():

@@ -4,11 +4,10 @@ from math import prod
 
 import torch
 
-from fastrcn.ops.relu_maxpool3d.geometry import CLOSED, Pool
+from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 from fastrcn.ops.triton_support import Launch, check_pixels, interpreting, manner, problem_of
 
-OPEN, INDEX, VALUE = range(3)
 _CHUNKS = 2048
 """Rows of partial sums, over all tiles of channels: enough programs for any GPU, and few rows to add up."""
 
@@ -20,27 +19,13 @@ def can_run(pool: Pool, dtype, device):
     problem = problem_of(dtype, device)
     if problem:
         return False, problem
-    if pool.cells > CLOSED:
-        return False, f"a window's cell is one byte: {CLOSED} cells at most, this one has {pool.cells}"
-    return True, manner("scale, ReLU and pooling in one kernel")
-
-
-def can_run_batch_norm(what, dtype, device):
-    """The same for batch_norm_relu_maxpool3d."""
-    _, pool = what
-    return can_run(pool, dtype, device)
+    problem = pool.problem()
+    return problem is None, problem or manner("scale, ReLU and pooling in one kernel")
 
 
 def window_constants(pool: Pool):
     """A window's numbers as the kernels name them."""
     return dict(zip(_AXES, pool.numbers(), strict=True))
-
-
-def gate_kind(gate, pool: Pool):
-    """What tells a window's cell, as the kernels number it."""
-    if gate is None:
-        return OPEN
-    return INDEX if pool.cells > 1 else VALUE
 
 
 def _power(n):
@@ -110,7 +95,7 @@ def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None
     write to."""
     from fastrcn.ops.relu_maxpool3d.triton_kernels import relu_maxpool3d_bwd_kernel
 
-    grad, gate = dense(grad, last), None if gate is None else dense(gate, last)
+    grad, gate = dense(grad, last), dense(gate, last)
     n, c, *pooled = grad.shape
     dx = into
     if dx is None:
@@ -132,7 +117,7 @@ def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
     at the cell it leads to. ``size``: (D,H,W) before pooling."""
     from fastrcn.ops.relu_maxpool3d.triton_kernels import relu_maxpool3d_sums_kernel
 
-    grad, gate = dense(grad, last), None if gate is None else dense(gate, last)
+    grad, gate = dense(grad, last), dense(gate, last)
     n, c, *pooled = grad.shape
     pixels = n * prod(pooled)
     check_pixels(pixels, "the pooled maps")
