@@ -19,6 +19,9 @@ from fastrcn.layers import (
     ConvReLUPool3d,
     ConvRNN,
     ConvRNNCell,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
     StackedConvGRU,
 )
 from fastrcn.memory import empty_cache
@@ -39,6 +42,9 @@ __all__ = [
     "ConvReLUPool3d",
     "ConvRecurrent",
     "ConvRecurrentCell",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
     "StackedConvGRU",
     "__version__",
     "backends",

@@ -2,7 +2,7 @@
 
 from fastrcn.layers.conv import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNN, ConvRNNCell, StackedConvGRU
 from fastrcn.layers.conv3d import BatchNormReLUPool3d, ConvBNReLUPool3d, ConvReLUPool3d
-from fastrcn.layers.dense import GRU, LSTM, RNN
+from fastrcn.layers.dense import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 
 __all__ = [
@@ -20,5 +20,8 @@ __all__ = [
     "ConvReLUPool3d",
     "ConvRecurrent",
     "ConvRecurrentCell",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
     "StackedConvGRU",
 ]

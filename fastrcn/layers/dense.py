@@ -1,63 +1,56 @@
-"""LSTM, GRU and RNN: the same cells on vectors, which are 1x1 maps; drop-ins for torch.nn.LSTM, GRU and RNN."""
+"""LSTM, GRU and RNN, and one step of each: the same cells on vectors, which are 1x1 maps; drop-ins for torch.nn's."""
 
 import torch
 
 from fastrcn import cells
-from fastrcn.layers.recurrent import ConvRecurrent
+from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell, Weights
 
 
-class _Dense(ConvRecurrent):
-    """A recurrent layer of vectors: weights (rows, features); loads state dicts of its torch.nn namesake."""
+class _Dense(Weights):
+    """Weights (rows, features) and one bias; loads state dicts of its torch.nn namesake, which has two."""
 
-    def __init__(self, cell, input_size, hidden_size, num_layers, **options):
-        for name in ("kernel_size", "recurrent_kernel_size", "stride", "dilation", "map_size"):
-            if name in options:
-                raise TypeError(f"{name}: a layer of vectors has no maps, got {options[name]!r}")
-        super().__init__(cell, input_size, hidden_size, 1, num_layers, _maps=False, **options)
+    def _suffixes(self):
+        """Endings of the parameters' names."""
+        return [""]
 
     def _merge(self, bias_ih, bias_hh):
+        """The one bias: torch.nn's two are only ever added."""
         return bias_ih + bias_hh
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # torch.nn's layers hold two biases that are only ever added; this one holds their sum.
-        for layer in range(self.num_layers):
-            for direction in range(self._directions):
-                suffix = self._suffix(layer, direction)
-                pair = [f"{prefix}bias_{side}{suffix}" for side in ("ih", "hh")]
-                if self.has_bias and self._same_math and all(key in state_dict for key in pair):
-                    state_dict[f"{prefix}bias{suffix}"] = self._merge(*(state_dict.pop(key) for key in pair))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def _same_math(self):
-        """Whether torch.nn's layer of the same name computes the same."""
+        """Whether torch.nn's namesake computes the same."""
         return True
 
-
-class LSTM(_Dense):
-    """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850.
-
-    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias
-    ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too.
-    """
-
-    def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, **options):
-        if peephole not in (None, "channel"):
-            raise ValueError(f'peephole: expected None or "channel", got {peephole!r}')
-        cell = cells.ConvLSTM(peephole is not None)
-        super().__init__(cell, input_size, hidden_size, num_layers, peephole=peephole, **options)
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for suffix in self._suffixes():
+            pair = [f"{prefix}bias_{side}{suffix}" for side in ("ih", "hh")]
+            if self.has_bias and self._same_math and all(key in state_dict for key in pair):
+                state_dict[f"{prefix}bias{suffix}"] = self._merge(*(state_dict.pop(key) for key in pair))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class GRU(_Dense):
-    """GRU. ``reset="before"`` is Cho et al. 2014, arXiv 1406.1078; "after" equals ``torch.nn.GRU``.
+def _without_maps(options):
+    for name in ("kernel_size", "recurrent_kernel_size", "stride", "dilation", "map_size"):
+        if name in options:
+            raise TypeError(f"{name}: a layer of vectors has no maps, got {options[name]!r}")
+    return options
 
-    State dicts of ``torch.nn.GRU`` load into the "after" form.
-    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); state (layers*directions,B,H).
-    """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, reset="before", **options):
-        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, num_layers, **options)
+class _Layer(_Dense, ConvRecurrent):
+    def __init__(self, cell, input_size, hidden_size, num_layers, **options):
+        super().__init__(cell, input_size, hidden_size, 1, num_layers, _maps=False, **_without_maps(options))
 
+    def _suffixes(self):
+        return [self._suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
+
+
+class _Cell(_Dense, ConvRecurrentCell):
+    def __init__(self, cell, input_size, hidden_size, **options):
+        super().__init__(cell, input_size, hidden_size, 1, _maps=False, **_without_maps(options))
+
+
+class _GRU(_Dense):
     @property
     def _same_math(self):
         return self.cell.reset == "after"
@@ -67,8 +60,57 @@ class GRU(_Dense):
         return torch.cat([bias_ih[:n] + bias_hh[:n], bias_ih[n:], bias_hh[n:]])
 
 
-class RNN(_Dense):
+def _lstm(peephole):
+    if peephole not in (None, "channel"):
+        raise ValueError(f'peephole: expected None or "channel", got {peephole!r}')
+    return cells.ConvLSTM(peephole is not None)
+
+
+class LSTM(_Layer):
+    """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850.
+
+    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias
+    ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too.
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, **options):
+        super().__init__(_lstm(peephole), input_size, hidden_size, num_layers, peephole=peephole, **options)
+
+
+class GRU(_GRU, _Layer):
+    """GRU. ``reset="before"`` is Cho et al. 2014, arXiv 1406.1078; "after" equals ``torch.nn.GRU``.
+
+    State dicts of ``torch.nn.GRU`` load into the "after" form.
+    Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); state (layers*directions,B,H).
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, reset="before", **options):
+        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, num_layers, **options)
+
+
+class RNN(_Layer):
     """RNN, drop-in for ``torch.nn.RNN``, whose state dicts it loads. Input (T,B,F); state (layers*directions,B,H)."""
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
         super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, num_layers, **options)
+
+
+class LSTMCell(_Cell):
+    """One step of ``LSTM``: (input (B,F) or (F,), (h, c)) -> (h, c). Loads state dicts of ``torch.nn.LSTMCell``."""
+
+    def __init__(self, input_size, hidden_size, *, peephole=None, **options):
+        super().__init__(_lstm(peephole), input_size, hidden_size, peephole=peephole, **options)
+
+
+class GRUCell(_GRU, _Cell):
+    """One step of ``GRU``: (input (B,F) or (F,), h) -> h. "after" loads state dicts of ``torch.nn.GRUCell``."""
+
+    def __init__(self, input_size, hidden_size, *, reset="before", **options):
+        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, **options)
+
+
+class RNNCell(_Cell):
+    """One step of ``RNN``: (input (B,F) or (F,), h) -> h. Loads state dicts of ``torch.nn.RNNCell``."""
+
+    def __init__(self, input_size, hidden_size, *, nonlinearity="tanh", **options):
+        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, **options)

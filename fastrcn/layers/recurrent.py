@@ -283,11 +283,11 @@ class ConvRecurrentCell(Weights):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
-        dilation=1, peephole=None, map_size=None, backend=None, device=None, dtype=None,
+        dilation=1, peephole=None, map_size=None, backend=None, device=None, dtype=None, _maps=True,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend,
+            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
         )  # fmt: skip
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         self._create("", sizes, {"device": device, "dtype": dtype})
@@ -296,21 +296,26 @@ class ConvRecurrentCell(Weights):
     def forward(self, input, hx=None):
         """One step; returns the new state, or the tuple of new states."""
         inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
+        rank, axes = (4, "C,H,W") if self.maps else (2, "features")
         for x in inputs:
-            if not isinstance(x, torch.Tensor) or x.dim() not in (3, 4):
+            if not isinstance(x, torch.Tensor) or x.dim() not in (rank - 1, rank):
                 came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-                raise ValueError(f"input: expected (B,C,H,W) or unbatched (C,H,W), got {came}")
-        unbatched = inputs[0].dim() == 3
+                raise ValueError(f"input: expected (B,{axes}) or unbatched ({axes}), got {came}")
+        unbatched = inputs[0].dim() == rank - 1
         states: Any = None if hx is None else (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
-        if unbatched:
-            inputs = tuple(x[None] for x in inputs)
-            states = None if states is None else tuple(s[None] for s in states)
+
+        def maps(tensors):
+            tensors = tuple(t[None] for t in tensors) if unbatched else tensors
+            return tensors if self.maps else tuple(t[..., None, None] for t in tensors)
+
         last: Any
         weight_ih, weight_hh, bias, weight_ch = self._arguments("")
         _, last = conv_recurrent(
-            self.cell, tuple(x[None] for x in inputs), weight_ih, weight_hh, bias, weight_ch, states,
-            stride=self.stride, dilation=self.dilation, backend=self.backend,
+            self.cell, tuple(x[None] for x in maps(inputs)), weight_ih, weight_hh, bias, weight_ch,
+            None if states is None else maps(states), stride=self.stride, dilation=self.dilation, backend=self.backend,
         )  # fmt: skip
+        if not self.maps:
+            last = tuple(s[..., 0, 0] for s in last)
         if unbatched:
             last = tuple(s[0] for s in last)
         return last if len(last) > 1 else last[0]

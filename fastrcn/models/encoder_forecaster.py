@@ -11,10 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn.layers import ConvLSTM
+from fastrcn.models.registry import register
 
 OUTPUTS = ("sigmoid", "linear", "residual")
 
 
+@register(
+    "encoder_forecaster", paper="Shi et al. 2015, arXiv 1506.04214", kernels="ConvLSTM",
+    small={"in_channels": 2, "hidden_sizes": (4, 3), "kernel_size": 3, "patch": 2},
+)  # fmt: skip
 class EncoderForecaster(nn.Module):
     """Predicts the next frames of a clip.
 
@@ -45,7 +50,7 @@ class EncoderForecaster(nn.Module):
         hidden_sizes = tuple(hidden_sizes)
         if not hidden_sizes:
             raise ValueError("hidden_sizes: expected at least one layer, got none")
-        self.patch, self.order, self.output = patch, order, output
+        self.in_channels, self.patch, self.order, self.output = in_channels, patch, order, output
         depth = in_channels * patch**2
         options = {"recurrent_kernel_size": recurrent_kernel_size, "backend": backend, "recompute": recompute}
         if layer is ConvLSTM:
@@ -87,3 +92,8 @@ class EncoderForecaster(nn.Module):
         if self.output == "residual":
             return frames[:, -1:] + future
         return torch.sigmoid(future) if self.output == "sigmoid" else future
+
+    def example_inputs(self, batch=1):
+        """Arguments of a forward pass: ten frames of 16x16 patches, and how many to predict."""
+        size = 16 * self.patch
+        return torch.rand(batch, 10, self.in_channels, size, size), 10

@@ -103,6 +103,21 @@ def test_cell_is_one_step_of_the_layer(make_cell, make_layer, options):
     assert_close(unbatched[0] if isinstance(unbatched, tuple) else unbatched, output[0, 0])
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_vector_cells_equal_torch_nn(kind):
+    theirs = getattr(nn, f"{kind}Cell")(5, 7).double()
+    ours = getattr(fastrcn, f"{kind}Cell")(5, 7, **({"reset": "after"} if kind == "GRU" else {})).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, h, c = torch.randn(4, 5).double(), torch.randn(4, 7).double(), torch.randn(4, 7).double()
+    state = (h, c) if kind == "LSTM" else h
+    for input, given in ((x, state), (x, None), (x[0], None)):
+        found, truth = (t if kind == "LSTM" else (t,) for t in (ours(input, given), theirs(input, given)))
+        for a, b in zip(found, truth, strict=True):
+            assert_close(a, b)
+    with pytest.raises(ValueError, match=r"input: expected \(B,features\) or unbatched \(features\)"):
+        ours(x[None])
+
+
 @pytest.mark.parametrize("layers", [1, 2, 5])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
