@@ -80,9 +80,9 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation):
         if len(hx) != len(schedule.states):
             raise ValueError(f"hx: expected {len(schedule.states)} states {schedule.states}, got {len(hx)}")
         for state, value in zip(schedule.states, hx, strict=True):
-            named[f"hx ({state})"] = value
+            named[f"hx ({state.name})"] = value
             if _shape(value) != (b, c, h, w):
-                raise ValueError(f"hx ({state}): expected shape {(b, c, h, w)}, got {_shape(value)}")
+                raise ValueError(f"hx ({state.name}): expected shape {(b, c, h, w)}, got {_shape(value)}")
     check_same(named, inputs[0])
 
 

@@ -3,6 +3,7 @@ second; the second runs the backward operator and, when it is itself differentia
 Both can be mapped over by ``torch.vmap``.
 """
 
+import inspect
 from abc import abstractmethod
 from typing import Any, Protocol
 
@@ -140,7 +141,13 @@ def _second_order(call, needs, grads, tensors, grads_of_grads, count):
     return result
 
 
+for _function in (Fused, FusedBackward):
+    # ``apply`` asks for it at every call, and finding it out anew takes longer than a small step of a recurrence.
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def run(call, tensors, tracked):
     """The fused operator under autograd: all its results. ``tracked``: whether a gradient may be asked for."""
-    untracked = torch.compiler.is_compiling() and not tracked
-    return (Fused.forward if untracked else Fused.apply)(call, *tensors)
+    if tracked or (torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()):
+        return Fused.apply(call, *tensors)
+    return Fused.forward(call, *tensors)
