@@ -144,7 +144,7 @@ def test_i3d():
     report = fuse_and_check(model, chains, torch.randn(2, 3, 8, 34, 29))
     assert not report.left
     assert isinstance(model.conv_1a.bn, fastrcn.BatchNormReLUPool3d)
-    assert type(model.conv_1a.conv3d) is nn.Conv3d
+    assert type(model.conv_1a.conv3d) is FusedConv3d
 
 
 def chain(*modules):
@@ -604,3 +604,21 @@ def test_the_layers_of_the_package_stay():
     report = fastrcn.fuse(model)
     assert not report.replaced
     assert not report.left
+
+
+def test_convolution_before_a_normalisation_keeps_its_numbers_without_gradients():
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU()).eval()
+    with torch.no_grad():
+        plain = model(X)
+        report = fastrcn.fuse(model)
+        assert type(model[0]) is FusedConv3d
+        assert report.replaced[0].note == "0 -> FusedConv3d"
+        assert torch.equal(model[0](X), nn.functional.conv3d(X, model[0].weight, model[0].bias, padding=1))
+        assert_close(model(X), plain)
+
+
+def test_parametrized_convolution_before_a_normalisation_stays():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Conv3d(3, 4, 3)), nn.BatchNorm3d(4), nn.ReLU())
+    kind = type(model[0])
+    assert fastrcn.fuse(model).replaced[0].modules == ("1", "2")
+    assert type(model[0]) is kind
