@@ -40,9 +40,17 @@ def _attempt(case, names, dtype, args, ceilings):
         return None, f"{case.name}: {type(error).__name__}: {error}"
 
 
+def _facts(dtype, device, ceilings):
+    flops, bandwidth = ceilings
+    return {
+        "fastrcn": fastrcn.__version__, "commit": _commit(), "torch": torch.__version__, "dtype": dtype,
+        "device": _device_name(device), "threads": torch.get_num_threads(), "flops": flops, "bandwidth": bandwidth,
+    }  # fmt: skip
+
+
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot`` or ``c3d`` as first argument: see
-    ``benchmarks.aot``, ``benchmarks.c3d_training``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d`` or ``models`` as first argument: see
+    ``benchmarks.aot``, ``benchmarks.c3d_training``, ``benchmarks.models``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
@@ -52,11 +60,16 @@ def main(argv=None):
         from benchmarks import c3d_training
 
         return c3d_training.main(argv[1:])
+    if argv[:1] == ["models"]:
+        from benchmarks import models
+
+        return models.main(argv[1:], _facts)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
-        "python -m benchmarks c3d: a small C3D trained fused and unfused",
+        "python -m benchmarks c3d: a small C3D trained fused and unfused. "
+        "python -m benchmarks models: every model, fused and plain",
     )
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
     parser.add_argument("--cases", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
@@ -77,11 +90,8 @@ def main(argv=None):
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
     dtype = getattr(torch, args.dtype)
     names = ["fastrcn", "recompute", "last", *(n for g in groups for n in _GROUPS[g])]
-    flops, bandwidth = measure_ceilings(dtype, args.device)
-    facts = {
-        "fastrcn": fastrcn.__version__, "commit": _commit(), "torch": torch.__version__, "dtype": args.dtype,
-        "device": _device_name(args.device), "threads": torch.get_num_threads(), "flops": flops, "bandwidth": bandwidth,
-    }  # fmt: skip
+    ceilings = measure_ceilings(dtype, args.device)
+    facts = _facts(args.dtype, args.device, ceilings)
     try:
         from tqdm import tqdm
 
@@ -90,7 +100,7 @@ def main(argv=None):
         progress = chosen
     results, failed = [], []
     for case in progress:
-        found, error = _attempt(case, names, dtype, args, (flops, bandwidth))
+        found, error = _attempt(case, names, dtype, args, ceilings)
         results += [found] if found else []
         failed += [error] if error else []
     for r in results:

@@ -16,6 +16,7 @@ NAMES = {
     "cb": "(c) torch.compile of (b)",
     "d": "(d) CUDA graph of (b)",
     "nn": "torch.nn",
+    "plain": "plain PyTorch",
 }
 
 

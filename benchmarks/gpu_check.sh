@@ -57,6 +57,8 @@ tests() {
 
 bench() { (cd "$site/source" && python -m benchmarks --device cuda "$@" --out "$out"); }
 
+bench_models() { (cd "$site/source" && python -m benchmarks models --device cuda --out "$out"); }
+
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
   (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
@@ -73,6 +75,7 @@ part bench-bf16 bench --dtype bfloat16 --baselines a,b,d,nn
 part bench-fp32 bench --dtype float32 --quick
 # Compiling the loops takes minutes: the quick cases only.
 part bench-compile bench --dtype bfloat16 --quick --baselines a,b,c --name cuda-bfloat16-compile
+part bench-models bench_models
 part sanitizer sanitize
 cat "$summary"
 exit $status
