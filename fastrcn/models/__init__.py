@@ -1,7 +1,18 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
+from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.encoder_forecaster import EncoderForecaster
+from fastrcn.models.lrcn import LRCN
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.vgg import VGG16
 
-__all__ = ["VGG16", "EncoderForecaster", "create", "describe", "list_models"]
+__all__ = [
+    "LRCN",
+    "VGG16",
+    "AlexNet",
+    "CaffeNet",
+    "EncoderForecaster",
+    "create",
+    "describe",
+    "list_models",
+]
