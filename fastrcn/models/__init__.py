@@ -1,12 +1,14 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
 from fastrcn.models.caffenet import AlexNet, CaffeNet
+from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.vgg import VGG16
 
 __all__ = [
+    "CNNRNN",
     "LRCN",
     "VGG16",
     "AlexNet",
