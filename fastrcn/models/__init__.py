@@ -5,6 +5,8 @@ from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.registry import create, describe, list_models
+from fastrcn.models.short_snippets import ShortSnippetsPooling
+from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.vgg import VGG16
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "AlexNet",
     "CaffeNet",
     "EncoderForecaster",
+    "ShortSnippetsLSTM",
+    "ShortSnippetsPooling",
     "create",
     "describe",
     "list_models",
