@@ -8,6 +8,7 @@ from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.vgg import VGG16
+from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
     "CNNRNN",
@@ -18,6 +19,7 @@ __all__ = [
     "EncoderForecaster",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
+    "YouTube8M",
     "create",
     "describe",
     "list_models",
