@@ -4,6 +4,7 @@ from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.lrcn import LRCN
+from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
@@ -17,6 +18,7 @@ __all__ = [
     "AlexNet",
     "CaffeNet",
     "EncoderForecaster",
+    "RecurrentConvNet",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "YouTube8M",
