@@ -3,6 +3,7 @@
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.encoder_forecaster import EncoderForecaster
+from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
@@ -18,6 +19,7 @@ __all__ = [
     "AlexNet",
     "CaffeNet",
     "EncoderForecaster",
+    "InceptionV1",
     "RecurrentConvNet",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
