@@ -1,5 +1,6 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
+from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.encoder_forecaster import EncoderForecaster
@@ -17,6 +18,7 @@ __all__ = [
     "LRCN",
     "VGG16",
     "AlexNet",
+    "Attention",
     "CaffeNet",
     "EncoderForecaster",
     "InceptionV1",
@@ -26,5 +28,6 @@ __all__ = [
     "YouTube8M",
     "create",
     "describe",
+    "doubly_stochastic_penalty",
     "list_models",
 ]
