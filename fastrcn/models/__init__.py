@@ -3,9 +3,11 @@
 from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
+from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
 from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
+from fastrcn.models.lrcn_caption import LRCNCaption
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.short_snippets import ShortSnippetsPooling
@@ -22,12 +24,18 @@ __all__ = [
     "CaffeNet",
     "EncoderForecaster",
     "InceptionV1",
+    "LRCNCaption",
     "RecurrentConvNet",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "YouTube8M",
+    "beam_search",
+    "caption_lengths",
+    "caption_nll",
     "create",
     "describe",
     "doubly_stochastic_penalty",
+    "greedy",
     "list_models",
+    "sample",
 ]
