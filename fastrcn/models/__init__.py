@@ -12,6 +12,7 @@ from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
+from fastrcn.models.soft_attention_caption import SoftAttentionCaption
 from fastrcn.models.vgg import VGG16
 from fastrcn.models.youtube8m import YouTube8M
 
@@ -28,6 +29,7 @@ __all__ = [
     "RecurrentConvNet",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
+    "SoftAttentionCaption",
     "YouTube8M",
     "beam_search",
     "caption_lengths",

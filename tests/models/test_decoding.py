@@ -207,6 +207,7 @@ def test_caption_lengths():
 DECODERS = [
     *((f"lrcn_caption_{v}", {}) for v in ("1u", "2u", "2f")),
     ("lrcn_caption_2f", {"video": "encoder"}),
+    ("soft_attention_caption", {}),
 ]
 
 

@@ -77,6 +77,7 @@ def test_parameter_counts_and_shapes(variant, layers):
     [
         ("lrcn_caption_1u", {}),
         ("lrcn_caption_2f", {"video": "encoder"}),
+        ("soft_attention_caption", {"dropout": 0.0, "embedding": 16}),
     ],
 )
 def test_learns_captions_by_heart(name, options):
