@@ -10,6 +10,7 @@ from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
+from fastrcn.models.seq2seq import Seq2SeqAttention
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
@@ -27,6 +28,7 @@ __all__ = [
     "InceptionV1",
     "LRCNCaption",
     "RecurrentConvNet",
+    "Seq2SeqAttention",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "SoftAttentionCaption",

@@ -208,6 +208,7 @@ DECODERS = [
     *((f"lrcn_caption_{v}", {}) for v in ("1u", "2u", "2f")),
     ("lrcn_caption_2f", {"video": "encoder"}),
     ("soft_attention_caption", {}),
+    *(("seq2seq_attention", {"order": o, "cell": c}) for o in ("luong", "bahdanau") for c in ("lstm", "gru")),
 ]
 
 
