@@ -15,6 +15,7 @@ from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
 from fastrcn.models.vgg import VGG16
+from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "SoftAttentionCaption",
+    "VisualAttentionLSTM",
     "YouTube8M",
     "beam_search",
     "caption_lengths",
