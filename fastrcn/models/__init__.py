@@ -8,6 +8,7 @@ from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
+from fastrcn.models.multi_lstm import MultiLSTM
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.seq2seq import Seq2SeqAttention
@@ -28,6 +29,7 @@ __all__ = [
     "EncoderForecaster",
     "InceptionV1",
     "LRCNCaption",
+    "MultiLSTM",
     "RecurrentConvNet",
     "Seq2SeqAttention",
     "ShortSnippetsLSTM",
