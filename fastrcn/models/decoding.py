@@ -37,14 +37,10 @@ def _first(state) -> Any:
     return _first(state[0]) if isinstance(state, tuple) else state
 
 
-def _check(max_length):
-    if max_length < 1:
-        raise ValueError(f"max_length: expected at least 1, got {max_length}")
-
-
 def _follow(step, state, choose, bos, eos, max_length):
     """One caption each; ``choose`` takes log-probabilities (N,V) and gives tokens (N,)."""
-    _check(max_length)
+    if max_length < 1:
+        raise ValueError(f"max_length: expected at least 1, got {max_length}")
     first = _first(state)
     tokens = torch.full((len(first),), bos, device=first.device)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
