@@ -1,4 +1,4 @@
-"""M8: published parameter counts, shapes, the unrolled equations, and that it learns."""
+"""Published parameter counts, shapes, the unrolled equations, and that it learns."""
 
 import pytest
 import torch

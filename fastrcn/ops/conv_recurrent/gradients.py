@@ -111,6 +111,9 @@ class Gradients:
         seq.packed.clear()
 
         def packed(weight, keys):
+            if len(keys) == 1 and tuple(keys[0][2]) == tuple(range(len(weight) // c)):
+                key, n, _ = keys[0]
+                return as_weight(self.totals.pop((key, n)))[:, :, 0].contiguous().to(weight.dtype)
             grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
             for key, n, blocks in keys:
                 rows = as_weight(self.totals.pop((key, n)))[:, :, 0]

@@ -20,6 +20,10 @@ from fastrcn.ops.convolution.weight import Weight
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _CONVOLVED_TYPES = (torch.float32, torch.float64)
 _FEWEST_LOOP_PIXELS = 64
+_MOST_PRODUCT_PIXELS = {True: 256, False: 16}
+"""With so many pixels, in one step or over several, a product by the library is done before a weight is packed."""
+_CALL_WEIGHTS = 1 << 14
+"""Packing so many weights takes about as long as one call of the library."""
 
 
 @dataclass
@@ -124,7 +128,7 @@ class Program:
         stages, convolutions = has_compiled_stages(geometry, dtype), self.convolves(dtype)
         loop = None
         for step in steps:
-            if stages if isinstance(step, StageCall) else convolutions:
+            if stages if isinstance(step, StageCall) else convolutions and not self._multiplies_once(step):
                 if loop is None:
                     loop = self._native()
                     self.runs.append(loop.run)
@@ -180,6 +184,14 @@ class Program:
                 self.geometry.schedule.fingerprint, sig.stage, sig.backward,
                 [b.address() for b in step.buffers], [b.pitch for b in step.buffers], sizes,
             )  # fmt: skip
+
+    def _multiplies_once(self, step):
+        """Whether a step is a product with a weight that the sequence's few pixels do not pay for packing."""
+        if not isinstance(step, Convolution) or tuple(step.weight.shape[2:]) != (1, 1) or step.stride != (1, 1):
+            return False
+        steps, one = self.geometry.steps, self.geometry.steps == 1
+        few = steps * self.geometry.pixels <= _MOST_PRODUCT_PIXELS[one]
+        return few and (one or step.weight.data.numel() > steps * _CALL_WEIGHTS)
 
     def _add_convolution(self, loop, step: Convolution):
         c_out, c_in, kh, kw = step.weight.shape

@@ -26,6 +26,7 @@ def conv_weight_gradient(x, grad, weight_shape, stride, padding, dilation, total
         if x.device.type == "cpu" and x.dtype in _TYPE_NUMBERS:
             return total[0, 0, 0].addmm_(x.flatten(0, 3).t(), grad.flatten(0, 3))
     compiled = x.device.type == "cpu" and x.dtype in _TYPE_NUMBERS and native.module() is not None
+    compiled = compiled and total.is_contiguous()
     return (_compiled if compiled else _library)(x, grad, weight_shape, stride, padding, dilation, total)
 
 
@@ -58,6 +59,8 @@ def empty_total(weight_shape, like):
     """Zeroed sum for ``conv_weight_gradient``."""
     c_out, c_in, *kernel = weight_shape
     dtype = torch.float32 if like.dtype.itemsize == 2 else like.dtype
+    if tuple(kernel) == (1, 1, 1):  # one product of matrices, which may as well write the weight's layout
+        return torch.zeros(c_out, c_in, dtype=dtype, device=like.device).t()[None, None, None]
     return torch.zeros(*kernel, c_in, c_out, dtype=dtype, device=like.device)
 
 
@@ -69,6 +72,8 @@ def as_weight(total):
 def to_weight(total, last):
     """The sum as a weight of its own, (Co,Ci,kd,kh,kw), contiguous or channels-last."""
     memory_format = torch.channels_last_3d if last else torch.contiguous_format
+    if as_weight(total).is_contiguous(memory_format=memory_format):
+        return as_weight(total)
     weight = torch.empty(as_weight(total).shape, dtype=total.dtype, device=total.device, memory_format=memory_format)
     if total.device.type != "cpu" or native.module() is None:
         return weight.copy_(as_weight(total))
