@@ -5,6 +5,8 @@ from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
 from fastrcn.models.encoder_forecaster import EncoderForecaster
+from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
+from fastrcn.models.gru_rcn_baselines import VGG16Frames, VGG16RNN
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
@@ -20,14 +22,14 @@ from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
-    "CNNRNN",
-    "LRCN",
-    "VGG16",
     "AlexNet",
     "Attention",
+    "CNNRNN",
     "CaffeNet",
     "EncoderForecaster",
+    "GRURCN",
     "InceptionV1",
+    "LRCN",
     "LRCNCaption",
     "MultiLSTM",
     "RecurrentConvNet",
@@ -35,6 +37,9 @@ __all__ = [
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "SoftAttentionCaption",
+    "VGG16",
+    "VGG16Frames",
+    "VGG16RNN",
     "VisualAttentionLSTM",
     "YouTube8M",
     "beam_search",
@@ -43,7 +48,10 @@ __all__ = [
     "create",
     "describe",
     "doubly_stochastic_penalty",
+    "fuse_rgb_flow",
     "greedy",
+    "gru_parameter_counts",
+    "gru_rcn_loss",
     "list_models",
     "sample",
 ]
