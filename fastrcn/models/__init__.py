@@ -7,6 +7,7 @@ from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, g
 from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
 from fastrcn.models.gru_rcn_baselines import VGG16Frames, VGG16RNN
+from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
@@ -28,6 +29,7 @@ __all__ = [
     "CaffeNet",
     "EncoderForecaster",
     "GRURCN",
+    "GRURCNEncoder",
     "InceptionV1",
     "LRCN",
     "LRCNCaption",
