@@ -3,8 +3,10 @@
 from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
+from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
 from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
-from fastrcn.models.encoder_forecaster import EncoderForecaster
+from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
+from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
 from fastrcn.models.gru_rcn_baselines import VGG16Frames, VGG16RNN
 from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
@@ -27,7 +29,9 @@ __all__ = [
     "Attention",
     "CNNRNN",
     "CaffeNet",
+    "ConvGRUForecaster",
     "EncoderForecaster",
+    "FCLSTMForecaster",
     "GRURCN",
     "GRURCNEncoder",
     "InceptionV1",
@@ -50,6 +54,7 @@ __all__ = [
     "create",
     "describe",
     "doubly_stochastic_penalty",
+    "frame_cross_entropy",
     "fuse_rgb_flow",
     "greedy",
     "gru_parameter_counts",

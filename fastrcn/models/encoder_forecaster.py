@@ -14,12 +14,35 @@ from fastrcn.layers import ConvLSTM
 from fastrcn.models.registry import register
 
 OUTPUTS = ("sigmoid", "linear", "residual")
+PAPER = "Shi et al. 2015, arXiv 1506.04214"
+SMALL = {"hidden_sizes": (4, 3), "kernel_size": 3, "patch": 2}
 
 
-@register(
-    "encoder_forecaster", paper="Shi et al. 2015, arXiv 1506.04214", kernels="ConvLSTM",
-    small={"in_channels": 2, "hidden_sizes": (4, 3), "kernel_size": 3, "patch": 2},
-)  # fmt: skip
+def variant(name, **options):
+    """A net of the paper's tables: its widths, and its kernels of input and state."""
+    return register(name, paper=PAPER, kernels="ConvLSTM", small=SMALL, **options)
+
+
+def frame_cross_entropy(predicted, frames):
+    """The paper's loss on Moving MNIST: cross-entropy summed over pixels and frames, averaged over the batch.
+
+    ``predicted`` and ``frames`` (B,T,C,H,W) are from 0 to 1. Raises ValueError naming the argument.
+    """
+    if predicted.shape != frames.shape:
+        came = f"{tuple(predicted.shape)} and {tuple(frames.shape)}"
+        raise ValueError(f"predicted, frames: expected one shape, got {came}")
+    return F.binary_cross_entropy(predicted, frames, reduction="sum") / len(frames)
+
+
+@variant("conv_lstm_moving_mnist_256", hidden_sizes=(256,))
+@variant("conv_lstm_moving_mnist_128_128", hidden_sizes=(128, 128))
+@variant("conv_lstm_moving_mnist_128_64_64", hidden_sizes=(128, 64, 64))
+@variant("conv_lstm_moving_mnist_128_128_state_1x1", hidden_sizes=(128, 128), kernel_size=9, recurrent_kernel_size=1)
+@variant(
+    "conv_lstm_moving_mnist_128_64_64_state_1x1", hidden_sizes=(128, 64, 64), kernel_size=9, recurrent_kernel_size=1
+)
+@variant("conv_lstm_radar", hidden_sizes=(64, 64), kernel_size=3, patch=2)
+@register("encoder_forecaster", paper=PAPER, kernels="ConvLSTM", small={"in_channels": 2, **SMALL})
 class EncoderForecaster(nn.Module):
     """Predicts the next frames of a clip.
 
