@@ -10,6 +10,13 @@ from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
 from fastrcn.models.gru_rcn_baselines import VGG16Frames, VGG16RNN
 from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
+from fastrcn.models.hurricane import (
+    HurricaneForecaster,
+    HurricaneTracker,
+    density_maps,
+    local_maxima,
+    strongest_positions,
+)
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
@@ -34,6 +41,8 @@ __all__ = [
     "FCLSTMForecaster",
     "GRURCN",
     "GRURCNEncoder",
+    "HurricaneForecaster",
+    "HurricaneTracker",
     "InceptionV1",
     "LRCN",
     "LRCNCaption",
@@ -52,6 +61,7 @@ __all__ = [
     "caption_lengths",
     "caption_nll",
     "create",
+    "density_maps",
     "describe",
     "doubly_stochastic_penalty",
     "frame_cross_entropy",
@@ -60,5 +70,7 @@ __all__ = [
     "gru_parameter_counts",
     "gru_rcn_loss",
     "list_models",
+    "local_maxima",
     "sample",
+    "strongest_positions",
 ]
