@@ -8,7 +8,7 @@ from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, g
 from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
 from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
-from fastrcn.models.gru_rcn_baselines import VGG16Frames, VGG16RNN
+from fastrcn.models.gru_rcn_baselines import VGG16RNN, VGG16Frames
 from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
 from fastrcn.models.hurricane import (
     HurricaneForecaster,
@@ -32,19 +32,21 @@ from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
+    "CNNRNN",
+    "GRURCN",
+    "LRCN",
+    "VGG16",
+    "VGG16RNN",
     "AlexNet",
     "Attention",
-    "CNNRNN",
     "CaffeNet",
     "ConvGRUForecaster",
     "EncoderForecaster",
     "FCLSTMForecaster",
-    "GRURCN",
     "GRURCNEncoder",
     "HurricaneForecaster",
     "HurricaneTracker",
     "InceptionV1",
-    "LRCN",
     "LRCNCaption",
     "MultiLSTM",
     "RecurrentConvNet",
@@ -52,9 +54,7 @@ __all__ = [
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "SoftAttentionCaption",
-    "VGG16",
     "VGG16Frames",
-    "VGG16RNN",
     "VisualAttentionLSTM",
     "YouTube8M",
     "beam_search",
