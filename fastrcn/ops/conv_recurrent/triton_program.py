@@ -5,15 +5,16 @@ equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a st
 result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, power
+from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, maps_key, share_source, split
 from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, manner, problem_of
 
 
@@ -21,72 +22,6 @@ def can_run(cell, dtype, device):
     """(whether this backend runs the cell, why not or how)."""
     problem = problem_of(dtype, device)
     return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
-
-
-def _overlap(written: Buffer, read: Buffer, lag=0):
-    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
-    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
-        return False
-    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
-        return written.shift - written.origin == read.shift - read.origin + lag
-    return True
-
-
-@dataclass
-class Work:
-    """The steps of one phase, as they are found in a list of steps."""
-
-    fills: list[Fill] = field(default_factory=list)
-    convolutions: list[Convolution] = field(default_factory=list)
-    stage: StageCall | None = None
-
-    def targets(self):
-        """Buffers that the phase completes, each once."""
-        found = {}
-        for step in (*self.fills, *self.convolutions):
-            found.setdefault(_key(step.target), step.target)
-        return list(found.values())
-
-    def takes_stage(self, stage: StageCall, lag=0):
-        """Whether a stage may be the epilogue: it must not write what other tiles' convolutions still read."""
-        pairs = zip(stage.signature.args, stage.buffers, strict=True)
-        stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
-        return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
-
-    def takes(self, step):
-        """Whether a step that follows belongs to this phase."""
-        if self.stage is not None:
-            return False
-        if isinstance(step, Fill):
-            touched = [*self.targets(), *(c.source for c in self.convolutions)]
-            return not any(_overlap(step.target, buffer) for buffer in touched)
-        if isinstance(step, Convolution):
-            return not any(_overlap(target, step.source) for target in self.targets())
-        return self.takes_stage(step)
-
-    def add(self, step):
-        if isinstance(step, Fill):
-            self.fills.append(step)
-        elif isinstance(step, Convolution):
-            self.convolutions.append(step)
-        else:
-            self.stage = step
-
-
-def split(steps) -> list[Work]:
-    """The phases of a list of steps, in order."""
-    works = [Work()]
-    for step in steps:
-        if not works[-1].takes(step):
-            works.append(Work())
-        works[-1].add(step)
-    return works
-
-
-def _key(buffer: Buffer):
-    """What makes two buffers the same maps, but for the slot."""
-    first = 0 if buffer.first is None else buffer.first.data_ptr()
-    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
 
 
 def compute_type(dtype):
@@ -197,7 +132,7 @@ class TritonProgram:
         stage = work.stage
         if stage:
             for a, b in zip(stage.signature.args, stage.buffers, strict=True):
-                if a.mode != "load" and a.role != "d_param" and _same(target, slot, b, self.geometry.channels):
+                if a.mode != "load" and a.role != "d_param" and is_slot(target, slot, b, self.geometry.channels):
                     return False
         if arg is None or (arg.role == "slot" and self.keep):
             return True
@@ -205,7 +140,7 @@ class TritonProgram:
         for other in others:
             readers = [*other.targets(), *(c.source for c in other.convolutions)]
             if other.stage and other.stage is not work.stage:
-                readers += [b for b in other.stage.buffers if _same(target, slot, b, self.geometry.channels)]
+                readers += [b for b in other.stage.buffers if is_slot(target, slot, b, self.geometry.channels)]
             readers = [b for b in readers if b.data.data_ptr() == target.data.data_ptr()]
             if readers:
                 return True
@@ -222,17 +157,12 @@ class TritonProgram:
             blocks, steps = -(-c // config.block_c), -(-ci // block_k)
             padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
             padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
-            split = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
+            blocked = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
             # tf32 products want the input channels of a weight side by side.
             order = (0, 2, 4) if self.tf32 else (4, 0, 2) if joined else (0, 4, 2)
-            ready = split.permute(1, 5, 3, *order).contiguous()
+            ready = blocked.permute(1, 5, 3, *order).contiguous()
             self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
         return self.packed[key][0]
-
-
-def _same(target: Buffer, slot, buffer: Buffer, channels):
-    """Whether a buffer is slot ``slot`` of a target."""
-    return buffer.per_row and _key(buffer) == _key(target) and buffer.channel == target.channel + slot * channels
 
 
 @dataclass(frozen=True)
@@ -260,7 +190,7 @@ class _Launch:
         targets = work.targets()
         slots = [(t, p) for t in targets for p in range(t.width // g.channels)]
         self.config = program.config or choose(
-            _device(work),
+            work.device,
             program.dtype,
             len(slots),
             g.channels,
@@ -272,7 +202,7 @@ class _Launch:
         places: list[Place] = []
         if stage:
             for arg, buffer in zip(stage.signature.args, stage.buffers, strict=True):
-                found = [n for n, (t, p) in enumerate(slots) if _same(t, p, buffer, g.channels)]
+                found = [n for n, (t, p) in enumerate(slots) if is_slot(t, p, buffer, g.channels)]
                 if across and buffer.timed:
                     found = []
                 taken.append(found[0] if found else None)
@@ -280,10 +210,10 @@ class _Launch:
         accumulators = [
             self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)
         ]
-        groups, products = _share_source(work.convolutions), []
+        groups, products = share_source(work.convolutions), []
         for convolutions in groups:
             one = convolutions[0]
-            found = [n for c in convolutions for n, (t, _) in enumerate(slots) if _key(t) == _key(c.target)]
+            found = [n for c in convolutions for n, (t, _) in enumerate(slots) if maps_key(t) == maps_key(c.target)]
             kernel = tuple(one.weight.shape[2:])
             padding = tuple(same_padding(kernel, one.dilation))
             source = self._pointer(one.source, True)
@@ -328,7 +258,7 @@ class _Launch:
         if not buffer.data.is_contiguous() or (buffer.first is not None and not buffer.first.is_contiguous()):
             raise ValueError("expected dense maps")
         clock = convolves and self.across and (buffer.timed or buffer.first is not None)
-        key = (_key(buffer), clock)
+        key = (maps_key(buffer), clock)
         if key not in self.keys:
             self.keys[key] = len(self.pointers)
             self.pointers.append((buffer, clock))
@@ -352,7 +282,7 @@ class _Launch:
     def _accumulator(self, work, target, slot, stage, taken, n):
         c = self.program.geometry.channels
         place = self._place(replace(target, channel=target.channel + slot * c), True)
-        fills = [f for f in work.fills if _key(f.target) == _key(target)]
+        fills = [f for f in work.fills if maps_key(f.target) == maps_key(target)]
         start: Place | None = place
         if fills:
             row = fills[-1].row
@@ -415,29 +345,6 @@ class _Launch:
             rows = buffer.data
             rows[0 if rows.dim() == 2 else ...] += partial.sum(0, dtype=rows.dtype)
             partial.zero_()
-
-
-def _device(work: Work):
-    """The device on which a phase runs."""
-    if work.stage:
-        return work.stage.buffers[0].data.device
-    return (work.convolutions or work.fills)[0].target.data.device
-
-
-def _share_source(convolutions):
-    """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
-    shared: dict = {}
-    for c in convolutions:
-        key = (_key(c.source), tuple(c.weight.shape[1:]), tuple(c.stride), tuple(c.dilation), c.skip_first)
-        shared.setdefault(key, []).append(c)
-    groups = []
-    for members in shared.values():
-        # Two convolutions into the same target stay apart: they add.
-        while members:
-            once = list({_key(c.target): c for c in reversed(members)}.values())[::-1]
-            groups.append(once)
-            members = [c for c in members if not any(c is o for o in once)]
-    return groups
 
 
 Program = TritonProgram

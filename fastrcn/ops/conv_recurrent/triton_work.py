@@ -1,0 +1,101 @@
+"""The phases of a list of steps: which fills, convolutions and stage one kernel takes together."""
+
+from dataclasses import dataclass, field
+
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+
+
+def maps_key(buffer: Buffer):
+    """What makes two buffers the same maps, but for the slot."""
+    first = 0 if buffer.first is None else buffer.first.data_ptr()
+    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
+
+
+def is_slot(target: Buffer, slot, buffer: Buffer, channels):
+    """Whether a buffer is slot ``slot`` of a target."""
+    return (
+        buffer.per_row and maps_key(buffer) == maps_key(target) and buffer.channel == target.channel + slot * channels
+    )
+
+
+def _overlap(written: Buffer, read: Buffer, lag=0):
+    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
+    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
+        return False
+    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
+        return written.shift - written.origin == read.shift - read.origin + lag
+    return True
+
+
+@dataclass
+class Work:
+    """The steps of one phase, as they are found in a list of steps."""
+
+    fills: list[Fill] = field(default_factory=list)
+    convolutions: list[Convolution] = field(default_factory=list)
+    stage: StageCall | None = None
+
+    @property
+    def device(self):
+        """The device on which the phase runs."""
+        if self.stage:
+            return self.stage.buffers[0].data.device
+        return (self.convolutions or self.fills)[0].target.data.device
+
+    def targets(self):
+        """Buffers that the phase completes, each once."""
+        found = {}
+        for step in (*self.fills, *self.convolutions):
+            found.setdefault(maps_key(step.target), step.target)
+        return list(found.values())
+
+    def takes_stage(self, stage: StageCall, lag=0):
+        """Whether a stage may be the epilogue: it must not write what other tiles' convolutions still read."""
+        pairs = zip(stage.signature.args, stage.buffers, strict=True)
+        stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
+        return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
+
+    def takes(self, step):
+        """Whether a step that follows belongs to this phase."""
+        if self.stage is not None:
+            return False
+        if isinstance(step, Fill):
+            touched = [*self.targets(), *(c.source for c in self.convolutions)]
+            return not any(_overlap(step.target, buffer) for buffer in touched)
+        if isinstance(step, Convolution):
+            return not any(_overlap(target, step.source) for target in self.targets())
+        return self.takes_stage(step)
+
+    def add(self, step):
+        if isinstance(step, Fill):
+            self.fills.append(step)
+        elif isinstance(step, Convolution):
+            self.convolutions.append(step)
+        else:
+            self.stage = step
+
+
+def split(steps) -> list[Work]:
+    """The phases of a list of steps, in order."""
+    works = [Work()]
+    for step in steps:
+        if not works[-1].takes(step):
+            works.append(Work())
+        works[-1].add(step)
+    return works
+
+
+def share_source(convolutions):
+    """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
+    shared: dict = {}
+    for c in convolutions:
+        key = (maps_key(c.source), tuple(c.weight.shape[1:]), tuple(c.stride), tuple(c.dilation), c.skip_first)
+        shared.setdefault(key, []).append(c)
+    groups = []
+    for members in shared.values():
+        # Two convolutions into the same target stay apart: they add.
+        while members:
+            once = list({maps_key(c.target): c for c in reversed(members)}.values())[::-1]
+            groups.append(once)
+            members = [c for c in members if not any(c is o for o in once)]
+    return groups
