@@ -25,6 +25,7 @@ from fastrcn.layers import (
     StackedConvGRU,
 )
 from fastrcn.memory import empty_cache
+from fastrcn.ops.autotune import use_autotune
 from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "empty_cache",
     "functional",
     "fuse",
+    "use_autotune",
     "use_backend",
     "use_schedule",
 ]

@@ -12,6 +12,7 @@ from fastrcn import backends, cells, native
 from fastrcn._version import __version__
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d, conv_recurrent
+from fastrcn.ops import autotune
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
@@ -30,6 +31,7 @@ def collect() -> dict:
         "threads": torch.get_num_threads(),
         "extension": _extension(),
         "cuda": _cuda(),
+        "autotune": _autotune(),
         "self_test": [_self_test(o, name, dtype) for o in OPERATIONS for name in backends.NAMES for dtype in _DTYPES],
     }
 
@@ -69,6 +71,13 @@ def _cuda():
             major, minor = torch.cuda.get_device_capability(k)
             facts["devices"].append(f"{torch.cuda.get_device_name(k)} (sm_{major}{minor})")
     return facts
+
+
+def _autotune():
+    """Whether Triton kernels are measured, and the files of the GPUs that are here."""
+    gpus = range(torch.cuda.device_count()) if util.find_spec("triton") and torch.cuda.is_available() else ()
+    files = sorted({str(autotune.file_of(k)) for k in gpus})
+    return {"on": autotune.enabled(), "folder": str(autotune.folder()), "files": files}
 
 
 class _Test(NamedTuple):
@@ -155,6 +164,9 @@ def report(facts: dict) -> str:
         lines.append(f"extension: {extension['reason']}")
     cuda = facts["cuda"]
     lines.append(f"CUDA: {cuda['note']}; devices: {', '.join(cuda['devices']) or 'none'}")
+    tuning = facts["autotune"]
+    files = ", ".join(tuning["files"]) or f"none without a GPU and Triton; they would be in {tuning['folder']}"
+    lines.append(f"autotune: {'on' if tuning['on'] else 'off (FASTRCN_AUTOTUNE=1 turns it on)'}; cache: {files}")
     lines.append("self-test (small calls forward and backward, against float64):")
     for test in facts["self_test"]:
         error = f" error {test['error']:.1e}" if "error" in test else ""

@@ -1,5 +1,6 @@
 """Choosing a backend: by name, by context, by environment, by itself; and the extension's absence."""
 
+import ast
 import json
 import os
 import subprocess
@@ -176,6 +177,17 @@ def test_info():
     assert all(t["reason"] and "error" not in t for t in tests.values() if not t["ok"])
     text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout
     assert "self-test" in text
+    assert "autotune: off" in text
+
+
+def test_info_says_where_autotune_keeps_what_it_found(tmp_path):
+    environment = os.environ | {"FASTRCN_AUTOTUNE": "1", "FASTRCN_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", "from fastrcn import info; print(info._autotune())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    facts = ast.literal_eval(done.stdout)
+    assert facts["on"]
+    assert facts["folder"] == str(tmp_path)
+    assert bool(facts["files"]) == torch.cuda.is_available()
 
 
 def test_buffers_are_kept_and_given_back():

@@ -14,8 +14,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
-def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, **options):
-    return choose("cuda", dtype, slots, channels, pixels, False, **options)
+def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, exact=False):
+    return choose(torch.empty(0), dtype, slots, channels, pixels, exact, None, None)
 
 
 def test_many_pixels_take_the_largest_tile():

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["triton_interpreted.py", "conv3d_triton_interpreted.py"])
+@pytest.mark.parametrize(
+    "file", ["triton_interpreted.py", "triton_autotuned_interpreted.py", "conv3d_triton_interpreted.py"]
+)
 def test_in_the_interpreter(file):
     """All tests of a file."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/{file}"]

@@ -20,8 +20,10 @@ def shipped(capability: int, itemsize: int, backward: bool, exact: bool = False)
     return (*wide, Config(128, 64, k, 8, 3), Config(64, 64, k, 4, 3), *small)
 
 
-def choose(device, dtype, backward, channels, pixels, interpreted, exact) -> Config:
+def choose(tensor, backward, channels, pixels, exact, key, start) -> Config:
     """The configuration of a call: narrow maps take narrow tiles, few pixels take small ones."""
-    return pick(
-        lambda capability: shipped(capability, dtype.itemsize, backward, exact), device, channels, pixels, interpreted
-    )
+
+    def table_of(capability):
+        return shipped(capability, tensor.dtype.itemsize, backward, exact)
+
+    return pick(table_of, tensor, channels, pixels, key, start)

@@ -36,17 +36,25 @@ def _constants(weight, conv: Conv, pool: Pool):
 
 def _run(kernel, backward, tensors, sizes, pixels, constants, channels, summed):
     """Start ``kernel`` on tiles of pixels and ``channels`` that sum over ``summed`` channels."""
-    data = tensors[0]
+    data, kernel_sizes = tensors[0], [n for size in sizes for n in size]
     exact = _exact(data.dtype)
-    config = choose(data.device, data.dtype, backward, channels, pixels, interpreting(), exact)
-    constants = constants | {
-        "BLOCK_M": config.block_m, "BLOCK_N": config.block_c, "BLOCK_K": min(config.block_k, power(summed)),
-        "PRECISION": "tf32" if data.dtype == torch.float32 and not exact else "ieee", "INTERPRET": interpreting(),
-    }  # fmt: skip
-    constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
-    programs = -(-pixels // config.block_m) * -(-channels // config.block_c)
-    numbers = (pixels, *(n for size in sizes for n in size))
-    Launch(kernel, programs, tensors, numbers, constants, config.warps, config.stages).run()
+    precision = "tf32" if data.dtype == torch.float32 and not exact else "ieee"
+
+    def key():
+        name = "conv3d_relu_maxpool3d_bwd" if backward else "conv3d_relu_maxpool3d_fwd"
+        numbers = [f"{n}={v}" for n, v in constants.items()]
+        return " ".join([name, str(data.dtype), precision, *map(str, kernel_sizes), *numbers])
+
+    def start(config):
+        blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_c, "BLOCK_K": min(config.block_k, power(summed))}
+        named = constants | blocks | {"PRECISION": precision, "INTERPRET": interpreting()}
+        named = {n: v for n, v in named.items() if n in kernel.arg_names}
+        programs = -(-pixels // config.block_m) * -(-channels // config.block_c)
+        numbers = (pixels, *kernel_sizes)
+        return Launch(kernel, programs, tensors, numbers, named, config.warps, config.stages).run
+
+    # What the kernel writes it does not read, so it may run as often as it takes to choose.
+    start(choose(data, backward, channels, pixels, exact, key, start))()
 
 
 def _forward_fused(x, weight, bias, conv: Conv, relu, pool: Pool, keep):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fastrcn.ops import autotune
+from fastrcn.ops.triton_support import interpreting
+
 
 @dataclass(frozen=True)
 class Config:
@@ -65,24 +68,29 @@ def power(n, smallest=16):
     return max(smallest, 1 << (max(1, n) - 1).bit_length())
 
 
-def choose(device, dtype, slots, channels, pixels, interpreted, exact=False) -> Config:
+def choose(tensor, dtype, slots, channels, pixels, exact, key, start) -> Config:
     """The configuration of a phase: narrow states take narrow tiles, few pixels take small ones."""
-    return pick(
-        lambda capability: shipped(capability, dtype.itemsize, slots, exact), device, channels, pixels, interpreted
-    )
+
+    def table_of(capability):
+        return shipped(capability, dtype.itemsize, slots, exact)
+
+    return pick(table_of, tensor, channels, pixels, key, start)
 
 
-def pick(table_of, device, channels, pixels, interpreted) -> Config:
-    """From the table for the device's compute capability the first configuration whose tiles are no wider than the
-    channels and fill the processors, else the smallest."""
+def pick(table_of, tensor, channels, pixels, key, start) -> Config:
+    """From the table for the compute capability of the tensor's device the first configuration whose tiles are no wider
+    than the channels and fill the processors, else the smallest; where kernels are measured the fastest (``key`` and
+    ``start``: see ``autotune.fastest``)."""
     if _override:
         return _override[-1]
-    if interpreted:
+    if interpreting() and autotune.timer() is None:
         # Programs run one after another, each operation at a fixed cost: few, large tiles.
         return Config(min(256, power(pixels)), min(64, power(channels)), 256, 4, 1)
-    gpu = torch.cuda.get_device_properties(device)
+    gpu = torch.cuda.get_device_properties(tensor.device)
     fitting = [c for c in table_of(10 * gpu.major + gpu.minor) if c.block_c <= power(channels)]
+    usual = min(fitting, key=lambda c: c.block_m * c.block_c)
     for config in fitting:
         if -(-pixels // config.block_m) * -(-channels // config.block_c) >= gpu.multi_processor_count:
-            return config
-    return min(fitting, key=lambda c: c.block_m * c.block_c)
+            usual = config
+            break
+    return autotune.fastest(tensor, key, fitting, usual, start)

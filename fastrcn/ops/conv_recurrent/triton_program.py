@@ -5,6 +5,7 @@ equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a st
 result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,7 +182,7 @@ class _Bound:
 class _Launch:
     """One phase bound to its buffers: what a call passes to the kernel."""
 
-    def __init__(self, program: TritonProgram, work: Work, across=False):
+    def __init__(self, program: TritonProgram, work: Work, across=False, config: Config | None = None):
         self.program, self.across = program, across
         self.pointers: list[tuple[Buffer, bool]] = []
         self.keys: dict[Any, int] = {}
@@ -189,15 +190,7 @@ class _Launch:
         self.sums: list[tuple[Buffer, torch.Tensor]] = []
         targets = work.targets()
         slots = [(t, p) for t in targets for p in range(t.width // g.channels)]
-        self.config = program.config or choose(
-            work.device,
-            program.dtype,
-            len(slots),
-            g.channels,
-            program.pixels,
-            interpreting(),
-            program.dtype == torch.float32 and not program.tf32,
-        )
+        self.config = config or program.config or self._choose(work, len(slots))
         taken: list[int | None] = []
         places: list[Place] = []
         if stage:
@@ -234,6 +227,44 @@ class _Launch:
             self.tensors.append(program.lengths)
         self.addresses = [t.data_ptr() for t in self.tensors]
         self.compiled: Any = None
+
+    def _choose(self, work: Work, slots):
+        program = self.program
+
+        def start(config):
+            # Weights that are packed for a trial go with it.
+            own = copy(program)
+            own.packed = {}
+            return _Launch(own, work, self.across, config).trial()
+
+        exact = program.dtype == torch.float32 and not program.tf32
+        return choose(
+            work.tensor, program.dtype, slots, program.geometry.channels, program.pixels, exact,
+            lambda: self._key(work), start,
+        )  # fmt: skip
+
+    def _key(self, work: Work):
+        """Which kernel this is, whatever the batch and the time."""
+        program, g, stage = self.program, self.program.geometry, work.stage
+        words: list[Any] = ["conv_recurrent", g.schedule.fingerprint]
+        if stage:
+            words.append(f"{'bwd' if stage.signature.backward else 'fwd'}{stage.signature.stage}")
+        flags = {"across": self.across, "keep": program.keep, "lengths": program.lengths is not None}
+        words += [name for name, is_so in flags.items() if is_so]
+        words += [f"{program.dtype}{' tf32' if program.tf32 else ''}", f"C={g.channels}", f"map={g.height}x{g.width}"]
+        for c in work.convolutions:
+            sizes = (c.weight.shape, c.stride, c.dilation, c.source.data.shape[-3:-1])
+            words.append("/".join("x".join(map(str, size)) for size in sizes))
+        return " ".join(words)
+
+    def trial(self):
+        """A function that launches the kernel on copies of the maps of one step: what it writes nobody reads."""
+        maps = {k: b.data[0] if b.timed else b.data for k, (b, _) in enumerate(self.pointers)}
+        # Some are not written yet: whatever is there becomes numbers of ordinary size.
+        maps = {k: data.nan_to_num(0.0).clamp_(-1, 1) for k, data in maps.items()}
+        tensors = [maps.get(k, tensor) for k, tensor in enumerate(self.tensors)]
+        numbers = self._numbers(0, 0, False, maps)
+        return lambda: self.kernel[(self.tiles,)](*tensors, *numbers, **self.constants, **self.options)
 
     def _bind(self, convolutions):
         one = convolutions[0]

@@ -36,11 +36,11 @@ class Work:
     stage: StageCall | None = None
 
     @property
-    def device(self):
-        """The device on which the phase runs."""
+    def tensor(self):
+        """A tensor on the device on which the phase runs."""
         if self.stage:
-            return self.stage.buffers[0].data.device
-        return (self.convolutions or self.fills)[0].target.data.device
+            return self.stage.buffers[0].data
+        return (self.convolutions or self.fills)[0].target.data
 
     def targets(self):
         """Buffers that the phase completes, each once."""

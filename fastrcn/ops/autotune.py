@@ -1,0 +1,186 @@
+"""The fastest of a kernel's configurations, found by running them once and kept on the disk. Off unless asked for.
+
+One file holds what was found on one kind of GPU with one version of Triton and of this package: under a kernel's key
+the numbers of its configuration. Batch and time are in no key, so the first call decides for all that follow: tune on
+sizes like those of the work to come.
+"""
+
+import json
+import math
+import os
+import re
+import tempfile
+import threading
+import warnings
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrcn._version import __version__
+from fastrcn.ops.triton_support import device_of, interpreting
+
+_asked: list[tuple] = []
+_known: dict[Path, dict] = {}
+_told: set[str] = set()
+_lock = threading.Lock()
+
+
+@contextmanager
+def use_autotune(enabled=True, *, timer=None):
+    """Within this context the configurations of Triton kernels are measured (or not), whatever FASTRCN_AUTOTUNE says.
+
+    ``timer``: a function that is given another, which launches a kernel once, and returns its time, in any unit; None
+    for the median on the GPU. In Triton's interpreter nothing is measured unless a timer is given.
+    """
+    _asked.append((bool(enabled), timer))
+    try:
+        yield
+    finally:
+        _asked.pop()
+
+
+def enabled():
+    """Whether configurations are measured: as the innermost ``use_autotune`` says, else FASTRCN_AUTOTUNE (0 or 1)."""
+    if _asked:
+        return _asked[-1][0]
+    value = os.environ.get("FASTRCN_AUTOTUNE") or "0"
+    if value not in ("0", "1"):
+        raise ValueError(f"FASTRCN_AUTOTUNE: expected 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def milliseconds(launch):
+    """Median time of a launch on the GPU; infinite where the kernel needs more of a processor than there is."""
+    from triton.runtime.errors import OutOfResources
+    from triton.testing import do_bench
+
+    try:
+        time: Any = do_bench(launch, return_mode="median")
+    except OutOfResources:
+        return math.inf
+    return time
+
+
+def timer():
+    """The function that measures; None where nothing is measured."""
+    if not enabled():
+        return None
+    given = _asked[-1][1] if _asked else None
+    return given or (None if interpreting() else milliseconds)
+
+
+def folder():
+    """Where the files are: FASTRCN_CACHE, else ``fastrcn`` in the user's folder for caches."""
+    given = os.environ.get("FASTRCN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(given).expanduser() if given else Path(base).expanduser() / "fastrcn"
+
+
+def file_of(device):
+    """The file for a GPU's kind. Needs Triton."""
+    import triton
+
+    gpu = torch.cuda.get_device_properties(device)
+    name = re.sub(r"[^A-Za-z0-9]+", "_", gpu.name)
+    return folder() / (f"autotune-{name}-sm{gpu.major}{gpu.minor}-triton{triton.__version__}-fastrcn{__version__}.json")
+
+
+def fastest(tensor, key, candidates, default, start):
+    """The candidate (a dataclass of numbers) that is fastest on the GPU of ``tensor``, as found now or before;
+    ``default`` where nothing is measured.
+
+    ``key``: a function that names the kernel. ``start``: a function that from a candidate makes one that launches the
+    kernel once and changes nothing that is used afterwards. While a CUDA graph is captured nothing can be measured:
+    what is not known then has its default.
+    """
+    measure = timer()
+    if measure is None:
+        return default
+    if len(candidates) == 1:
+        return candidates[0]
+    file, key = file_of(tensor.device), key()
+    with _lock:
+        found = _recall(file, key, candidates)
+        if found is not None:
+            return found
+        if _capturing(tensor):
+            return default
+        with device_of(tensor):
+            times = [measure(start(candidate)) for candidate in candidates]
+        if min(times) == math.inf:
+            return default
+        chosen = _record(file, key, candidates, candidates[times.index(min(times))])
+        _known[file][key] = list(astuple(chosen))
+        return chosen
+
+
+def _capturing(tensor):
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _matching(numbers, candidates):
+    """The candidate with these numbers; None where there is none any more."""
+    return next((c for c in candidates if list(astuple(c)) == numbers), None)
+
+
+def _recall(file, key, candidates):
+    """What is known under a key. The file is read where this process does not know: another may have written."""
+    known = _known.setdefault(file, {})
+    if key not in known:
+        known.update(_read(file))
+    return _matching(known.get(key), candidates)
+
+
+def _read(file):
+    try:
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object, got {type(found).__name__}")
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _tell(file, f"cannot be read ({error}): kernels are measured afresh")
+        return {}
+
+
+def _record(file, key, candidates, chosen):
+    """Write what was chosen, and return what stands: where another process was first, its choice, so that all have the
+    same."""
+    import fcntl  # not on every system on which the package is imported
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = _read(file)
+            earlier = _matching(found.get(key), candidates)
+            if earlier is None:
+                _replace(file, found | {key: astuple(chosen)})
+            return earlier or chosen
+    except OSError as error:
+        _tell(file, f"cannot be written ({error}): what was measured is lost with this process")
+        return chosen
+
+
+def _replace(file, found):
+    """Whoever reads meanwhile sees the old file or the new one, whole."""
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+        try:
+            json.dump(found, new, indent=1, sort_keys=True)
+            new.close()
+            os.replace(new.name, file)
+        except BaseException:
+            os.unlink(new.name)
+            raise
+
+
+def _tell(file, what):
+    """Once per process."""
+    text = f"fastrcn autotune: {file} {what}"
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(text, stacklevel=2)
