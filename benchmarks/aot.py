@@ -90,14 +90,15 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     named = {}
     with use_config(config), use_schedule(schedule_name):
         _Recorder.found = []
-        output, finals, saved = fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL)
+        output, finals, saved = fused.in_turn(fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL))
         named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
         _Recorder.found = []
         needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
             "inputs": [False] * len(inputs),
             "weight_ih": [False] * len(inputs),
         }
-        fused.backward(_Recorder, geometry, [None] * (1 + len(finals)), *arguments, output, saved, needs)
+        grads = [None] * (1 + len(finals))
+        fused.in_turn(fused.backward(_Recorder, geometry, grads, *arguments, output, saved, needs))
         named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
     return named
 
@@ -114,13 +115,16 @@ def compile_kernel(kernel, signature, constants, aligned, arch, options):
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
-def compile_launch(launch, arch, persistent=False):
-    """A launch of the time loop, compiled. ``persistent``: the kernel that walks over time."""
-    phase, signature = replace(launch.phase, persistent=persistent), {"p_counter": "*i32", "p_lengths": "*i64"}
+def compile_launch(launch, arch, persistent=False, both=False):
+    """A launch of the time loop, compiled. ``persistent``: the kernel that walks over time; ``both``: that of two
+    directions."""
+    phase = replace(launch.phase, persistent=persistent, both=both)
+    signature = {"p_counter": "*i32", "p_lengths": "*i64"}
     for k, (buffer, _) in enumerate(launch.pointers):
         signature[f"p_{k}"] = POINTERS[buffer.data.dtype]
     for j, product in enumerate(launch.products):
         signature[f"p_weight_{j}"] = POINTERS[product.weight.dtype]
+    signature |= {f"{name}_other": kind for name, kind in signature.items()}
     signature = {n: signature.get(n, "i32") for n in phase.arguments}
     constants = {n: launch.constants[n] for n in phase.constants}
     aligned = [k for k, n in enumerate(phase.arguments) if n.startswith("p_")]
@@ -183,6 +187,7 @@ def analyse_all(
     persistent=False,
     schedule="hoisted",
     largest=False,
+    both=False,
 ):
     """Rows for every shipped configuration, or the ``largest``, of every phase of the named cells, or of the phase
     ``only``."""
@@ -193,7 +198,7 @@ def analyse_all(
             for phase, launch in launches(CELLS[name], dtype, channels, kernel, config, schedule).items():
                 slots = 4 if len(launch.phase.accumulators) > 2 else 1
                 if config in configs[slots] and only in ("", phase):
-                    compiled = compile_launch(launch, arch, persistent)
+                    compiled = compile_launch(launch, arch, persistent, both)
                     yield analyse(f"{name}.{phase}", compiled, launch.config, arch, dtype, persistent)
 
 
@@ -208,6 +213,7 @@ def main(argv=None):
     parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
     parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
+    parser.add_argument("--both", action="store_true", help="the kernels of two directions")
     parser.add_argument("--schedule", default="hoisted", choices=NAMES, help="where the inputs are convolved")
     parser.add_argument("--window", nargs=3, type=int, default=(2, 2, 2), help="of the pooling")
     parser.add_argument("--largest", action="store_true", help="the first configuration of each table only")
@@ -217,7 +223,7 @@ def main(argv=None):
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]
     if a.operation == "conv_recurrent":
-        options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest)
+        options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest, a.both)
         rows = analyse_all(a.cells, dtypes, a.arch, *options)
     else:
         from benchmarks import aot_conv3d

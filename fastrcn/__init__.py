@@ -26,6 +26,7 @@ from fastrcn.layers import (
 )
 from fastrcn.memory import empty_cache
 from fastrcn.ops.autotune import use_autotune
+from fastrcn.ops.conv_recurrent.directions import use_directions
 from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
 
 __all__ = [
@@ -55,5 +56,6 @@ __all__ = [
     "fuse",
     "use_autotune",
     "use_backend",
+    "use_directions",
     "use_schedule",
 ]

@@ -65,6 +65,9 @@ _DESCRIBE = {
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 
+BOTH_DIRECTIONS = ("triton",)
+"""Backends that run both directions of a bidirectional layer as one call."""
+
 _HOME = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 """The type of device on whose tensors the automatic choice considers a backend; without an entry, on all."""
 

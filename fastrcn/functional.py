@@ -13,7 +13,7 @@ from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
-from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused, run_plain
+from fastrcn.ops.conv_recurrent.op import BothCall, Call, Save, run_fused, run_plain
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
@@ -100,9 +100,73 @@ def conv_recurrent(
     with without_autocast:
         output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, lengths])
     if lengths is not None:
-        steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)
-        output = output.masked_fill(steps >= lengths.view(1, -1, 1, 1, 1), 0)
+        output = _zero_past(output, lengths)
     return output, tuple(states)
+
+
+def conv_recurrent_both(
+    cell, input, first, second, *, stride: Any = 1, dilation: Any = 1, lengths=None, recompute=False, backend=None
+):
+    """Run the two directions of a bidirectional layer, as two calls of ``conv_recurrent`` would.
+
+    With the ``triton`` backend they share their launches where one direction does not fill the GPU (see
+    ``fastrcn.use_directions``); their buffers then stand at the same time.
+
+    Args:
+        first, second: (weight_ih, weight_hh, bias, weight_ch, hx) of the direction from the first step to the last, and
+            of the other one.
+        cell, input, stride, dilation, lengths, recompute, backend: as in ``conv_recurrent``.
+    Returns:
+        (output, last states) of the one direction and of the other.
+    Raises:
+        ValueError, TypeError or RuntimeError naming the argument, what was expected and what came.
+    """
+    for name, direction in (("first", first), ("second", second)):
+        if len(direction) != 5:
+            raise ValueError(
+                f"{name}: expected (weight_ih, weight_hh, bias, weight_ch, hx), got {len(direction)} values"
+            )
+    inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
+    n, device = len(inputs), first[1].device.type
+    own = []
+    for weight_ih, weight_hh, bias, weight_ch, hx in (first, second):
+        weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
+        own.append([*weight_ih, weight_hh, bias, weight_ch, *(() if hx is None else hx)])
+    tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
+    name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
+    if name not in backends.BOTH_DIRECTIONS or _plain(name):
+        options: Any = {"stride": stride, "dilation": dilation, "lengths": lengths, "recompute": recompute}
+        return tuple(
+            conv_recurrent(cell, input, *direction, **options, reverse=reverse, backend=backend)
+            for direction, reverse in ((first, False), (second, True))
+        )
+    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    middle = n + len(own[0])
+    for part in (tensors[n:middle], tensors[middle:]):
+        check_call(cell, tensors[:n], part[:n], part[n : n + 3], part[n + 3 :], stride, dilation)
+    if len(own[0]) != len(own[1]) or any(_sizes(a) != _sizes(b) for a, b in zip(*own, strict=True)):
+        sizes = [[_sizes(t) for t in direction] for direction in own]
+        raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
+    if lengths is not None:
+        lengths = check_lengths(lengths, inputs[0])
+    save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
+    k = len(schedule_of(cell.key).states)
+    call = BothCall(name, cell.key, n, stride, dilation, int(save), 2 + 2 * k)
+    with without_autocast:
+        one, other, *states = run_fused(call, [*tensors, lengths])
+    if lengths is not None:
+        one, other = (_zero_past(output, lengths) for output in (one, other))
+    return (one, tuple(states[:k])), (other, tuple(states[k:]))
+
+
+def _sizes(tensor):
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _zero_past(output, lengths):
+    """The output with zeros past each sequence's length."""
+    steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)
+    return output.masked_fill(steps >= lengths.view(1, -1, 1, 1, 1), 0)
 
 
 def conv_lstm(input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, **options):

@@ -65,6 +65,7 @@ class Phase:
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
     ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
     ``persistent``: the kernel walks over many times itself, with a barrier of all programs between two of them.
+    ``both``: the grid has a second axis for the direction, and each direction its own maps, weights and times.
     """
 
     timed: tuple[bool, ...]
@@ -76,6 +77,7 @@ class Phase:
     lengths: bool = False
     parts: int = 1
     persistent: bool = False
+    both: bool = False
 
     @property
     def joined(self):
@@ -101,7 +103,15 @@ class Phase:
         names += [f"i_t_{k}" for k, timed in enumerate(self.timed) if timed]
         names += [f"{name}_{j}" for j in products for name in ("n_steps", "n_rows", "n_columns")]
         names += ["i_time", "n_pixels", "n_images", "height", "width"]
+        names += [f"{name}_other" for name in self.own] if self.both else []
         return [*names, "n_times", "i_direction", "p_counter"] if self.persistent else names
+
+    @property
+    def own(self):
+        """Names of the arguments that differ between the two directions."""
+        names = [f"p_{k}" for k in range(len(self.timed))]
+        names += [f"p_weight_{j}" for j in range(len(self.products))]
+        return [*names, *(f"i_t_{k}" for k, timed in enumerate(self.timed) if timed), "i_time"]
 
     @property
     def constants(self):
@@ -153,7 +163,8 @@ def _over_time(phase, body):
 
 
 def _tile(phase):
-    lines = [
+    lines = _direction(phase) if phase.both else []
+    lines += [
         "n_tiles_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C",
         "i_tile_m = tl.program_id(0) // n_tiles_c",
         "i_tile_c = tl.program_id(0) % n_tiles_c",
@@ -171,6 +182,11 @@ def _tile(phase):
     if phase.products:
         lines += ["i_y = i_m // width % height", "i_x = i_m % width"]
     return lines
+
+
+def _direction(phase):
+    """Take the second direction's arguments where the program is its own."""
+    return ["if tl.program_id(1) == 1:", *(f"    {name} = {name}_other" for name in phase.own)]
 
 
 def _accumulators(phase):

@@ -10,7 +10,7 @@ from torch import nn
 from fastrcn import backends
 from fastrcn.checks import check_kernel
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.functional import conv_recurrent
+from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.ops.conv_recurrent.geometry import output_map
 
 
@@ -244,19 +244,22 @@ class ConvRecurrent(Weights):
     def _layers(self, inputs, states, lengths):
         finals: list[tuple[Any, ...]] = []
         for layer in range(self.num_layers):
-            outputs = []
+            own = []
             for direction in range(self._directions):
                 index = layer * self._directions + direction
-                weight_ih, weight_hh, bias, weight_ch = self._arguments(self._suffix(layer, direction))
-                output, last = conv_recurrent(
-                    self.cell, inputs, weight_ih, weight_hh, bias, weight_ch,
-                    None if states is None else tuple(s[index] for s in states),
-                    stride=self.stride if layer == 0 else 1, dilation=self.dilation, lengths=lengths,
-                    reverse=direction == 1, recompute=self.recompute, backend=self.backend,
-                )  # fmt: skip
-                outputs.append(output)
-                finals.append(last)
-            output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+                hx = None if states is None else tuple(s[index] for s in states)
+                own.append((*self._arguments(self._suffix(layer, direction)), hx))
+            options: Any = {
+                "stride": self.stride if layer == 0 else 1, "dilation": self.dilation, "lengths": lengths,
+                "recompute": self.recompute, "backend": self.backend,
+            }  # fmt: skip
+            if self.bidirectional:
+                results = conv_recurrent_both(self.cell, inputs, *own, **options)
+                output = torch.cat([output for output, _ in results], dim=2)
+            else:
+                results = [conv_recurrent(self.cell, inputs, *own[0], **options)]
+                output = results[0][0]
+            finals += [last for _, last in results]
             if self.dropout and self.training and layer + 1 < self.num_layers:
                 output = nn.functional.dropout(output, self.dropout)
             inputs = (output,)

@@ -58,6 +58,7 @@ def check(row):
         ("--cells", "lstm", "gru", "--arch", "90", "--schedule", "in_loop", "--largest"),
         ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
         ("--cells", "lstm", "--arch", "90", "--persistent"),
+        ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
     ],
     ids=" ".join,
 )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,14 @@ def test_parts_are_powers_of_two():
             for config in shipped(arch, 2, slots):
                 assert config.block_c % config.parts == 0
                 assert config.parts & (config.parts - 1) == 0
+
+
+def test_directions_share_launches_where_one_does_not_fill_the_processors(monkeypatch):
+    assert not joins_directions(1, 16)  # there is no GPU to fill
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert joins_directions(131 * 64, 16)
+    assert not joins_directions(131 * 64 + 1, 16)
+    assert not joins_directions(131 * 64, 17)
 
 
 def test_override():

@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "file", ["triton_interpreted.py", "triton_autotuned_interpreted.py", "conv3d_triton_interpreted.py"]
+    "file",
+    [
+        "triton_interpreted.py",
+        "triton_autotuned_interpreted.py",
+        "triton_directions_interpreted.py",
+        "conv3d_triton_interpreted.py",
+    ],
 )
 def test_in_the_interpreter(file):
     """All tests of a file."""

@@ -9,6 +9,7 @@ Saved are the states and the completed pre-activations, or with recomputation th
 """
 
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,10 +29,42 @@ class Save(IntEnum):
     ALL = 2
 
 
+class Request(NamedTuple):
+    """A span of time that a direction asks to have run: ``count`` steps from ``start`` on, or against the recurrence's
+    direction; ``has_first``: the sequence's first step is among them."""
+
+    program: Any
+    backward: bool
+    start: int
+    count: int
+    has_first: bool
+
+    def run(self):
+        (self.program.run_backward if self.backward else self.program.run)(self.start, self.count, self.has_first)
+
+
+def in_step(directions, run):
+    """Advance generators of requests together and return what they return. ``run`` is given what they ask for at each
+    turn, one request of each."""
+    results = []
+
+    def noted(direction):
+        results.append((yield from direction))
+
+    for requests in zip(*(noted(direction) for direction in directions), strict=True):
+        run(requests)
+    return results
+
+
+def in_turn(direction):
+    """Run what one generator of requests asks for and return what it returns."""
+    return in_step([direction], lambda requests: requests[0].run())[0]
+
+
 def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, save):
-    """Run the sequence by ``program``, a class like ``program.Program``. Returns dense maps: the output state
-    (T,B,H,W,C), the last states (B,H,W,C), and what ``save`` asks for: the other states at every step (T,B,H,W,C)
-    and the groups' pre-activations."""
+    """Run the sequence by ``program``, a class like ``program.Program``: a generator of requests. Returns dense maps:
+    the output state (T,B,H,W,C), the last states (B,H,W,C), and what ``save`` asks for: the other states at every step
+    (T,B,H,W,C) and the groups' pre-activations."""
     seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
     g, schedule = geometry, geometry.schedule
     # Without a backward only the output is kept of every step; other states are overwritten in place.
@@ -51,7 +84,8 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
             seq.project(data, time)
         buffers = seq.group_buffers(data, bool(lead), time.start)
         body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, new)
-        seq.run(body, start, steps, first == 0, lengths=lengths, keep=save == Save.ALL)
+        run = seq.program_of(body, lengths=lengths, keep=save == Save.ALL)
+        yield Request(run, False, start, steps, first == 0)
     last = 0 if g.reverse else g.steps - 1
     finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []
@@ -61,8 +95,9 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
 def backward(
     program, geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, needs
 ):
-    """Gradients of everything that ``needs`` names, as a dictionary: inputs, weight_ih (lists), weight_hh, bias,
-    weight_ch, hx (list). ``grads``: of the output (T,B,C,H,W) and the last states (B,C,H,W), None for zero."""
+    """A generator of requests that returns the gradients of everything that ``needs`` names, as a dictionary: inputs,
+    weight_ih (lists), weight_hh, bias, weight_ch, hx (list). ``grads``: of the output (T,B,C,H,W) and the last states
+    (B,C,H,W), None for zero."""
     seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
     g, schedule, c = geometry, geometry.schedule, geometry.channels
     states = [output, *saved[: len(schedule.states) - 1]]
@@ -101,7 +136,7 @@ def backward(
         }
         body = _backward_steps(seq, roles, d_buffers, backward_weights)
         last = start + (steps - 1) * g.direction
-        program(g, body, seq.dtype, g.batch, lengths, seq.packed).run_backward(last, steps, first == 0)
+        yield Request(seq.program_of(body, lengths=lengths), True, last, steps, first == 0)
         result.add_chunk(
             time, [d[:steps] for d in d_groups], states, {o: d[:steps] for o, d in operands.items()}, first == 0
         )

@@ -7,7 +7,7 @@ import torch
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
-from fastrcn.ops.conv_recurrent import operators, reference
+from fastrcn.ops.conv_recurrent import both_operators, operators, reference
 from fastrcn.ops.conv_recurrent.fused import Save
 
 # Programs that were compiled or exported carry cells as text; the built-in ones are always known.
@@ -58,6 +58,52 @@ class Call(NamedTuple):
         return (output, *states)
 
 
+class BothCall(NamedTuple):
+    """What is constant in a call of both directions of a layer (see ``autograd.Call``). The tensors: inputs, then for
+    one direction and for the other weight_ih, weight_hh, bias, weight_ch, hx, at last lengths; the results: both
+    outputs, the last states of one direction and of the other."""
+
+    backend: str
+    cell: str
+    inputs: int
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    save: int
+    differentiable: int
+    kept: int = 2
+
+    def split(self, tensors) -> tuple[Any, ...]:
+        """The flat list as the operators' arguments (inputs, first, second, lengths)."""
+        n = self.inputs
+        own = (len(tensors) - n - 1) // 2
+        return list(tensors[:n]), list(tensors[n : n + own]), list(tensors[n + own : -1]), tensors[-1]
+
+    def forward(self, tensors):
+        """The operator's results."""
+        return both_operators.conv_recurrent_both_fwd(
+            self.backend, self.cell, *self.split(tensors), self.stride, self.dilation, self.save
+        )
+
+    def backward(self, needs, grads, tensors, kept):
+        """The operator's gradients."""
+        return both_operators.conv_recurrent_both_bwd(
+            self.backend, self.cell, list(grads), *self.split(tensors), kept[:2], kept[2:], self.stride, self.dilation,
+            needs[:-1],
+        )  # fmt: skip
+
+    def plain(self, tensors):
+        """The plain form."""
+        inputs, first, second, lengths = self.split(tensors)
+        results = []
+        for own, reverse in ((first, False), (second, True)):
+            call = Call(
+                self.backend, self.cell, self.inputs, self.stride, self.dilation, reverse, self.save,
+                self.differentiable // 2,
+            )  # fmt: skip
+            results.append(call.plain([*inputs, *own, lengths]))
+        return tuple(r[0] for r in results) + tuple(state for r in results for state in r[1:])
+
+
 @torch.compiler.allow_in_graph
 def _plain_in_graph(values, *tensors):
     return Call(*values).plain(tensors)
@@ -70,9 +116,9 @@ def run_plain(call: Call, tensors):
     return call.plain(tensors)
 
 
-def run_fused(call: Call, tensors):
-    """The fused form under autograd: (output, last states ...)."""
+def run_fused(call: Call | BothCall, tensors):
+    """The fused form under autograd: the results that have gradients."""
     return autograd.run(call, tensors, call.save != Save.NOTHING)[: call.differentiable]
 
 
-__all__ = ["BUILT_IN_KEYS", "Call", "Save", "run_fused", "run_plain"]
+__all__ = ["BUILT_IN_KEYS", "BothCall", "Call", "Save", "run_fused", "run_plain"]

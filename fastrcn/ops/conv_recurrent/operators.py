@@ -19,21 +19,33 @@ _BACKWARD = (
 )
 
 
+def program_of(backend):
+    """The class of a backend's programs (see ``program.Program``)."""
+    return _BACKENDS[backend].Program
+
+
 def _cast(tensors, dtype):
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
-def forward(backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse, save):
-    """The operator's body: [output (T,B,C,H,W), last states (B,C,H,W) ..., saved ...]."""
+def forward_requests(
+    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse, save
+):
+    """What ``forward`` returns, as a generator of requests (see ``fused.Request``)."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
-    output, finals, saved = fused.forward(
-        _BACKENDS[backend].Program, geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
+    output, finals, saved = yield from fused.forward(
+        program_of(backend), geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
         weight_ch, _cast(hx, compute), lengths, save,
     )  # fmt: skip
     public = [maps_first(t).to(dtype) for t in (output, *finals)]
     return public + saved
+
+
+def forward(*arguments):
+    """The operator's body: [output (T,B,C,H,W), last states (B,C,H,W) ..., saved ...]."""
+    return fused.in_turn(forward_requests(*arguments))
 
 
 def forward_fake(
@@ -56,17 +68,17 @@ def forward_fake(
     return results
 
 
-def backward(
+def backward_requests(
     backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, stride, dilation,
     reverse, needs,
 ):  # fmt: skip
-    """The operator's body: the gradients that ``needs`` asks for, in the order of the tensors, the others left out."""
+    """What ``backward`` returns, as a generator of requests."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
     n = len(inputs)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
-    found = fused.backward(
-        _BACKENDS[backend].Program, geometry, _cast(grads, compute), _cast(inputs, compute),
+    found = yield from fused.backward(
+        program_of(backend), geometry, _cast(grads, compute), _cast(inputs, compute),
         _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), lengths,
         maps_last(output).to(compute), [s.contiguous() for s in saved],
         {
@@ -76,6 +88,11 @@ def backward(
     )  # fmt: skip
     flat = [*found["inputs"], *found["weight_ih"], found["weight_hh"], found["bias"], found["weight_ch"], *found["hx"]]
     return [grad.to(dtype) for grad, need in zip(flat, needs, strict=True) if need]
+
+
+def backward(*arguments):
+    """The operator's body: the gradients that ``needs`` asks for, in the order of the tensors, the others left out."""
+    return fused.in_turn(backward_requests(*arguments))
 
 
 def backward_fake(

@@ -98,11 +98,14 @@ class Sequence:
         step = Convolution(source, target, weight, stride=stride, dilation=dilation)
         self.run([step], images=len(target.data))
 
-    def run(self, steps, start=0, count=1, first=False, images=None, lengths=None, keep=True):
-        """Run steps forward over time; ``images`` other than a batch go through them at one time."""
-        g = self.geometry
-        images = g.batch if images is None else images
-        self.program(g, steps, self.dtype, images, lengths, self.packed, keep).run(start, count, first)
+    def run(self, steps, images):
+        """Run steps once, on ``images`` maps at one time."""
+        self.program_of(steps, images).run(0, 1, False)
+
+    def program_of(self, steps, images=None, lengths=None, keep=True):
+        """A program of these steps; ``images``, ``keep``: see ``program.Program``."""
+        images = self.geometry.batch if images is None else images
+        return self.program(self.geometry, steps, self.dtype, images, lengths, self.packed, keep)
 
     def input(self, name, time):
         """An input over a span of time, dense (steps,B,H,W,Cin)."""

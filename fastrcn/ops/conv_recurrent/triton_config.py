@@ -47,6 +47,14 @@ def inputs_in_loop(pixels, channels):
     return -(-pixels // 128) * -(-channels // 64) >= 2 * torch.cuda.get_device_properties(None).multi_processor_count
 
 
+def joins_directions(pixels, channels):
+    """Whether the two directions of a layer share their launches: where the smallest tiles of one, of 64 pixels by 16
+    channels, do not fill the processors."""
+    if not torch.cuda.is_available():
+        return False
+    return -(-pixels // 64) * -(-channels // 16) < torch.cuda.get_device_properties(None).multi_processor_count
+
+
 def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> tuple[Config, ...]:
     """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
     large tiles first.

@@ -5,16 +5,18 @@ equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a st
 result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
 from fastrcn.ops.conv_recurrent.program import Buffer
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, power
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, joins_directions, power
+from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, maps_key, share_source, split
 from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, manner, problem_of
 
@@ -51,6 +53,23 @@ class TritonProgram:
         large convolution before the loop fills them better."""
         return inputs_in_loop(geometry.pixels, geometry.channels)
 
+    @staticmethod
+    def joins_directions(geometry: Geometry) -> bool:
+        """Whether the two directions of a layer share their launches."""
+        return joins_directions(geometry.pixels, geometry.channels)
+
+    @staticmethod
+    def run_both(requests):
+        """Run what two directions ask for (see ``fused.Request``) with one launch for both."""
+        (one, other) = requests
+        if one.program.works and one.count:
+            run_both(*(r.program.loop_of(r) for r in (one, other)))
+
+    def loop_of(self, request):
+        """What a request launches."""
+        loop = self.loop_backward if request.backward else self.loop
+        return loop(request.start, request.count, request.has_first)
+
     def __init__(
         self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None, persistent=False
     ):
@@ -65,30 +84,34 @@ class TritonProgram:
 
     def run(self, start, count, at_start):
         """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
-        if not self.works:
-            return
+        if self.works and count:
+            self._over(self.loop(start, count, at_start), start, start, self.geometry.direction)
+
+    def loop(self, start, count, at_start):
+        """What ``run`` launches, in order."""
         if self.launches is None:
             self.launches = [_Launch(self, work) for work in self.works]
-        direction = self.geometry.direction
+        direction, launches = self.geometry.direction, self.launches
 
         def step(n):
-            for launch in self.launches or ():
-                time, first = start + n * direction, at_start and n == 0
-                launch(time, time, first, first)
+            time, first = start + n * direction, at_start and n == 0
+            return [(launch, (time, time, first, first)) for launch in launches]
 
-        self._over(self.launches, count, step, start, start, direction)
+        return Loop(launches, count, step)
 
-    def _over(self, loop, count, step, convolution_start, start, direction):
-        """Take ``count`` steps. The starts are the times of the first one's convolutions and stage."""
-        with device_of(loop[0].pointers[0][0].data):
+    def _over(self, loop, convolution_start, start, direction):
+        """Take the steps of a loop. The starts are the times of the first one's convolutions and stage."""
+        launches, count, head = loop.launches, loop.count, loop.launches[0]
+        with device_of(head.pointers[0][0].data):
             n, turns = 0, count - 2
             while n < count:
-                if n == 1 and self.persistent and len(loop) == 1 and turns > 1 and loop[0].resident():
-                    loop[0].walk(convolution_start + direction, start + direction, turns, direction)
+                if n == 1 and self.persistent and len(launches) == 1 and turns > 1 and head.resident():
+                    head.walk(convolution_start + direction, start + direction, turns, direction)
                     n += turns
-                step(n)
+                for launch, times in loop.step(n):
+                    launch(*times)
                 n += 1
-        for launch in loop:
+        for launch in launches:
             launch.add_parameter_sums()
 
     def joined(self):
@@ -107,26 +130,27 @@ class TritonProgram:
 
     def run_backward(self, start, count, last_is_first):
         """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""
-        if not self.works or not count:
-            return
+        if self.works and count:
+            direction = -self.geometry.direction
+            self._over(self.loop_backward(start, count, last_is_first), start - direction, start, direction)
+
+    def loop_backward(self, start, count, last_is_first):
+        """What ``run_backward`` launches, in order."""
         direction = -self.geometry.direction
         joined = self.joined()
-        if joined is None:
-            for n in range(count):
-                self.run(start + n * direction, 1, last_is_first and n == count - 1)
-            return
-        loop, end = joined
 
         def step(n):
             time, first = start + n * direction, last_is_first and n == count - 1
-            # At the first of these times nothing waits to be convolved.
-            loop[0](time - direction if n else None, time, False, first)
-            for launch in loop[1:]:
-                launch(time, time, first, first)
-            if n == count - 1:
-                end(time, time, first, first)
+            calls = [(launch, (time, time, first, first)) for launch in launches]
+            if joined:
+                # At the first of these times nothing waits to be convolved.
+                calls[0] = launches[0], (time - direction if n else None, time, False, first)
+                if n == count - 1:
+                    calls.append((joined[1], (time, time, first, first)))
+            return calls
 
-        self._over(loop, count, step, start - direction, start, direction)
+        launches = joined[0] if joined else [_Launch(self, work) for work in self.works]
+        return Loop(launches, count, step)
 
     def written_back(self, work: Work, target: Buffer, slot, arg):
         """Whether memory needs a slot that ``work`` completes; ``arg``: the stage's argument that loads it, or None."""
@@ -164,6 +188,15 @@ class TritonProgram:
             ready = blocked.permute(1, 5, 3, *order).contiguous()
             self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
         return self.packed[key][0]
+
+
+class Loop(NamedTuple):
+    """``count`` steps; ``step(n)`` gives the launches of the n-th with the times of each. ``launches``: those whose
+    stages may sum a parameter's gradient."""
+
+    launches: list[Any]
+    count: int
+    step: Callable[[int], list[tuple[Any, tuple]]]
 
 
 @dataclass(frozen=True)
@@ -327,20 +360,25 @@ class _Launch:
 
     def __call__(self, convolution_time, time, convolution_first, first):
         """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""
+        tensors, numbers = self.arguments(convolution_time, time, convolution_first, first)
+        if self.compiled is not None and tensors is self.tensors:
+            self.compiled(*self.addresses, *numbers, *self.constants.values())
+            return
+        compiled = self.kernel[(self.tiles,)](*tensors, *numbers, **self.constants, **self.options)
+        if compiled is not None and tensors is self.tensors:
+            # Nothing but numbers changes from here on: later launches need not be matched to a compilation, which takes
+            # longer than many steps. The interpreter returns None.
+            self.compiled = compiled[(self.tiles, 1, 1)]
+
+    def arguments(self, convolution_time, time, convolution_first, first):
+        """The kernel's tensors, ``self.tensors`` itself where none is exchanged for an initial state, and numbers."""
         replaced = {}
         for k, (buffer, convolves) in enumerate(self.pointers):
             if buffer.first is not None and (convolution_first if convolves else first):
                 replaced[k] = buffer.first
         numbers = self._numbers(convolution_time, time, convolution_first, replaced)
-        if self.compiled is not None and not replaced:
-            self.compiled(*self.addresses, *numbers, *self.constants.values())
-            return
-        tensors = [replaced.get(k, tensor) for k, tensor in enumerate(self.tensors)]
-        compiled = self.kernel[(self.tiles,)](*tensors, *numbers, **self.constants, **self.options)
-        if compiled is not None and not replaced:
-            # Nothing but numbers changes from here on: later launches need not be matched to a compilation, which takes
-            # longer than many steps. The interpreter returns None.
-            self.compiled = compiled[(self.tiles, 1, 1)]
+        tensors = [replaced.get(k, tensor) for k, tensor in enumerate(self.tensors)] if replaced else self.tensors
+        return tensors, numbers
 
     def _numbers(self, convolution_time, time, convolution_first, replaced):
         """The kernel's arguments that are numbers, as far as every kernel has them."""
