@@ -34,6 +34,25 @@ def frame_cross_entropy(predicted, frames):
     return F.binary_cross_entropy(predicted, frames, reduction="sum") / len(frames)
 
 
+def unroll(encoder, forecaster, x, horizon, order):
+    """The states over time of the forecaster's layers (horizon,B,...), begun with what the encoder made of x (T,B,...).
+
+    ``order``: "same", or "reversed" where the encoder's top layer starts the forecaster's first.
+    """
+    states = []
+    for layer in encoder:
+        x, state = layer(x)
+        states.append(state)
+    if order == "reversed":
+        states.reverse()
+    x = x.new_empty(horizon, x.shape[1], 0, *x.shape[3:])
+    hidden = []
+    for layer, state in zip(forecaster, states, strict=True):
+        x, _ = layer(x, state)
+        hidden.append(x)
+    return hidden
+
+
 @variant("conv_lstm_moving_mnist_256", hidden_sizes=(256,))
 @variant("conv_lstm_moving_mnist_128_128", hidden_sizes=(128, 128))
 @variant("conv_lstm_moving_mnist_128_64_64", hidden_sizes=(128, 64, 64))
@@ -99,17 +118,7 @@ class EncoderForecaster(nn.Module):
         if horizon < 1:
             raise ValueError(f"horizon: expected at least 1, got {horizon}")
         x = F.pixel_unshuffle(frames, self.patch).transpose(0, 1)
-        states = []
-        for layer in self.encoder:
-            x, state = layer(x)
-            states.append(state)
-        if self.order == "reversed":
-            states.reverse()
-        x = x.new_empty(horizon, x.shape[1], 0, *x.shape[3:])
-        hidden = []
-        for layer, state in zip(self.forecaster, states, strict=True):
-            x, _ = layer(x, state)
-            hidden.append(x)
+        hidden = unroll(self.encoder, self.forecaster, x, horizon, self.order)
         maps = self.head(torch.cat(hidden, dim=2).flatten(0, 1))
         future = F.pixel_shuffle(maps, self.patch).unflatten(0, (horizon, -1)).transpose(0, 1)
         if self.output == "residual":

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastrcn.layers import LSTM
-from fastrcn.models.encoder_forecaster import PAPER
+from fastrcn.models.encoder_forecaster import PAPER, unroll
 from fastrcn.models.registry import register
 
 
@@ -58,16 +58,8 @@ class FCLSTMForecaster(nn.Module):
         if horizon < 1:
             raise ValueError(f"horizon: expected at least 1, got {horizon}")
         x = frames.flatten(2).transpose(0, 1)
-        states = []
-        for layer in self.encoder:
-            x, state = layer(x)
-            states.append(state)
-        if self.order == "reversed":
-            states.reverse()
-        x = x.new_empty(horizon, x.shape[1], 0)
-        for layer, state in zip(self.forecaster, states, strict=True):
-            x, _ = layer(x, state)
-        return torch.sigmoid(self.head(x)).transpose(0, 1).unflatten(2, self.frame)
+        top = unroll(self.encoder, self.forecaster, x, horizon, self.order)[-1]
+        return torch.sigmoid(self.head(top)).transpose(0, 1).unflatten(2, self.frame)
 
     def example_inputs(self, batch=1):
         """Arguments of a forward pass: ten frames, and how many to predict."""

@@ -14,6 +14,7 @@ from fastrcn.ops.conv_recurrent import triton_program, triton_together
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop
+from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 
 SHARED = ("x", "below")
@@ -249,39 +250,10 @@ def test_opcheck():
     )
 
 
-class Compiled:
-    """What a launch of a compiled kernel returns, which takes addresses and every argument by position."""
-
-    def __init__(self, kernel, tensors, calls):
-        self.kernel, self.tensors, self.calls = kernel, {t.data_ptr(): t for t in tensors}, calls
-
-    def __getitem__(self, grid):
-        def run(*arguments):
-            self.calls.append(grid)
-            names = self.kernel.arg_names
-            assert len(arguments) == len(names)
-            pairs = zip(names, arguments, strict=True)
-            self.kernel[grid](*(self.tensors[a] if n.startswith("p_") else a for n, a in pairs))
-
-        return run
-
-
 def test_later_launches_reuse_the_compiled_kernel(monkeypatch):
     """The order of the arguments on that path, which the interpreter itself never takes."""
-    real, calls = triton_together.kernel_of, []
-
-    class Kernel:
-        def __init__(self, *key):
-            self.kernel = real(*key)
-
-        def __getitem__(self, grid):
-            def run(*arguments, **options):
-                self.kernel[grid](*arguments, **options)
-                return Compiled(self.kernel, [a for a in arguments if isinstance(a, torch.Tensor)], calls)
-
-            return run
-
-    monkeypatch.setattr(triton_together, "kernel_of", Kernel)
+    kernel, calls = relaunched(triton_together.kernel_of)
+    monkeypatch.setattr(triton_together, "kernel_of", kernel)
     compare("lstm_channel", Case(**SMALL | {"steps": 5}, lengths=(5, 2)))
     assert len(calls) >= 6
     assert {grid[1:] for grid in calls} == {(2, 1)}

@@ -13,6 +13,7 @@ from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 
 SMALL = Config(16, 16, 16, 4, 1)
@@ -223,40 +224,11 @@ def test_one_launch_for_many_steps(name, reverse, monkeypatch):
     assert [turns for _, _, turns, _ in walks] == [4, 4]
 
 
-class Compiled:
-    """What a launch of a compiled kernel returns, which takes addresses and every argument by position."""
-
-    def __init__(self, kernel, tensors, calls):
-        self.kernel, self.tensors, self.calls = kernel, {t.data_ptr(): t for t in tensors}, calls
-
-    def __getitem__(self, grid):
-        def run(*arguments):
-            self.calls.append(grid)
-            names = self.kernel.arg_names
-            assert len(arguments) == len(names)
-            pairs = zip(names, arguments, strict=True)
-            self.kernel[grid](*(self.tensors[a] if n.startswith("p_") else a for n, a in pairs))
-
-        return run
-
-
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
 def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
     """The order of the arguments on that path, which the interpreter itself never takes."""
-    real, calls = triton_program.kernel_of, []
-
-    class Kernel:
-        def __init__(self, *key):
-            self.kernel = real(*key)
-
-        def __getitem__(self, grid):
-            def run(*arguments, **options):
-                self.kernel[grid](*arguments, **options)
-                return Compiled(self.kernel, [a for a in arguments if isinstance(a, torch.Tensor)], calls)
-
-            return run
-
-    monkeypatch.setattr(triton_program, "kernel_of", Kernel)
+    kernel, calls = relaunched(triton_program.kernel_of)
+    monkeypatch.setattr(triton_program, "kernel_of", kernel)
     compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
     assert len(calls) >= 6
 
