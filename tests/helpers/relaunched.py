@@ -1,4 +1,4 @@
-"""Triton kernels in the interpreter, launched again as compiled ones are: with addresses, every argument by position."""
+"""Triton kernels in the interpreter, launched again as compiled ones are: with addresses, all arguments in order."""
 
 import torch
 
