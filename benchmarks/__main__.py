@@ -1,6 +1,7 @@
 """``python -m benchmarks``: fastrcn against what people have, on the cases of ``benchmarks/cases.py``."""
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 import fastrcn
 from benchmarks import cases, report
-from benchmarks.case import NAMES
+from benchmarks.case import NAMES, backend_on
 from benchmarks.runner import measure_ceilings, run_case
 
 _GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",)}
@@ -44,7 +45,8 @@ def _facts(dtype, device, ceilings):
     flops, bandwidth = ceilings
     return {
         "fastrcn": fastrcn.__version__, "commit": _commit(), "torch": torch.__version__, "dtype": dtype,
-        "device": _device_name(device), "threads": torch.get_num_threads(), "flops": flops, "bandwidth": bandwidth,
+        "device": _device_name(device), "threads": torch.get_num_threads(), "backend": backend_on(device),
+        "flops": flops, "bandwidth": bandwidth,
     }  # fmt: skip
 
 
@@ -74,6 +76,9 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
     parser.add_argument("--cases", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--backend", choices=fastrcn.backends.NAMES, help="of fastrcn's layers (default: automatic, on a GPU triton)"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--baselines", default=None, metavar="LIST", help=f"of {','.join(_GROUPS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
@@ -88,6 +93,8 @@ def main(argv=None):
     chosen = cases.find(args.cases, args.quick)
     if not chosen:
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
+    if args.backend:
+        os.environ["FASTRCN_BACKEND"] = args.backend  # memory is measured in processes of their own
     dtype = getattr(torch, args.dtype)
     names = ["fastrcn", "recompute", "last", *(n for g in groups for n in _GROUPS[g])]
     ceilings = measure_ceilings(dtype, args.device)

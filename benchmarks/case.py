@@ -1,5 +1,6 @@
 """What every case has: sizes, an input, contestants; and what a training step is."""
 
+import os
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ NAMES = {
     "nn": "torch.nn",
     "plain": "plain PyTorch",
 }
+
+
+def backend_on(device):
+    """The backend of fused layers: the one that ``--backend`` asks for; else on a GPU, where the choice is not yet
+    automatic, triton."""
+    return os.environ.get("FASTRCN_BACKEND") or ("triton" if torch.device(device).type == "cuda" else None)
 
 
 class Unavailable(Exception):

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastrcn
 from benchmarks.baselines import GraphedForward
-from benchmarks.case import Case, Unavailable
+from benchmarks.case import Case, Unavailable, backend_on
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class Conv3dCase(Case):
     def _module(self, device, dtype):
         torch.manual_seed(0)
         kind: Any = fastrcn.ConvBNReLUPool3d if self.norm else fastrcn.ConvReLUPool3d
-        # On a GPU the choice is not automatic yet.
-        backend = "triton" if torch.device(device).type == "cuda" else None
-        return kind(*self.sizes[1:3], **self.options, backend=backend, device=device, dtype=dtype)
+        return kind(*self.sizes[1:3], **self.options, backend=backend_on(device), device=device, dtype=dtype)
 
     def make(self, name, dtype, device):
         fused = self._module(device, dtype)

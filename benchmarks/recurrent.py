@@ -7,7 +7,7 @@ from torch import nn
 
 import fastrcn
 from benchmarks.baselines import GraphedForward, HoistedLoop, PopularLoop
-from benchmarks.case import Case, Unavailable
+from benchmarks.case import Case, Unavailable, backend_on
 
 
 class First(nn.Module):
@@ -59,9 +59,7 @@ class RecurrentCase(Case):
     def _layer(self, dtype, device, recompute=False):
         """The fused layer; its weights depend on the case only."""
         torch.manual_seed(0)
-        # On a GPU the choice is not automatic yet.
-        backend = "triton" if torch.device(device).type == "cuda" else None
-        options = {"device": device, "dtype": dtype, "recompute": recompute, "backend": backend}
+        options = {"device": device, "dtype": dtype, "recompute": recompute, "backend": backend_on(device)}
         inputs, channels = self.sizes[2:4]
         if self.dense:
             if self.kind == "gru":

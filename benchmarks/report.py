@@ -5,9 +5,10 @@ import json
 
 def table(results, facts) -> str:
     """Markdown: a row for each contestant of each case; times of a training step, or of inference where it says so."""
+    backend = f"backend {facts['backend']}" if facts["backend"] else "automatic backend"
     lines = [
         f"fastrcn {facts['fastrcn']} at {facts['commit']}, PyTorch {facts['torch']}, {facts['dtype']}, "
-        f"{facts['device']}, {facts['threads']} threads. Ceilings measured in this run: "
+        f"{facts['device']}, {facts['threads']} threads, {backend}. Ceilings measured in this run: "
         f"{facts['flops'] / 1e9:.0f} GFLOP/s (matrix product), {facts['bandwidth'] / 1e9:.1f} GB/s (copy).",
         "",
         "`ratio`: the contestant's time over fastrcn's, median of the rounds' ratios; above 1 fastrcn is faster. "
