@@ -12,7 +12,7 @@
 
 #if defined(__CUDACC__)
 #define FRCN_HD __host__ __device__ __forceinline__
-#else
+#elif !defined(FRCN_HD)
 #define FRCN_HD inline __attribute__((always_inline))
 #endif
 

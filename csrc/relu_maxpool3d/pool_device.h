@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "relu_maxpool3d/pack.h"
+#include "common/pack.h"
 #include "relu_maxpool3d/pool.h"
 
 namespace FRCN_ISA {

@@ -18,8 +18,6 @@ using frcn::PoolArgs;
 template <class T>
 constexpr int kPackLanes = 16 / sizeof(T);
 
-inline bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
-
 // Whether whole packs lie at aligned places: channels-last, of channels; contiguous, of columns.
 inline bool takes_packs(const PoolArgs& a, int64_t lanes) {
   const void* addresses[] = {a.maps, a.pooled, a.index, a.x};

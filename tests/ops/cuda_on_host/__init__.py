@@ -24,15 +24,21 @@ def compiler():
     return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))), None)
 
 
+def compile_for_host(name, target, *options):
+    """Compile one of these programs, with the sanitizers where the compiler has them; whether it has."""
+    # Neither optimised nor inlined: compiling takes longer than running.
+    command = [compiler(), "-std=c++17", "-O0", "-DFRCN_ISA=host", "-DFRCN_HD=inline", f"-I{ROOT / 'csrc'}", *options]
+    command += ["-o", str(target), str(Path(__file__).with_name(name))]
+    if not subprocess.run([*command, *SANITIZE], capture_output=True, check=False).returncode:
+        return True
+    subprocess.run(command, check=True)
+    return False
+
+
 def build(folder):
-    """Compile the program, with the sanitizers where the compiler has them."""
-    program = folder / "passes"
-    # Not optimised: compiling takes longer than running.
-    command = [compiler(), "-std=c++17", "-O0", "-DFRCN_ISA=host", f"-I{ROOT / 'csrc'}", "-o", str(program)]
-    command.append(str(Path(__file__).with_name("passes.cpp")))
-    if subprocess.run([*command, *SANITIZE], capture_output=True, check=False).returncode:
-        subprocess.run(command, check=True)
-    return program
+    """Compile the program of the pooling passes."""
+    compile_for_host("passes.cpp", folder / "passes")
+    return folder / "passes"
 
 
 class Request(NamedTuple):

@@ -1,5 +1,5 @@
-// What the CUDA kernels of the passes are made of: values side by side that move in one instruction, and division by
-// numbers known at launch. All of it runs on the host too.
+// What CUDA kernels are made of: values side by side that move in one instruction, and division by numbers known at
+// launch. All of it runs on the host too.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,16 @@
 
 namespace FRCN_ISA {
 
-// V values in memory, aligned to their size: at most 16 bytes.
+// V values side by side. In memory, where one instruction moves them, at most 16 bytes, aligned to their size.
 template <class T, int V>
 struct alignas(sizeof(T) * V) Pack {
   T lanes[V];
+
+  FRCN_HD T& operator[](int64_t lane) { return lanes[lane]; }
+  FRCN_HD const T& operator[](int64_t lane) const { return lanes[lane]; }
 };
+
+inline bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 #if defined(__CUDA_ARCH__)
 template <int kBytes>
@@ -47,6 +52,20 @@ FRCN_HD Pack<T, V> load_pack(const T* source) {
 #if defined(__CUDA_ARCH__)
   using Whole = typename Word<sizeof(T) * V>::Type;
   const Whole word = __ldg(reinterpret_cast<const Whole*>(source));
+  Pack<T, V> pack;
+  memcpy(&pack, &word, sizeof pack);
+  return pack;
+#else
+  return *reinterpret_cast<const Pack<T, V>*>(source);
+#endif
+}
+
+// Of memory that the kernel may write too.
+template <int V, class T>
+FRCN_HD Pack<T, V> load_own_pack(const T* source) {
+#if defined(__CUDA_ARCH__)
+  using Whole = typename Word<sizeof(T) * V>::Type;
+  const Whole word = *reinterpret_cast<const Whole*>(source);
   Pack<T, V> pack;
   memcpy(&pack, &word, sizeof pack);
   return pack;

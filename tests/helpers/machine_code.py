@@ -1,0 +1,70 @@
+"""What the compiler made of the extension's CUDA kernels, read with cuobjdump."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fastrcn import native
+
+ARCHS = ("80", "90a")
+
+
+def _find_cuobjdump():
+    """From the CUDA toolkit, or the one that Triton brings."""
+    triton = importlib.util.find_spec("triton")
+    brought = [str(Path(p, "backends/nvidia/bin")) for p in (triton and triton.submodule_search_locations) or []]
+    found = (shutil.which("cuobjdump", path=path) for path in (None, "/usr/local/cuda/bin", *brought))
+    return next(filter(None, found), None)
+
+
+def skip_without(arch):
+    """Skip a test where the extension has no code for the architecture, or nothing can read it."""
+    if native.module() is None:
+        pytest.skip(native.missing_reason())
+    build = json.loads(native.module().build_info)
+    if not build["cuda"]:
+        pytest.skip(f"the extension was built without CUDA: {build['without_cuda']}")
+    if f"{arch}-real" not in build["cuda_archs"]:
+        pytest.skip(f"the extension was built for {', '.join(build['cuda_archs'])}")
+    if _find_cuobjdump() is None:
+        pytest.skip("no cuobjdump (tried PATH, /usr/local/cuda/bin, Triton)")
+
+
+@cache
+def _dump(option, arch):
+    command = [_find_cuobjdump(), option, "-arch", f"sm_{arch}", native.module().__file__]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parts = (part.lstrip(" :").split("\n", 1) for part in re.split(r"Function", text)[1:])
+    return {name.strip().rstrip(":"): body for name, body in parts}
+
+
+def _kernels(option, arch, pattern):
+    return {name: body for name, body in _dump(option, arch).items() if re.search(pattern, name)}
+
+
+def resources(arch, pattern):
+    """{kernel: {resource: amount}} of the kernels whose mangled names match: REG, STACK, LOCAL, SHARED ..."""
+    return {
+        name: {kind: int(value) for kind, value in re.findall(r"([A-Z]+):(\d+)", text)}
+        for name, text in _kernels("-res-usage", arch, pattern).items()
+    }
+
+
+def instructions(arch, pattern):
+    """{kernel: the set of its instructions} of the kernels whose mangled names match."""
+    return {
+        name: set(re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", text))
+        for name, text in _kernels("-sass", arch, pattern).items()
+    }
+
+
+def lanes(kernel):
+    """How many values a thread has side by side: in the mangled name they follow the type of sums."""
+    found = re.search(r"[fd]Li(\d)E", kernel)
+    return int(found[1]) if found else 1
