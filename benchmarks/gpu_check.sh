@@ -62,7 +62,7 @@ bench_models() { (cd "$site/source" && python -m benchmarks models --device cuda
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
   (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
-    tests/ops/test_cuda_stages.py tests/ops/test_triton_gpu.py tests/ops/test_relu_maxpool3d_cuda.py \
+    tests/ops/test_conv_recurrent_cuda.py tests/ops/test_triton_gpu.py tests/ops/test_relu_maxpool3d_cuda.py \
     -k "stage_on or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
 }
 
@@ -73,6 +73,9 @@ part info info
 part tests tests
 part bench-bf16 bench --dtype bfloat16 --baselines a,b,d,nn
 part bench-fp32 bench --dtype float32 --quick
+# Without Triton: the cuda backend in its place.
+part bench-cuda bench --dtype bfloat16 --backend cuda --cases 'small-*,gru-*,k1-*,openstl-s,radar,tiny' --baselines b,d \
+  --name cuda-bfloat16-backend-cuda
 # Compiling the loops takes minutes: the quick cases only.
 part bench-compile bench --dtype bfloat16 --quick --baselines a,b,c --name cuda-bfloat16-compile
 part bench-models bench_models

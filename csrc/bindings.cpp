@@ -16,9 +16,6 @@
 #include "conv_recurrent/program.h"
 #include "conv_recurrent/stage.h"
 #include "kernels.h"
-#if defined(FASTRCN_WITH_CUDA)
-#include "conv_recurrent/stages_cuda.h"
-#endif
 
 namespace py = pybind11;
 
@@ -204,26 +201,7 @@ PYBIND11_MODULE(_C, m) {
       .def("run", &PyProgram::run);
   bind_relu_maxpool3d(m);
 #if defined(FASTRCN_WITH_CUDA)
-  m.def(
-      "launch_cuda_stage",
-      [](const std::string& fingerprint, int stage, bool backward, int type, const std::vector<uintptr_t>& data,
-         const std::vector<int64_t>& pitch, int64_t channels, int64_t pixels, int64_t pixels_per_image,
-         uintptr_t lengths, int64_t time, uintptr_t stream) {
-        if (data.size() != pitch.size() || data.size() > frcn::kMaxStageArguments)
-          throw std::invalid_argument("fastrcn: stage " + fingerprint + " got buffers that do not fit its signature");
-        frcn::StageArgs a{};
-        for (size_t k = 0; k < data.size(); ++k) {
-          a.data[k] = reinterpret_cast<char*>(data[k]);
-          a.pitch[k] = pitch[k];
-        }
-        a.channels = channels;
-        a.pixels_per_image = pixels_per_image;
-        a.lengths = reinterpret_cast<const int64_t*>(lengths);
-        a.time = time;
-        return frcn::launch_cuda_stage(fingerprint, stage, backward, static_cast<frcn::DataType>(type), a, pixels,
-                                       reinterpret_cast<void*>(stream));
-      },
-      "Launch one stage on a CUDA stream; returns an empty text or what went wrong.");
+  bind_cuda_stages(m);
 #endif
 #if defined(FASTRCN_BUILD_INFO)
   m.attr("build_info") = FASTRCN_BUILD_INFO;

@@ -4,3 +4,4 @@
 #include <pybind11/pybind11.h>
 
 void bind_relu_maxpool3d(pybind11::module_& m);
+void bind_cuda_stages(pybind11::module_& m);

@@ -1,6 +1,7 @@
 """The compiled extension: whether it is there, what it can do on this machine, and why not."""
 
 import importlib
+import json
 import os
 from functools import cache
 from typing import Any
@@ -35,6 +36,15 @@ def module() -> Any:
 def missing_reason() -> str:
     """Why there is no extension; empty if there is one."""
     return _load()[1]
+
+
+def cuda_problem(function) -> str:
+    """Why a function of the CUDA kernels is not there; empty if it is."""
+    if module() is None:
+        return missing_reason()
+    if not hasattr(module(), function):
+        return f"the extension was built without CUDA: {json.loads(module().build_info)['without_cuda']}"
+    return ""
 
 
 def address(tensor) -> int:

@@ -17,7 +17,7 @@ struct StageArgs {
   int64_t time;
 };
 
-enum class DataType : int { float32 = 0, float64 = 1, bfloat16 = 2 };
+enum class DataType : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
 
 using StageFunction = void (*)(const StageArgs&, int64_t begin, int64_t end);
 

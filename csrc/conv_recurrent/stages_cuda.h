@@ -1,15 +1,14 @@
-// The emitted stages on a GPU: one thread per pixel and channel.
+// The emitted stages on a GPU. Addresses are the device's; `where` is a stream (a cudaStream_t), on which kernels are
+// started; nothing is allocated and nothing waited for.
 #pragma once
 
-#include <string>
-
-#include "conv_recurrent/stage.h"
+#include "conv_recurrent/stage_kernels.h"
 
 namespace frcn {
 
-// Launches a stage over `pixels` rows on a stream (a cudaStream_t). Buffers and lengths are device addresses. Returns
-// an empty text, or what went wrong. Stages that sum parameter gradients over pixels are not among these kernels.
-std::string launch_cuda_stage(const std::string& fingerprint, int stage, bool backward, DataType type,
-                              const StageArgs& args, int64_t pixels, void* stream);
+StageKernels cuda_stages_float32();
+StageKernels cuda_stages_float64();
+StageKernels cuda_stages_bfloat16();
+StageKernels cuda_stages_float16();
 
 }  // namespace frcn

@@ -40,6 +40,15 @@ class Signature:
     carries: tuple[tuple[str, ...], ...]
     zeroes: tuple[str, ...]
 
+    def is_completed(self, arg: Arg):
+        """Whether convolutions complete an argument before the stage loads it."""
+        roles = ("d_state", "d_operand") if self.backward else ("slot",)
+        return arg.mode == "load" and arg.role in roles and not arg.wide
+
+    def is_read(self, arg: Arg):
+        """Whether an argument that is loaded matters to sequences that have not ended."""
+        return arg.name == "d_output" or any(arg.name == symbol.name for symbol in self.code.reads)
+
 
 def _role(schedule: Schedule, symbol: sympy.Symbol):
     if symbol in schedule.slot_of:

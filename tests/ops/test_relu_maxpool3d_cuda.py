@@ -227,7 +227,3 @@ def test_reasons(monkeypatch):
         assert "255 cells at most, this one has 343" in reason(what, torch.float32, "cuda")
         batch = backends.can_run("batch_norm_relu_maxpool3d", "cuda", (True, Pool.of(2)), torch.float16, "cuda")
         assert batch == (True, "scale, ReLU and pooling in one CUDA kernel")
-    assert backends.can_run("conv_recurrent", "cuda", None, torch.float32, "cuda") == (
-        False,
-        "conv_recurrent has no such backend",
-    )

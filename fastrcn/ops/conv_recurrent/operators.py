@@ -1,12 +1,12 @@
 """conv_recurrent as PyTorch operators, a whole sequence each, forward and backward. They know nothing of autograd."""
 
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.ops.conv_recurrent import cpu, fused, triton_program
+from fastrcn.ops.conv_recurrent import cpu, cuda, fused, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.registration import register
 
-_BACKENDS = {"cpu": cpu, "triton": triton_program}
+_BACKENDS = {"cpu": cpu, "triton": triton_program, "cuda": cuda}
 
 _FORWARD = (
     "str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "

@@ -122,20 +122,22 @@ class Program:
     def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed: dict, keep=True):
         self.geometry, self.dtype, self.images = geometry, dtype, images
         self.steps, self.lengths, self.packed = steps, lengths, packed
-        self.runs: list[Any] = []
-        if images == 0:
-            return
-        stages, convolutions = has_compiled_stages(geometry, dtype), self.convolves(dtype)
-        loop = None
-        for step in steps:
+        self.runs: list[Any] = self.make_runs(keep) if images else []
+
+    def make_runs(self, keep):
+        """Functions of (start, count, direction, at_start), to be called in this order at every time."""
+        stages, convolutions = has_compiled_stages(self.geometry, self.dtype), self.convolves(self.dtype)
+        runs, loop = [], None
+        for step in self.steps:
             if stages if isinstance(step, StageCall) else convolutions and not self._multiplies_once(step):
                 if loop is None:
                     loop = self._native()
-                    self.runs.append(loop.run)
+                    runs.append(loop.run)
                 self._add(loop, step)
             else:
                 loop = None
-                self.runs.append(_each(self._in_python(step)))
+                runs.append(each(self._in_python(step)))
+        return runs
 
     def run(self, start, count, at_start):
         """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
@@ -211,9 +213,7 @@ class Program:
 
     def _in_python(self, step):
         if isinstance(step, Fill):
-            return lambda time, first: step.target.at(time, first).copy_(
-                torch.zeros(()) if step.row is None else step.row
-            )
+            return _fill(step)
         if isinstance(step, Convolution):
             return _convolve(step)
         return self._torch_stage(step)
@@ -259,12 +259,20 @@ class Program:
         return run
 
 
-def _each(step):
+def each(step):
     """A function of one step of time as a run over several."""
 
     def run(start, count, direction, at_start):
         for n in range(count):
             step(start + n * direction, at_start and n == 0)
+
+    return run
+
+
+def _fill(step: Fill):
+    def run(time, first):
+        target = step.target.at(time, first)
+        target.zero_() if step.row is None else target.copy_(step.row)
 
     return run
 

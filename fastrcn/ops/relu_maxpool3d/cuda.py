@@ -1,7 +1,5 @@
 """The compiled passes on CUDA tensors: each starts its kernels on the current stream and waits for nothing."""
 
-import json
-
 import torch
 
 from fastrcn import native
@@ -16,10 +14,9 @@ def can_run(pool: Pool, dtype, device):
     """(whether these passes run a pooling, why not or how)."""
     if device != "cuda":
         return False, f"it runs on cuda tensors, these are on {device}"
-    if native.module() is None:
-        return False, native.missing_reason()
-    if not hasattr(native.module(), "cuda_pool_forward"):
-        return False, f"the extension was built without CUDA: {json.loads(native.module().build_info)['without_cuda']}"
+    missing = native.cuda_problem("cuda_pool_forward")
+    if missing:
+        return False, missing
     if dtype not in TYPE_NUMBERS:
         return False, f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
     problem = pool.problem()

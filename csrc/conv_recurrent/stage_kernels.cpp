@@ -1,0 +1,51 @@
+#include "conv_recurrent/stage_kernels.h"
+
+#include <stdexcept>
+
+namespace frcn {
+
+int find_stage_kernel(const StageKernels& kernels, const std::string& fingerprint, int stage, bool backward) {
+  for (int n = 0; n < kernels.count; ++n) {
+    const StageKernel& e = kernels.entries[n];
+    if (fingerprint == e.fingerprint && e.stage == stage && e.backward == backward) return n;
+  }
+  return -1;
+}
+
+std::string launch_stage(const StageKernels& kernels, int number, const std::vector<uintptr_t>& data,
+                         const std::vector<int64_t>& pitch, const std::vector<Addend>& addends, const StageSizes& sizes,
+                         uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, void* where) {
+  if (number < 0 || number >= kernels.count)
+    throw std::invalid_argument("fastrcn: there is no stage kernel " + std::to_string(number));
+  const StageKernel& kernel = kernels.entries[number];
+  const auto arguments = static_cast<size_t>(kernel.arguments);
+  if (data.size() != arguments || pitch.size() != arguments || maps.size() != static_cast<size_t>(kernel.sums) ||
+      (kernel.sums && parts < 1))
+    throw std::invalid_argument("fastrcn: stage kernel " + std::to_string(number) + " takes " +
+                                std::to_string(arguments) + " buffers, " + std::to_string(kernel.sums) +
+                                " of them sums; got " + std::to_string(data.size()) + ", " +
+                                std::to_string(maps.size()));
+  StageLaunch launch{};
+  for (size_t k = 0; k < arguments; ++k) {
+    launch.args.data[k] = reinterpret_cast<char*>(data[k]);
+    launch.args.pitch[k] = pitch[k];
+  }
+  for (const auto& [argument, address, width, alone, written] : addends) {
+    if (argument < 0 || argument >= kernel.arguments)
+      throw std::invalid_argument("fastrcn: a stage has no argument " + std::to_string(argument));
+    launch.addend[argument] = reinterpret_cast<const char*>(address);
+    launch.addend_pitch[argument] = width;
+    launch.blank |= static_cast<uint64_t>(alone) << argument;
+    launch.complete |= static_cast<uint64_t>(written) << argument;
+  }
+  for (size_t n = 0; n < maps.size(); ++n) launch.maps |= static_cast<uint64_t>(maps[n]) << n;
+  launch.args.channels = sizes.channels;
+  launch.args.pixels_per_image = sizes.pixels_per_image;
+  launch.args.lengths = reinterpret_cast<const int64_t*>(lengths);
+  launch.args.time = time;
+  launch.pixels = sizes.pixels;
+  launch.parts = parts;
+  return kernel.run(launch, where);
+}
+
+}  // namespace frcn

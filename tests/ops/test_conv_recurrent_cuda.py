@@ -1,0 +1,160 @@
+"""The ``cuda`` backend of conv_recurrent on a GPU, and its reasons not to run.
+
+Without a GPU its kernels and its Python run on the host: ``test_cuda_stages_on_host``.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastrcn
+from fastrcn import backends, native
+from fastrcn.cells import ConvLSTM
+from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
+from tests.helpers.tolerances import assert_close
+from tests.ops.cuda_on_host import stage_cases
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
+# More pixels than the blocks of threads take in one turn.
+MANY_PIXELS = stage_cases.StageCase(64, images=5, pixels=9001, ended=True, addend="written", parts=512)
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("stage", stage_cases.STAGES)
+def test_stage_on_the_gpu(stage, dtype):
+    stream = torch.cuda.current_stream().cuda_stream
+    for case in (*stage_cases.CASES.values(), MANY_PIXELS):
+        stage_cases.check_stage(native.module(), stage, case, dtype, "cuda", stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_cell_on_the_gpu(name, dtype):
+    compare_with_loop(name, CASES["reverse_lengths"], "cuda", dtype, "cuda")
+    compare_with_loop(name, LARGE, "cuda", dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_on_the_gpu(name, case):
+    compare_with_loop(name, CASES[case], "cuda", torch.float32, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
+def test_recompute_on_the_gpu(name):
+    compare_with_loop(name, LARGE, "cuda", torch.float32, "cuda", recompute=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
+    """With cuDNN's deterministic convolutions; the kernels of this package always are."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    tensors = make_tensors(SUBJECTS[name], LARGE, dtype)
+
+    def run():
+        leaves = {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
+        return gradients(*run_package(SUBJECTS[name], LARGE, leaves, "cuda"), leaves)
+
+    first = run()
+    for _ in range(3):
+        assert all(torch.equal(first[n], t) for n, t in run().items())
+
+
+def _training_step(layer):
+    def step(x):
+        output, _ = layer(x)
+        return [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
+
+    return step
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [fastrcn.ConvLSTM, fastrcn.ConvGRU])
+def test_training_step_in_a_cuda_graph(kind):
+    """Nothing in the operators waits for the GPU, so a whole step can be captured and replayed on new data."""
+    options = {"peephole": "channel"} if kind is fastrcn.ConvLSTM else {}
+    layer = kind(5, 24, backend="cuda", device="cuda", **options)
+    x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
+    step = _training_step(layer)
+    expected = [t.clone() for t in step(other)]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step(x)
+    x.copy_(other)
+    graph.replay()
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.gpu
+def test_runs_on_the_current_stream():
+    """What the stream is still busy with comes first."""
+    layer = fastrcn.ConvLSTM(5, 16, peephole="channel", backend="cuda", device="cuda")
+    x = torch.randn(4, 2, 5, 19, 18, device="cuda")
+    step = _training_step(layer)
+    expected = step(x)
+    late = torch.zeros_like(x)
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)
+        late.copy_(x)
+        found = step(late)
+    side.synchronize()
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+def test_reasons(monkeypatch):
+    """Every reason not to run names what is missing; a cell that was not compiled runs, and is told how."""
+
+    def ask(cell, dtype, device):
+        return backends.can_run("conv_recurrent", "cuda", cell.key, dtype, device)
+
+    cell = ConvLSTM()
+    assert ask(cell, torch.float32, "cpu") == (False, "it runs on cuda tensors, these are on cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "module", lambda: None)
+        patch.setattr(native, "missing_reason", lambda: "it was not built")
+        assert ask(cell, torch.float32, "cuda") == (False, "it was not built")
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "module", lambda: SimpleNamespace(build_info='{"without_cuda": "no nvcc"}'))
+        assert ask(cell, torch.float32, "cuda") == (False, "the extension was built without CUDA: no nvcc")
+    known = [s.fingerprint for s, _ in stage_cases.STAGES.values()]
+    module = SimpleNamespace(cuda_stage=lambda f, stage, backward: -1 + (f in known))
+    monkeypatch.setattr(native, "module", lambda: module)
+    assert ask(cell, torch.int32, "cuda") == (
+        False,
+        "it has float32, float64, bfloat16 and float16, these are int32",
+    )
+    assert ask(cell, torch.float16, "cuda") == (True, "the library's convolutions, one CUDA kernel per stage")
+    ok, reason = ask(MGU(), torch.float32, "cuda")
+    assert ok
+    assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason
+
+
+def test_asked_for_by_name_or_not_at_all(monkeypatch):
+    with pytest.raises(RuntimeError, match="conv_recurrent: it runs on cuda tensors, these are on cpu"):
+        fastrcn.ConvLSTM(2, 3, backend="cuda")(torch.randn(2, 1, 2, 4, 4))
+    monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "all is there"))
+    name, refused = backends._choose("conv_recurrent", ConvLSTM().key, torch.float32, "cuda")
+    assert name == "reference"
+    assert refused == "cuda: it has not run on a GPU yet and is never chosen by itself; ask for it by name"
