@@ -13,18 +13,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
-from benchmarks.case import Case, Unavailable, training_step
+from benchmarks.case import Case, Unavailable, backend_on, training_step
 from benchmarks.runner import measure_ceilings, run_case
 from fastrcn import models
 
 _CONTESTANTS = ("fastrcn", "plain")
-
-
-def _backend(name, device):
-    if name == "plain":
-        return "reference"
-    # On a GPU the choice is not automatic yet.
-    return "triton" if torch.device(device).type == "cuda" else None
 
 
 def _floats(value):
@@ -56,7 +49,9 @@ class ModelCase(Case):
         if name not in _CONTESTANTS:
             raise Unavailable("models are compared with plain PyTorch")
         torch.manual_seed(0)
-        model: Any = models.create(self.name, small=self.small, backend=_backend(name, device))
+        model: Any = models.create(
+            self.name, small=self.small, backend="reference" if name == "plain" else backend_on(device)
+        )
         # Dropout would decide by chance what the two have in common; normalisations keep a batch's statistics.
         for module in model.modules():
             if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Dropout3d)):
