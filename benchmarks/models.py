@@ -130,14 +130,15 @@ def table(results):
 def main(argv, facts_of):
     """Run. ``facts_of``: a function of (data type's name, device, ceilings) that gives the report's facts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks models", description=__doc__)
-    parser.add_argument("--models", default="*", metavar="PATTERN")
+    parser.add_argument("--models", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
     parser.add_argument("--small", action="store_true", help="in the size that tests run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     args = parser.parse_args(argv)
-    names = [n for n in models.list_models(args.models) if models.describe(n).kernels]
+    found = {n for pattern in args.models.split(",") for n in models.list_models(pattern)}
+    names = sorted(n for n in found if models.describe(n).kernels)
     if not names:
         parser.error(f"--models: no model on this package's kernels matches {args.models!r}")
     dtype = torch.float32
