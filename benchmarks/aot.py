@@ -7,21 +7,18 @@ unset.
 import argparse
 import itertools
 import json
-import re
-import subprocess
-import tempfile
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 
 import torch
 
+from benchmarks.machine_code import POINTERS, Row, analyse, compile_kernel
 from fastrcn import cells
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.input_schedule import NAMES, use_schedule
-from fastrcn.ops.conv_recurrent.triton_config import Config, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import shipped, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, _Launch
 
 ARCHITECTURES = (80, 90, 100)
@@ -36,30 +33,6 @@ CELLS = {
     "stacked": cells.StackedConvGRU(False),
     "stacked_candidate": cells.StackedConvGRU(True),
 }
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
-TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
-WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
-LOCAL = re.compile(r"\b(LDL|STL)\b")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop."""
-
-    kernel: str
-    arch: int
-    config: Config
-    dtype: str
-    persistent: bool
-    registers: int
-    spills: int
-    shared: int
-    loop_instructions: int
-    instruction: str
-    tensor_core: int
-    wide_loads: int
-    loop_wide_loads: int
-    loop_local: int
 
 
 class _Recorder(TritonProgram):
@@ -103,18 +76,6 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     return named
 
 
-def compile_kernel(kernel, signature, constants, aligned, arch, options):
-    """What ``triton.compile`` makes of a kernel for a compute capability. ``aligned``: positions of the arguments that
-    are multiples of 16; CUDA tensors are."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    attributes = {(k,): [["tt.divisibility", 16]] for k in aligned}
-    source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-
-
 def compile_launch(launch, arch, persistent=False, both=False):
     """A launch of the time loop, compiled. ``persistent``: the kernel that walks over time; ``both``: that of two
     directions."""
@@ -131,50 +92,6 @@ def compile_launch(launch, arch, persistent=False, both=False):
     options = launch.options | ({"launch_cooperative_grid": True} if persistent else {})
     kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
     return compile_kernel(kernel, signature, constants, aligned, arch, options)
-
-
-def _tool(name, *arguments):
-    import triton.backends.nvidia
-
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / name
-    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def main_loop(listing):
-    """The innermost loop with most tensor core instructions, as lines of disassembly."""
-    labels, lines = {}, []
-    for line in listing.splitlines():
-        label = re.match(r"^(\.L_x_\d+):", line)
-        if label:
-            labels[label[1]] = len(lines)
-        elif re.match(r"^\s+/\*[0-9a-f]{4,}\*/", line):
-            lines.append(line)
-    loops = []
-    for end, line in enumerate(lines):
-        target = re.search(r"\bBRA\S*.*`\((\.L_x_\d+)\)", line)
-        start = labels.get(target[1], end + 1) if target else end + 1
-        # Loops end in the order of their nesting; one around another that has products is not the main one.
-        if start <= end and not any(start <= s and TENSOR_CORE.search("\n".join(lines[s:e])) for s, e in loops):
-            loops.append((start, end + 1))
-    found = [lines[start:end] for start, end in loops]
-    return max(found, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
-
-
-def analyse(name, compiled, config, arch, dtype, persistent=False) -> Row:
-    """Read a kernel's machine code."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        usage = _tool("cuobjdump", "-res-usage", str(cubin))
-        listing = _tool("nvdisasm", "-c", str(cubin))
-    loop = "\n".join(main_loop(listing))
-    found = TENSOR_CORE.findall(loop)
-    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
-    return Row(
-        name, arch, config, str(dtype).removeprefix("torch."), persistent, registers, stack,
-        compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
-        len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
-    )  # fmt: skip
 
 
 def analyse_all(

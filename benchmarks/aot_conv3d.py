@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.aot import POINTERS, analyse, compile_kernel
+from benchmarks.machine_code import POINTERS, analyse, compile_kernel
 from fastrcn.ops.conv3d_relu_maxpool3d import triton_conv3d
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.conv3d_relu_maxpool3d.method import use_method
