@@ -11,6 +11,8 @@ import torch
 from fastrcn.compiler.schedule import Schedule
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 
+CUDA_TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
 
 @cache
 def _load():
@@ -38,12 +40,16 @@ def missing_reason() -> str:
     return _load()[1]
 
 
-def cuda_problem(function) -> str:
-    """Why a function of the CUDA kernels is not there; empty if it is."""
+def cuda_problem(function, dtype, device) -> str:
+    """Why a function of the CUDA kernels cannot take tensors of a data type and device type; empty if it can."""
+    if device != "cuda":
+        return f"it runs on cuda tensors, these are on {device}"
     if module() is None:
         return missing_reason()
     if not hasattr(module(), function):
         return f"the extension was built without CUDA: {json.loads(module().build_info)['without_cuda']}"
+    if dtype not in CUDA_TYPE_NUMBERS:
+        return f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
     return ""
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from fastrcn import backends, info
+from fastrcn import backends, info, memory
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """Uninitialised memory reads as NaN."""
+    plain = memory.empty
+    monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from fastrcn import backends, memory
+from fastrcn import backends
 from fastrcn.cells import BUILT_IN
 from fastrcn.ops.conv_recurrent import cuda, input_schedule
 from tests.helpers.cells import CASES, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
@@ -19,18 +19,12 @@ MANY_CHUNKS = Case(steps=17, batch=1, channels=3, scale=0.2)
 
 
 @pytest.fixture(autouse=True)
-def on_the_host(monkeypatch):
+def on_the_host(monkeypatch, poisoned_memory):
     monkeypatch.setattr(cuda, "_kernels", lambda: KERNELS)
     monkeypatch.setattr(cuda, "_current_stream", lambda device: nullcontext(0))
     monkeypatch.setattr(cuda, "_PARTS", 3)
     monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "its kernels run on the host"))
     KERNELS.launches.clear()
-    # Fresh memory reads as NaN.
-    plain = memory.empty
-    monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
-    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -14,6 +14,7 @@ from fastrcn.ops.relu_maxpool3d import triton_passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import is_last
 from tests.helpers.conv3d import CASES, Case, compare_batch_norm, compare_conv, make_conv
+from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
 
 pytestmark = [pytest.mark.gpu, pytest.mark.triton]
@@ -140,14 +141,7 @@ def test_training_step_in_a_cuda_graph(name):
             return [y, *torch.autograd.grad(y.square().sum(), [weight, bias, scale, shift])]
 
     expected = [t.clone() for t in step(other)]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step(x)
+    graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()
     for a, b in zip(found, expected, strict=True):

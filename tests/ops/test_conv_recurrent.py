@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastrcn import memory, native, use_schedule
+from fastrcn import native, use_schedule
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import input_schedule
 from fastrcn.ops.conv_recurrent.geometry import Geometry
@@ -15,19 +15,7 @@ from tests.helpers.tolerances import assert_close
 
 DTYPES = [torch.float64, torch.float32]
 
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Uninitialised memory reads as NaN."""
-    plain = memory.empty
-
-    def poisoned(shape, dtype, device):
-        return plain(shape, dtype, device).fill_(float("nan"))
-
-    monkeypatch.setattr(memory, "empty", poisoned)
-    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def compare(subject, case, dtype, backend, recompute=False):

@@ -12,6 +12,7 @@ import fastrcn
 from fastrcn import backends, native
 from fastrcn.cells import ConvLSTM
 from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
+from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
 from tests.ops.cuda_on_host import stage_cases
 
@@ -90,14 +91,7 @@ def test_training_step_in_a_cuda_graph(kind):
     x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
     step = _training_step(layer)
     expected = [t.clone() for t in step(other)]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step(x)
+    graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()
     for a, b in zip(found, expected, strict=True):

@@ -17,6 +17,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d import operators as conv3d
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d import cuda as passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -117,18 +118,11 @@ def test_captured_in_a_graph(operation):
         output = run(tensors, POOLS["2"], "cuda")
         return [output, *torch.autograd.grad(output.sum(), tensors)]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, outputs = captured(step)
     with torch.no_grad():
         tensors[0].copy_(torch.randn_like(tensors[0]))
     graph.replay()
-    for found, truth in zip(captured, step(), strict=True):
+    for found, truth in zip(outputs, step(), strict=True):
         assert_close(found, truth.double())
 
 

@@ -7,6 +7,7 @@ import fastrcn
 from fastrcn.ops.conv_recurrent import input_schedule, triton_program
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -113,14 +114,7 @@ def test_training_step_in_a_cuda_graph():
         return [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
 
     expected = [t.clone() for t in step(other)]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step(x)
+    graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()
     for a, b in zip(found, expected, strict=True):

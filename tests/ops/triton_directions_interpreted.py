@@ -8,7 +8,6 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastrcn
-from fastrcn import memory
 from fastrcn.functional import conv_recurrent_both
 from fastrcn.ops.conv_recurrent import triton_program, triton_together
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -19,15 +18,7 @@ from tests.helpers.tolerances import assert_close
 
 SHARED = ("x", "below")
 
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fresh memory reads as NaN."""
-    plain = memory.empty
-    monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
-    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.fixture(autouse=True)

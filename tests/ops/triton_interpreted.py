@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastrcn import memory
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
@@ -19,15 +18,7 @@ from tests.helpers.tolerances import assert_close
 SMALL = Config(16, 16, 16, 4, 1)
 PARTS = Config(32, 32, 16, 4, 1, 16)
 
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fresh memory reads as NaN."""
-    plain = memory.empty
-    monkeypatch.setattr(memory, "empty", lambda *a: plain(*a).fill_(float("nan")))
-    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def compare(name, case, dtype=torch.float32, recompute=False):

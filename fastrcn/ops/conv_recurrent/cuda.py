@@ -19,21 +19,15 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.layout import maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 
-TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-
 _PARTS = 512
 """Blocks of threads, at most, that share out the pixels which a parameter's gradient is summed over."""
 
 
 def can_run(cell, dtype, device):
     """(whether this backend runs the cell, why not or how)."""
-    if device != "cuda":
-        return False, f"it runs on cuda tensors, these are on {device}"
-    problem = native.cuda_problem("cuda_stage")
+    problem = native.cuda_problem("cuda_stage", dtype, device)
     if problem:
         return False, problem
-    if dtype not in TYPE_NUMBERS:
-        return False, f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
     if has_kernels(schedule_of(cell)):
         return True, "the library's convolutions, one CUDA kernel per stage"
     return True, (
@@ -254,7 +248,7 @@ class Program(program.Program):
         number = kernels.cuda_stage(g.schedule.fingerprint, sig.stage, sig.backward)
         size = self.dtype.itemsize
         sizes = g.channels, self.images * g.height * g.width, g.height * g.width
-        lengths, dtype = native.address(self.lengths), TYPE_NUMBERS[self.dtype]
+        lengths, dtype = native.address(self.lengths), native.CUDA_TYPE_NUMBERS[self.dtype]
 
         def run(time, first):
             data = [f if first and f else base + time * each for base, each, f in addresses]

@@ -7,19 +7,10 @@ from fastrcn.ops.relu_maxpool3d.cpu import accumulate_type
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 
-TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-
 
 def can_run(pool: Pool, dtype, device):
     """(whether these passes run a pooling, why not or how)."""
-    if device != "cuda":
-        return False, f"it runs on cuda tensors, these are on {device}"
-    missing = native.cuda_problem("cuda_pool_forward")
-    if missing:
-        return False, missing
-    if dtype not in TYPE_NUMBERS:
-        return False, f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
-    problem = pool.problem()
+    problem = native.cuda_problem("cuda_pool_forward", dtype, device) or pool.problem()
     return problem is None, problem or "scale, ReLU and pooling in one CUDA kernel"
 
 
@@ -47,7 +38,9 @@ def forward(x, scale, shift, relu, pool: Pool, keep, out=None, index=None):
     if keep and index is None:
         index = torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=format_of(last))
     tensors = (x, out, index, scale, shift)
-    _launch("cuda_pool_forward", x.device, TYPE_NUMBERS[x.dtype], *numbers, relu, *map(native.address, tensors))
+    _launch(
+        "cuda_pool_forward", x.device, native.CUDA_TYPE_NUMBERS[x.dtype], *numbers, relu, *map(native.address, tensors)
+    )
     return out, index
 
 
@@ -62,7 +55,7 @@ def backward(grad, gate, size, pool: Pool, last, scale=None, x=None, center=None
     if dx is None:
         dx = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format_of(last))
     tensors = (grad, gate, dx, scale, x, center, slope, offset)
-    numbers = TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last)
+    numbers = native.CUDA_TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last)
     _launch("cuda_pool_backward", grad.device, *numbers, kind, *map(native.address, tensors))
     return dx
 
@@ -78,7 +71,7 @@ def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
     the cell it is led to. ``size``: (D,H,W) before pooling."""
     kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     partials, totals = _sum_buffers(grad)
-    numbers = TYPE_NUMBERS[grad.dtype], *_shapes((*grad.shape[:2], *size), pool, last)
+    numbers = native.CUDA_TYPE_NUMBERS[grad.dtype], *_shapes((*grad.shape[:2], *size), pool, last)
     tensors = (grad, gate, x, center, partials, totals)
     _launch("cuda_pool_sums", grad.device, *numbers, kind, *map(native.address, tensors))
     return totals.to(accumulate_type(grad)).unbind()
@@ -88,7 +81,7 @@ def statistics(x):
     """Mean and biased variance of each channel, summed in float64."""
     center = x[0, :, 0, 0, 0].to(accumulate_type(x)).contiguous()
     partials, totals = _sum_buffers(x)
-    numbers = TYPE_NUMBERS[x.dtype], tuple(x.shape), is_last(x)
+    numbers = native.CUDA_TYPE_NUMBERS[x.dtype], tuple(x.shape), is_last(x)
     _launch("cuda_pool_statistics", x.device, *numbers, *map(native.address, (x, center, partials, totals)))
     mean, square = totals / (x.numel() // x.shape[1])
     var = (square - mean * mean).clamp_(min=0)

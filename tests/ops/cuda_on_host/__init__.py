@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastrcn.ops.relu_maxpool3d.cuda import TYPE_NUMBERS
+from fastrcn.native import CUDA_TYPE_NUMBERS
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 ROOT = Path(__file__).parents[3]
@@ -72,7 +72,7 @@ def run(program, folder, requests):
     """For each request its buffers maps, pooled and index as the call left them, and the totals (2,C)."""
     with open(folder / "requests", "wb") as file:
         for r in requests:
-            numbers = [r.kind, TYPE_NUMBERS[r.dtype], r.last, r.relu, r.gate, *r.shape]
+            numbers = [r.kind, CUDA_TYPE_NUMBERS[r.dtype], r.last, r.relu, r.gate, *r.shape]
             numbers += [*r.pool.output_size(r.shape[2:]), *r.pool.numbers(), r.skip * r.dtype.itemsize]
             buffers = [_bytes(r.buffers.get(name), r.last) for name in BUFFERS]
             file.write(struct.pack("=32q", *numbers, *[0] * (32 - len(numbers))))

@@ -8,7 +8,7 @@ from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
-from fastrcn.ops.conv_recurrent.cuda import TYPE_NUMBERS
+from fastrcn.native import CUDA_TYPE_NUMBERS
 from fastrcn.ops.conv_recurrent.geometry import accumulate_type
 from tests.helpers.tolerances import assert_close
 
@@ -98,7 +98,7 @@ def check_stage(kernels, name, case: StageCase, dtype, device="cpu", stream=0):
     flags = case.addend == "alone", case.addend == "written"
     wrong = kernels.launch_cuda_stage(
         kernels.cuda_stage(schedule.fingerprint, sig.stage, sig.backward),
-        TYPE_NUMBERS[dtype],
+        CUDA_TYPE_NUMBERS[dtype],
         [maps[a.name].address if a.name in maps else sums[a.name].data_ptr() for a in sig.args],
         [maps[a.name].pitch if a.name in maps else c for a in sig.args],
         [(k, m.address, m.pitch, *flags) for k, m in addends.items()],
