@@ -98,6 +98,19 @@ def _folded(conv, norm):
     return weight.to(conv.weight.dtype), shift.to(conv.weight.dtype)
 
 
+def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None):  # noqa: B008
+    """An ``nn.Conv3d``, an ``nn.BatchNorm3d``, the ReLU and the pooling after them: two operations in training, one in
+    evaluation. The modules keep their names wherever they are: for blocks whose state_dict's keys are given."""
+    _check_input(input, conv.in_channels, unbatched=False)
+    if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+        return run_conv(conv, input, *_folded(conv, norm), relu, pool, backend)
+    if input.device.type == "cpu":  # the operator's weight gradient is faster than the library's there
+        maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
+    else:
+        maps = conv(input)
+    return run_batch_norm(norm, maps, relu, pool, backend)
+
+
 def _make_conv(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, factory):
     for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -261,14 +274,7 @@ class ConvBNReLUPool3d(_Chain):
         if parts is None:
             return super().forward(input)
         (conv, norm), relu, pool = parts
-        _check_input(input, conv.in_channels, unbatched=False)
-        if not norm.training and norm.running_mean is not None and norm.running_var is not None:
-            return run_conv(conv, input, *_folded(conv, norm), relu, pool, self.backend)
-        if input.device.type == "cpu":  # the operator's weight gradient is faster than the library's there
-            maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), self.backend)
-        else:
-            maps = conv(input)
-        return run_batch_norm(norm, maps, relu, pool, self.backend)
+        return run_conv_batch_norm(conv, norm, input, relu, pool, self.backend)
 
 
 class BatchNormReLUPool3d(nn.BatchNorm3d):
