@@ -1,10 +1,11 @@
 """``python -m benchmarks models``: every model that runs on this package's kernels, fused against plain PyTorch.
 
-One training step (forward and backward) of a batch of one, with equal weights, in the paper's size.
+One training step (forward and backward) and one pass in evaluation of a batch of one, with equal weights, in the
+paper's size.
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class ModelCase(Case):
             t.to(device, dtype if t.is_floating_point() else None) if isinstance(t, torch.Tensor) else t
             for t in model.example_inputs(1)
         )
-        return Bound(model.to(device, dtype), inputs)
+        return Bound(model.to(device, dtype).train(self.train), inputs)
 
     def make_input(self, dtype, device):
         return torch.zeros((), dtype=dtype, device=device)
@@ -107,22 +108,29 @@ def run(case, dtype, device, ceilings, rounds, memory):
         "gradients": gradient_difference(fused, plain),
     }
     del fused, plain
+    inference = run_case(replace(case, train=False), _CONTESTANTS, dtype, device, ceilings, rounds, memory=False)
+    facts["inference"] = inference["contestants"]
     return run_case(case, _CONTESTANTS, dtype, device, ceilings, rounds, memory) | facts
+
+
+def _ratio(plain):
+    """Of plain PyTorch's time over fastrcn's."""
+    return plain["error"] if "error" in plain else f"{plain['ratio']:.2f}"
 
 
 def table(results):
     """Markdown: a row for each model."""
     lines = [
-        "| model | paper | parameters | runs on | largest gradient difference | speed | memory |",
-        "|---|---|---|---|---|---|---|",
+        "| model | paper | parameters | runs on | largest gradient difference | training | inference | memory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         entry, ours, plain = models.describe(result["case"]), *(result["contestants"][n] for n in _CONTESTANTS)
         share = f"{100 * ours['memory'] / plain['memory']:.0f} %" if ours.get("memory") and plain.get("memory") else ""
-        speed = f"{plain['ratio']:.2f}" if "ratio" in plain else plain["error"]
+        speeds = f"{_ratio(plain)} | {_ratio(result['inference']['plain'])}"
         lines.append(
             f"| `{entry.name}` | {entry.paper} | {result['parameters']:,} | {', '.join(entry.kernels)} "
-            f"| {result['gradients']:.0e} | {speed} | {share} |"
+            f"| {result['gradients']:.0e} | {speeds} | {share} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -160,4 +168,5 @@ def main(argv, facts_of):
     paths[1].write_text(text + "\n" + paths[1].read_text())
     print(text)
     print("files: " + ", ".join(map(str, paths)))
-    return int(any("error" in c for r in results for c in r["contestants"].values()))
+    measured = [r[kind] for r in results for kind in ("contestants", "inference")]
+    return int(any("error" in contestant for rows in measured for contestant in rows.values()))
