@@ -34,16 +34,12 @@ def load_net():
 
 
 def fused(net):
-    """(a fused copy, its report). The net's own checks of its input cannot be traced, its three blocks can; there the
-    ReLU is a function kept as an attribute, which becomes a module, so that it can be absorbed."""
+    """(a fused copy, the report). Its ReLU is a function kept in an attribute; only as a module can it be absorbed."""
     net = copy.deepcopy(net)
-    reports = []
-    for block in net.SDDCNN:
-        for module in block.DDCNN:
-            if module.activation is nn.functional.relu:
-                module.activation = nn.ReLU()
-        reports.append(fastrcn.fuse(block))
-    return net, reports
+    for module in net.modules():
+        if getattr(module, "activation", None) is nn.functional.relu:
+            module.activation = nn.ReLU()
+    return net, fastrcn.fuse(net)
 
 
 def read_frames(count):
@@ -93,8 +89,8 @@ def main(argv, facts_of):
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     args = parser.parse_args(argv)
     plain = load_net()
-    other, reports = fused(plain)
-    print(*reports, sep="\n")
+    other, exchanged = fused(plain)
+    print(exchanged)
     inputs = windows(read_frames(args.frames))
     nets = {"plain": plain, "fused": other}
     scores, seconds = predict_in_turn(nets, inputs)

@@ -159,8 +159,29 @@ def _is_self(node):
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
-def _only_called(parent, name):
-    """Whether a module's own methods use its submodule ``name`` only by calling it as a whole."""
+def _elements(tree, name):
+    """(expressions that stand for an element of the container ``self.name``, uses of it that give nothing else)."""
+
+    def is_container(node):
+        return _is_self(node) and node.attr == name
+
+    elements, uses = [], []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and is_container(node.value) and not isinstance(node.slice, ast.Slice):
+            elements.append(node)
+            uses.append(node.value)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
+            uses += filter(is_container, node.args)
+        elif isinstance(node, ast.For) and isinstance(node.target, ast.Name) and is_container(node.iter):
+            named = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == node.target.id]
+            elements += [n for n in named if n is not node.target]
+            uses.append(node.iter)
+    return elements, uses
+
+
+def _only_called(parent, name, container):
+    """Whether a module's own methods use its submodule ``name``, or each element of that container, only by calling it
+    as a whole."""
     for kind in type(parent).__mro__:
         if kind.__module__.startswith("torch.nn"):
             continue
@@ -178,6 +199,11 @@ def _only_called(parent, name):
                 if isinstance(node, ast.Attribute) and node.attr in _HARMLESS:
                     allowed.add(node.value)
             uses = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and _is_self(n)]
+            if container:
+                elements, known = _elements(tree, name)
+                if any(e not in allowed for e in elements):
+                    return False
+                allowed |= set(known)
             if any(u.attr == name and u not in allowed for u in uses):
                 return False
             if any(u.attr in ("_modules", "children", "named_children", "modules", "named_modules") for u in uses):
@@ -188,9 +214,9 @@ def _only_called(parent, name):
 def _children(parent):
     """Submodules that a module which cannot be traced holds: (module, whether it is only ever called as a whole)."""
     for name, child in parent.named_children():
-        inner = list(child.children()) if isinstance(child, _CONTAINERS) else [child]
-        whole = not isinstance(child, _CONTAINERS) and _only_called(parent, name)
-        for module in inner:
+        container = isinstance(child, _CONTAINERS)
+        whole = _only_called(parent, name, container)
+        for module in child.children() if container else [child]:
             yield module, whole
 
 

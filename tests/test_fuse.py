@@ -495,6 +495,65 @@ def test_parts_of_what_cannot_be_traced():
     fuse_and_check(model, [("0", "1"), ("2.encoder.0", "2.encoder.1", "2.encoder.2")])
 
 
+def called_in_turn(self, x):
+    for block in self.blocks:
+        x = block(x)
+    return x
+
+
+def called_by_number(self, x):
+    for k in range(len(self.blocks)):
+        x = self.blocks[k](x)
+    return x
+
+
+def first_in_parts(self, x):
+    return self.blocks[1](self.blocks[0][1](self.blocks[0][0](x)).square())
+
+
+def parts_in_turn(self, x):
+    for block in self.blocks:
+        for module in block:
+            x = module(x)
+    return x
+
+
+def kept_aside(self, x):
+    first = next(iter(self.blocks))
+    return self.blocks[1](first[1](first[0](x) + 1))
+
+
+def put_together(self, x):
+    return nn.Sequential(*self.blocks)(x)
+
+
+@pytest.mark.parametrize(
+    ("run", "whole"),
+    [
+        (called_in_turn, True), (called_by_number, True), (first_in_parts, False), (parts_in_turn, False),
+        (kept_aside, False), (put_together, False),
+    ],
+)  # fmt: skip
+def test_elements_of_a_list_in_what_cannot_be_traced(run, whole):
+    """Each is a part of its own where the module only calls it as a whole."""
+
+    class Checks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(
+                [nn.Sequential(CONV(), RELU()), nn.Sequential(nn.Conv3d(4, 2, 1), nn.BatchNorm3d(2), RELU())]
+            )
+
+        def forward(self, x):
+            assert isinstance(x, torch.Tensor)
+            return self.run(x)
+
+    Checks.run = run
+    chains = [("blocks.0.0", "blocks.0.1"), ("blocks.1.1", "blocks.1.2")] if whole else []
+    report = fuse_and_check(Checks(), chains)
+    assert ("may not call it as a whole" in str(report)) != whole
+
+
 def test_modules_of_several_parts():
     """A convolution that also belongs to a part that cannot be traced may be called there by itself."""
     model = nn.Sequential(nn.Conv3d(3, 3, 1), nn.ReLU(), Recurrent(True))
