@@ -26,6 +26,7 @@ from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.seq2seq import Seq2SeqAttention
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
+from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
 from fastrcn.models.vgg import VGG16
 from fastrcn.models.visual_attention import VisualAttentionLSTM
@@ -53,6 +54,8 @@ __all__ = [
     "Seq2SeqAttention",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
+    "SingleFrame",
+    "SingleFrameMultiresolution",
     "SoftAttentionCaption",
     "VGG16Frames",
     "VisualAttentionLSTM",
