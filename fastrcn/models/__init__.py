@@ -18,6 +18,7 @@ from fastrcn.models.hurricane import (
     strongest_positions,
 )
 from fastrcn.models.inception import InceptionV1
+from fastrcn.models.late_fusion import LateFusion, LateFusionPool
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
 from fastrcn.models.multi_lstm import MultiLSTM
@@ -49,6 +50,8 @@ __all__ = [
     "HurricaneTracker",
     "InceptionV1",
     "LRCNCaption",
+    "LateFusion",
+    "LateFusionPool",
     "MultiLSTM",
     "RecurrentConvNet",
     "Seq2SeqAttention",

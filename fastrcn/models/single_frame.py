@@ -31,13 +31,14 @@ def check_net(net):
     return net
 
 
-def check_clip(clip, size, frames=None):
-    """A clip (N,3,T,size,size), of exactly ``frames`` or of at least one. Raises ValueError naming it."""
-    expected = f"(N,3,{frames or 'T'},{size},{size})"
-    if clip.dim() != 5 or clip.shape[1] != 3 or tuple(clip.shape[3:]) != (size, size) or clip.shape[2] < 1:
-        raise ValueError(f"clip: expected {expected} with at least one frame, got shape {tuple(clip.shape)}")
-    if frames is not None and clip.shape[2] != frames:
-        raise ValueError(f"clip: expected {frames} frames {expected}, got shape {tuple(clip.shape)}")
+def check_clip(clip, size, frames=None, least=1):
+    """A clip (N,3,T,size,size) of exactly ``frames``, or of at least ``least``. Raises ValueError naming it."""
+    if frames is None:
+        expected, fits = f"(N,3,T,{size},{size}) with T at least {least}", lambda count: count >= least
+    else:
+        expected, fits = f"(N,3,{frames},{size},{size})", lambda count: count == frames
+    if clip.dim() != 5 or clip.shape[1] != 3 or tuple(clip.shape[3:]) != (size, size) or not fits(clip.shape[2]):
+        raise ValueError(f"clip: expected {expected}, got shape {tuple(clip.shape)}")
 
 
 def scaled(channels, net, width):

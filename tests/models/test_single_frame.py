@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from fastrcn import models
 from fastrcn.models import SingleFrame, SingleFrameMultiresolution
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("single_frame_toy", "single_frame", "single_frame_multiresolution")
 
 
@@ -159,7 +161,7 @@ def test_width_scales_every_layer():
         (lambda: SingleFrame(5, "toy", size=3), "size: expected images large enough"),
         (lambda: SingleFrameMultiresolution(5, size=47), "size: expected an even number of pixels, got 47"),
         (lambda: SingleFrame(5, "toy")(torch.zeros(1, 3, 64, 64)), r"clip: expected \(N,3,T,64,64\)"),
-        (lambda: SingleFrame(5, "toy")(torch.zeros(1, 3, 0, 64, 64)), "clip: expected .*at least one frame"),
+        (lambda: SingleFrame(5, "toy")(torch.zeros(1, 3, 0, 64, 64)), "clip: expected .*T at least 1, got shape"),
         (lambda: SingleFrame(5, "toy")(torch.zeros(1, 4, 2, 64, 64)), r"clip: expected .*got shape \(1, 4, 2"),
         (lambda: SingleFrame(5, "toy").image_logits(torch.zeros(1, 3, 32, 64)), r"images: expected \(N,3,64,64\)"),
     ],
