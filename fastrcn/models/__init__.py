@@ -5,6 +5,7 @@ from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
 from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
+from fastrcn.models.early_fusion import EarlyFusion
 from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
 from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
@@ -28,6 +29,7 @@ from fastrcn.models.seq2seq import Seq2SeqAttention
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
+from fastrcn.models.slow_fusion import SlowFusion
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
 from fastrcn.models.vgg import VGG16
 from fastrcn.models.visual_attention import VisualAttentionLSTM
@@ -43,6 +45,7 @@ __all__ = [
     "Attention",
     "CaffeNet",
     "ConvGRUForecaster",
+    "EarlyFusion",
     "EncoderForecaster",
     "FCLSTMForecaster",
     "GRURCNEncoder",
@@ -59,6 +62,7 @@ __all__ = [
     "ShortSnippetsPooling",
     "SingleFrame",
     "SingleFrameMultiresolution",
+    "SlowFusion",
     "SoftAttentionCaption",
     "VGG16Frames",
     "VisualAttentionLSTM",
