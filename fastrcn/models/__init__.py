@@ -1,6 +1,7 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
 from fastrcn.models.attention import Attention, doubly_stochastic_penalty
+from fastrcn.models.c3d import C3D
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
@@ -36,6 +37,7 @@ from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
+    "C3D",
     "CNNRNN",
     "GRURCN",
     "LRCN",
