@@ -2,6 +2,7 @@
 
 from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.c3d import C3D
+from fastrcn.models.c3d_batch_norm import C3DBatchNorm
 from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
@@ -45,6 +46,7 @@ __all__ = [
     "VGG16RNN",
     "AlexNet",
     "Attention",
+    "C3DBatchNorm",
     "CaffeNet",
     "ConvGRUForecaster",
     "EarlyFusion",
