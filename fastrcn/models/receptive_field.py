@@ -7,6 +7,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
+
 Pair = tuple[int, int]
 
 
@@ -147,7 +149,11 @@ def _after_module(field: Field, module):
         for part in module:
             field = _after_module(field, part)
         return field
-    return field if isinstance(module, _POINTWISE) else field.after(Layer.of_module(module))
+    field = field if isinstance(module, _POINTWISE) else field.after(Layer.of_module(module))
+    pool = getattr(module, "pool", None)  # of a layer that has it as part of it
+    if isinstance(pool, Pool):
+        field = field.after(Layer.of(pool.kernel, pool.stride, pool.padding, pool.dilation))
+    return field
 
 
 def fields_of(module):

@@ -1,9 +1,12 @@
 """Receptive fields: tables worked out by hand, measured on nets, of nets with branches; sizes as PyTorch's."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+import fastrcn
 from fastrcn import models
 from fastrcn.layers import ConvBNReLUPool3d
 from fastrcn.models.inception import Inception
@@ -171,6 +174,15 @@ def test_residual_block_and_fused_layer():
     assert measured(Block().eval(), 2, 7, 8, 8, index=(3, 2, 2)) == (5, 2, 4)
 
 
+@pytest.mark.parametrize("norms", [0, 1])
+def test_pooling_that_is_part_of_a_layer(norms):
+    tail = [*(nn.BatchNorm3d(2) for _ in range(norms)), nn.ReLU(), nn.MaxPool3d((2, 3, 1), (1, 2, 1), (1, 0, 0))]
+    plain = nn.Sequential(nn.Conv3d(2, 2, 3, padding=1), *tail)
+    fused = copy.deepcopy(plain)
+    assert len(fastrcn.fuse(fused)) > 0
+    assert fields_of(fused)[""] == fields_of(plain)[""] == Field((4, 5, 3), (1, 2, 1), (-2, -1, -1))
+
+
 # PyTorch says that it copies the input for even kernels.
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize(
@@ -219,7 +231,7 @@ def test_shift_error_worked_out_by_hand():
     assert temporal_shift_error(lambda x: x.sum((2, 3, 4)) + 5, clip, 2) == 0
     # a weight of its own for each frame answers 2*1, then 2*3: twice the answer away
     assert temporal_shift_error(lambda x: x[..., 0, 0] @ weights + 5, clip, 2) == pytest.approx(2)
-    # the event leaves the clip of a net that reads it from behind: the answer is at frame 4, then 2, not 0
+    # read from behind the answer at frame 4 comes at 2 next, where two frames after 4 are 0
     assert temporal_shift_error(lambda x: x.flip(2), clip, 2) == pytest.approx(2**0.5)
 
 

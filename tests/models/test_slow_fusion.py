@@ -55,6 +55,17 @@ def test_sizes_at_the_papers_size(name, shape, expected):
         assert net(torch.empty(shape)).shape == (2, 487)
 
 
+def test_longer_clips():
+    with torch.device("meta"):
+        net, times = SlowFusion(5, num_frames=18), []
+        x = torch.empty(1, 3, 18, 170, 170)
+        for layer in net.features:
+            x = layer(x)
+            times.append(x.shape[2])
+        assert times == [8, 8, 8, 4, 4, 4, 2, 2, 2]
+        assert net(torch.empty(1, 3, 18, 170, 170)).shape == (1, 5)
+
+
 def local_response(x):
     """x / (2 + 1e-4 * sum of squares over 5 channels around)^0.5, channel by channel."""
     out = torch.empty_like(x)
