@@ -4,6 +4,7 @@ from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.c3d import C3D
 from fastrcn.models.c3d_batch_norm import C3DBatchNorm
 from fastrcn.models.caffenet import AlexNet, CaffeNet
+from fastrcn.models.cnn_m import CNNM2048
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
 from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
@@ -39,6 +40,7 @@ from fastrcn.models.youtube8m import YouTube8M
 
 __all__ = [
     "C3D",
+    "CNNM2048",
     "CNNRNN",
     "GRURCN",
     "LRCN",
