@@ -34,6 +34,7 @@ from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
 from fastrcn.models.slow_fusion import SlowFusion
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
+from fastrcn.models.two_stream import LinearSVM, TwoStream
 from fastrcn.models.vgg import VGG16
 from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
@@ -61,6 +62,7 @@ __all__ = [
     "LRCNCaption",
     "LateFusion",
     "LateFusionPool",
+    "LinearSVM",
     "MultiLSTM",
     "RecurrentConvNet",
     "Seq2SeqAttention",
@@ -70,6 +72,7 @@ __all__ = [
     "SingleFrameMultiresolution",
     "SlowFusion",
     "SoftAttentionCaption",
+    "TwoStream",
     "VGG16Frames",
     "VisualAttentionLSTM",
     "YouTube8M",
