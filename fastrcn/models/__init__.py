@@ -11,6 +11,7 @@ from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, g
 from fastrcn.models.early_fusion import EarlyFusion
 from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
 from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
+from fastrcn.models.fused_3d import TwoStream3DFused
 from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
 from fastrcn.models.gru_rcn_baselines import VGG16RNN, VGG16Frames
 from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
@@ -73,6 +74,7 @@ __all__ = [
     "SlowFusion",
     "SoftAttentionCaption",
     "TwoStream",
+    "TwoStream3DFused",
     "VGG16Frames",
     "VisualAttentionLSTM",
     "YouTube8M",
