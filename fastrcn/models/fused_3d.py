@@ -15,11 +15,11 @@ STREAMS = ("concatenate", "separate")
 
 @register(
     "two_stream_3d_fused", paper="Carreira and Zisserman 2017, arXiv 1705.07750", kernels="conv3d_relu_maxpool3d",
-    small={"num_classes": 5, "width": 8, "channels": 6, "size": 143},
+    small={"num_classes": 5, "width": 8, "channels": 6, "flow_length": 1, "size": 143},
 )  # fmt: skip
 @register(
     "two_stream_3d_fused_separate", paper="Carreira and Zisserman 2017, arXiv 1705.07750", stream="separate",
-    kernels="conv3d_relu_maxpool3d", small={"num_classes": 5, "width": 8, "channels": 6, "size": 143},
+    kernels="conv3d_relu_maxpool3d", small={"num_classes": 5, "width": 8, "channels": 6, "flow_length": 1, "size": 143},
 )  # fmt: skip
 class TwoStream3DFused(nn.Module):
     """Inception-v1 on 5 frames and on the flow of each; 3x3x3 convolution, ReLU and 3x3x3 max-pooling; a classifier.

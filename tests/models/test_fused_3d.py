@@ -7,7 +7,7 @@ from fastrcn.models import InceptionV1, TwoStream3DFused, create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {"num_classes": 5, "width": 8, "channels": 6, "size": 143}
+SMALL = {"num_classes": 5, "width": 8, "channels": 6, "flow_length": 2, "size": 143}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def fused_by_loops(maps, weight, bias):
 @pytest.mark.parametrize("steps", [5, 8])
 def test_equals_the_fusion_written_out(stream, steps):
     rgb = torch.randn(2, 3, steps, 143, 143, dtype=torch.float64)
-    flow = torch.randn(2, steps, 20, 143, 143, dtype=torch.float64)
+    flow = torch.randn(2, steps, 4, 143, 143, dtype=torch.float64)
     net = calibrated(TwoStream3DFused(**SMALL, stream=stream).double(), rgb, flow)
     torch.nn.init.normal_(net.classifier.weight)
     for parameter in [net.classifier.bias, *(m[0].bias for m in net.fusion)]:
@@ -106,7 +106,7 @@ def test_trunks_take_the_weights_of_image_nets():
     assert torch.equal(net.spatial.conv1.conv.weight, images["conv1.conv.weight"])
 
 
-def small(rgb=(1, 3, 5, 143, 143), flow=(1, 5, 20, 143, 143)):
+def small(rgb=(1, 3, 5, 143, 143), flow=(1, 5, 4, 143, 143)):
     return TwoStream3DFused(**SMALL)(torch.zeros(rgb), torch.zeros(flow))
 
 
@@ -117,8 +117,8 @@ def small(rgb=(1, 3, 5, 143, 143), flow=(1, 5, 20, 143, 143)):
         (lambda: TwoStream3DFused(size=142), "size: expected at least 143"),
         (lambda: small(rgb=(1, 3, 4, 143, 143)), r"rgb: expected \(N,3,T,H,W\) with at least 5 frames"),
         (lambda: small(rgb=(3, 5, 143, 143)), r"rgb: expected \(N,3,T,H,W\)"),
-        (lambda: small(flow=(1, 20, 5, 143, 143)), r"flow: expected shape \(1, 5, 20, 143, 143\) with rgb"),
-        (lambda: small((1, 3, 5, 128, 128), (1, 5, 20, 128, 128)), "rgb: expected images of at least 143x143"),
+        (lambda: small(flow=(1, 4, 5, 143, 143)), r"flow: expected shape \(1, 5, 4, 143, 143\) with rgb"),
+        (lambda: small((1, 3, 5, 128, 128), (1, 5, 4, 128, 128)), "rgb: expected images of at least 143x143"),
     ],
 )
 def test_errors(make, words):
