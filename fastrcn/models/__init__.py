@@ -7,6 +7,7 @@ from fastrcn.models.caffenet import AlexNet, CaffeNet
 from fastrcn.models.cnn_m import CNNM2048
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
+from fastrcn.models.convnet_lstm import ConvNetLSTM
 from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
 from fastrcn.models.early_fusion import EarlyFusion
 from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
@@ -53,6 +54,7 @@ __all__ = [
     "C3DBatchNorm",
     "CaffeNet",
     "ConvGRUForecaster",
+    "ConvNetLSTM",
     "EarlyFusion",
     "EncoderForecaster",
     "FCLSTMForecaster",
