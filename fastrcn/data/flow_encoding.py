@@ -15,7 +15,7 @@ from fastrcn.data.optical_flow import optical_flow, warp
 BOUND = 20.0
 """Pixels at which I3D clips flow, and with which stored flow usually is."""
 IMAGE_SCALE, IMAGE_CENTRE = 16.0, 128.0
-"""Of LRCN's flow images: grey values of one pixel of motion, and the value of none, which is also their mean."""
+"""Of LRCN's flow images: gray values of one pixel of motion, and the value of none, which is also their mean."""
 
 
 def _check_flow(flow):
@@ -82,7 +82,7 @@ def i3d_flow(flow):
 
 
 def flow_image(flow):
-    """LRCN's images of flow: x, y and magnitude, 16 grey values a pixel around 128, clipped to 0 to 255.
+    """LRCN's images of flow: x, y and magnitude, 16 gray values a pixel around 128, clipped to 0 to 255.
 
     To be fed less their mean, 128. Shapes: (N,L,2,H,W) -> (N,L,3,H,W).
     """
@@ -151,7 +151,7 @@ def flip_bytes(stored: FlowBytes):
 
 
 def flip_flow_image(image):
-    """What ``flow_image`` gives for the mirrored video: x' = 256 - x, to the one grey value that clipping at 255 takes.
+    """What ``flow_image`` gives for the mirrored video: x' = 256 - x, to the one gray value that clipping at 255 takes.
 
     The authors' loader takes 255 - x, of which no motion, 128, is no fixed point.
     """

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey frame (ITU-R BT.601), as OpenCV's."""
+"""Weights of red, green and blue in a gray frame (ITU-R BT.601), as OpenCV's."""
 
 OPENCV_METHODS = ("opencv_dis", "opencv_farneback", "opencv_tv_l1")
 METHODS = ("tv_l1", *OPENCV_METHODS)
@@ -110,13 +110,15 @@ def _one_scale(first, second, u, *, warps, iterations, tau, lambda_, theta):
 
 @torch.no_grad()
 def tv_l1(first, second, *, scales=5, zoom=0.5, smallest=16, warps=5, iterations=50, tau=0.25, lambda_=0.15, theta=0.3):
-    """The flow from grey frames to others, by TV-L1 on a pyramid: coarse to fine, warping ``second`` towards ``first``.
+    """The flow from gray frames to others, by TV-L1 on a pyramid: coarse to fine, warping ``second`` towards ``first``.
+
+    It has no gradients.
 
     Args:
         scales: images of the pyramid at most, each ``zoom`` times the one before, none with a side below ``smallest``.
         warps: linearisations at each scale. iterations: of the primal-dual scheme between two of them.
         tau, lambda_, theta: its time step, the weight of the data against smoothness, and the tightness; the paper's
-            values, which are for grey values up to 255.
+            values, which are for gray values up to 255.
     Shapes: first, second (N,1,H,W), from 0 to 1 -> (N,2,H,W).
     Raises: ValueError naming the argument.
     """
@@ -140,7 +142,7 @@ def tv_l1(first, second, *, scales=5, zoom=0.5, smallest=16, warps=5, iterations
 
 
 def _opencv(method):
-    """A function of two grey uint8 arrays that gives their flow (H,W,2)."""
+    """A function of two gray uint8 arrays that gives their flow (H,W,2)."""
     try:
         cv: Any = importlib.import_module("cv2")
     except ImportError as error:
@@ -158,8 +160,8 @@ def _opencv(method):
     return lambda a, b: tv.calc(a, b, None)
 
 
-def grey(frames):
-    """Grey frames (N,T,1,H,W) from 0 to 1, float32 or the frames' type.
+def gray(frames):
+    """Gray frames (N,T,1,H,W) from 0 to 1, float32 or the frames' type.
 
     Raises: ValueError naming ``frames`` unless they are (N,T,3,H,W) or (N,T,1,H,W), uint8 or floats from 0 to 1.
     """
@@ -180,12 +182,12 @@ def optical_flow(frames, method="tv_l1", **options):
     Args:
         method: "tv_l1" (``options`` are those of ``tv_l1``), or "opencv_dis" (Kroeger et al. 2016, arXiv 1603.03590),
             "opencv_farneback" (Farneback 2003) or "opencv_tv_l1" with OpenCV's settings, computed on the CPU.
-    Shapes: frames (N,T,3,H,W), or grey (N,T,1,H,W), uint8 or floats from 0 to 1; T at least 2 -> (N,T-1,2,H,W).
+    Shapes: frames (N,T,3,H,W), or gray (N,T,1,H,W), uint8 or floats from 0 to 1; T at least 2 -> (N,T-1,2,H,W).
     Raises: ValueError naming the argument; ImportError where OpenCV is asked for and not installed.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    images = grey(frames)
+    images = gray(frames)
     if images.shape[1] < 2:
         raise ValueError(f"frames: expected at least 2 of them, got {images.shape[1]}")
     lead = (images.shape[0], images.shape[1] - 1)

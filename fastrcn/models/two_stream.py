@@ -55,20 +55,21 @@ class LinearSVM(nn.Module):
         losses = margins.amax(1) - margins.gather(1, labels[:, None])[:, 0]
         return (self.weight.square().sum() + self.bias.square().sum()) / 2 + self.C * losses.sum()
 
-    def fit(self, x, labels, tightness=(1.0, 0.1, 0.01, 1e-3)):
+    def fit(self, x, labels):
         """Fit to all samples at once: L-BFGS on the objective with a soft maximum, ever closer to the maximum.
 
-        The soft maximum t log sum exp(./t) exceeds the maximum by at most t log(num_classes).
+        The soft maximum t log sum exp(./t) exceeds the maximum by at most t log(num_classes); the last t is 0.001.
         """
         if x.dim() != 2 or x.shape[1] != self.weight.shape[1]:
             raise ValueError(f"x: expected (N,{self.weight.shape[1]}), got shape {tuple(x.shape)}")
         if labels.shape != x.shape[:1] or labels.min() < 0 or labels.max() >= len(self.weight):
-            raise ValueError(f"labels: expected {len(x)} from 0 to {len(self.weight) - 1}, got {labels}")
+            came = f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}"
+            raise ValueError(f"labels: expected ({len(x)},) from 0 to {len(self.weight) - 1}, got {came}")
         ones = torch.ones(len(x), 1, dtype=torch.float64, device=x.device)
         x = torch.cat([x.detach().double(), ones], 1)
         margin = 1 - F.one_hot(labels, len(self.weight)).double()
         w = torch.zeros(len(self.weight), x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
-        for t in tightness:
+        for t in (1.0, 0.1, 0.01, 1e-3):
             optimizer = torch.optim.LBFGS(
                 [w], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
             )

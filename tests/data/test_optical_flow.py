@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastrcn.data import bidirectional_flow, optical_flow, tv_l1, warp
-from fastrcn.data.optical_flow import METHODS, _divergence, _gradient, grey
+from fastrcn.data.optical_flow import METHODS, _divergence, _gradient, gray
 from fastrcn.demo.video import packaged_clip, read_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,7 +18,7 @@ MARGIN = 8
 
 
 def real_frames(start, count):
-    """Consecutive grey frames (1,count,1,96,118) of a person in a car."""
+    """Consecutive gray frames (1,count,1,96,118) of a person in a car."""
     clip = read_clip(packaged_clip().parent / "carphone_pristine.mp4", 96, 2, start + count)
     return clip[None, start : start + count]
 
@@ -162,11 +162,11 @@ def test_divergence_is_the_negative_adjoint_of_the_gradient():
     torch.testing.assert_close((gx * px).sum() + (gy * py).sum(), -(u * _divergence(px, py)).sum())
 
 
-def test_grey_frames():
+def test_gray_frames():
     colours = torch.zeros(1, 3, 3, 2, 2)
     for t in range(3):
         colours[:, t, t] = 1
-    assert torch.allclose(grey(colours)[0, :, 0, 0, 0], torch.tensor([0.299, 0.587, 0.114]))
+    assert torch.allclose(gray(colours)[0, :, 0, 0, 0], torch.tensor([0.299, 0.587, 0.114]))
     eight_bit = torch.randint(0, 256, (1, 2, 3, 24, 24), dtype=torch.uint8)
     quick = {"warps": 1, "iterations": 5}
     assert torch.equal(optical_flow(eight_bit, **quick), optical_flow(eight_bit.float() / 255, **quick))

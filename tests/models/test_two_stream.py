@@ -220,7 +220,10 @@ def test_only_the_temporal_cnn_m_lacks_the_second_normalisation():
         (lambda: given().example_inputs(), "cnn: only the input of those with a name is known"),
         (lambda: LinearSVM(2, 3, 0.0), "C: expected a positive number"),
         (lambda: LinearSVM(2, 3).fit(torch.zeros(4, 3), torch.zeros(4).long()), r"x: expected \(N,2\), got"),
-        (lambda: LinearSVM(2, 3).fit(torch.zeros(4, 2), torch.full((4,), 3)), "labels: expected 4 from 0 to 2"),
+        (
+            lambda: LinearSVM(2, 3).fit(torch.zeros(4, 2), torch.full((4,), 3)),
+            r"labels: expected \(4,\) from 0 to 2, got",
+        ),
     ],
 )
 def test_errors(make, words):
