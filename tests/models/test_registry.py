@@ -9,6 +9,8 @@ import fastrcn
 from fastrcn import models
 from tests.helpers.tolerances import assert_close
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def floats(value):
     """All floating-point tensors in nested tuples, lists and dictionaries."""
