@@ -1,6 +1,6 @@
 """Inception-v1 with batch normalisation: Szegedy et al. 2014, https://arxiv.org/abs/1409.4842; Ioffe and Szegedy 2015.
 
-The 2-D trunk of the two-stream and I3D models, in torchvision's layout.
+The 2-D trunk of the two-stream models, and what I3D is inflated from.
 """
 
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastrcn.models.padding import pad_same, same_max_pool2d
 from fastrcn.models.registry import register
 
-# Channels: 1x1; 3x3 reduced, 3x3; second 3x3 reduced, second 3x3; after pooling.
+PADDINGS = ("torchvision", "same")
+# Channels: 1x1; 3x3 reduced, 3x3; second 3x3 reduced, second 3x3; after pooling. I3D's are the same.
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -60,9 +62,6 @@ class Inception(nn.Module):
 class InceptionV1(nn.Module):
     """Inception-v1; its keys are those of torchvision's ``googlenet(aux_logits=False)``, whose weights load strictly.
 
-    The stem is padded by 3 on both sides and pooling rounds up, as there; TensorFlow's "SAME" pads 2 before and 3 after
-    at 224x224, which its weights expect.
-
     Args:
         num_classes: outputs; None leaves the last layer out.
         in_channels: 3 for RGB, 20 for ten stacked flow fields.
@@ -71,20 +70,28 @@ class InceptionV1(nn.Module):
         transform_input: take images normalised by ImageNet's means and deviations, as torchvision's loader asks for
             together with its weights, which expect -1 to 1.
         size: height and width of ``example_inputs``; images of any size run.
+        padding: "torchvision": 3 on both sides of the stem, pooling rounds up; "same": TensorFlow's, which I3D has in
+            space. At 224x224 they differ in the stem alone, which "same" pads by 2 before and 3 after.
     Shapes: (N,in_channels,H,W) -> (N,num_classes), or (N,1024) without the last layer.
     Raises: ValueError naming the argument.
     """
 
+    heads = ("fc",)
+
     def __init__(
-        self, num_classes: int | None = 1000, in_channels=3, *, width=64, dropout=0.2, transform_input=False, size=224
+        self, num_classes: int | None = 1000, in_channels=3, *, width=64, dropout=0.2, transform_input=False, size=224,
+        padding="torchvision",
     ):  # fmt: skip
         super().__init__()
         if width < 8 or width % 8:
             raise ValueError(f"width: expected a multiple of 8, got {width}")
         if transform_input and in_channels != 3:
             raise ValueError(f"transform_input: expected False but for RGB, got {in_channels} channels")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
         self.in_channels, self.size, self.transform_input = in_channels, size, transform_input
-        self.conv1 = ConvBNReLU(in_channels, width, 7, stride=2, padding=3)
+        self.padding = padding
+        self.conv1 = ConvBNReLU(in_channels, width, 7, stride=2, padding=3 if padding == "torchvision" else 0)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = ConvBNReLU(width, width, 1)
         self.conv3 = ConvBNReLU(width, 3 * width, 3, padding=1)
@@ -100,6 +107,10 @@ class InceptionV1(nn.Module):
         self.out_channels = channels
         self.fc = None if num_classes is None else nn.Linear(channels, num_classes)
 
+    def _pool(self, x, name):
+        pool: Any = self.get_submodule(name)
+        return pool(x) if self.padding == "torchvision" else same_max_pool2d(x, pool.kernel_size, pool.stride)
+
     def features(self, x):
         """The last maps, 1024x7x7 at 224x224."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -107,12 +118,12 @@ class InceptionV1(nn.Module):
         if self.transform_input:
             mean, deviation = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
             x = (x * deviation + mean - 0.5) / 0.5
-        x = self.maxpool1(self.conv1(x))
-        x = self.maxpool2(self.conv3(self.conv2(x)))
+        x = self.conv1(x if self.padding == "torchvision" else pad_same(x, 7, 2))
+        x = self._pool(x, "maxpool1")
+        x = self._pool(self.conv3(self.conv2(x)), "maxpool2")
         for name in MODULES:
             if name in ("4a", "5a"):
-                pool: Any = self.maxpool3 if name == "4a" else self.maxpool4
-                x = pool(x)
+                x = self._pool(x, "maxpool3" if name == "4a" else "maxpool4")
             x = self.get_submodule(f"inception{name}")(x)
         return x
 

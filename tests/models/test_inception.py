@@ -1,4 +1,4 @@
-"""Inception-v1: count, keys and shapes of torchvision's, its arithmetic written out."""
+"""Inception-v1: torchvision's count, keys, outputs and gradients; the arithmetic of both paddings written out."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from fastrcn.models import InceptionV1
 from fastrcn.models.inception import MODULES
+from tests.helpers.tolerances import assert_close
+from tests.helpers.torchvision_models import models as torchvision_models
 
 
 def test_count_is_torchvisions():
@@ -64,13 +66,44 @@ def randomize(net):
     return net
 
 
-def test_equals_the_arithmetic_written_out():
-    net = randomize(InceptionV1(5, width=8).double().eval())
+def test_equals_torchvisions():
+    theirs = torchvision_models.googlenet(num_classes=7, aux_logits=False, init_weights=False).double()
+    ours = InceptionV1(7, dropout=0.0).double()
+    theirs.dropout.p = 0.0
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 37, 42, dtype=torch.float64)
+    found, truth = ours.train()(x), theirs.train()(x)
+    assert_close(found, truth)
+    grads = torch.autograd.grad(found.square().sum(), list(ours.parameters()))
+    expected = torch.autograd.grad(truth.square().sum(), list(theirs.parameters()))
+    for (name, _), a, b in zip(ours.named_parameters(), grads, expected, strict=True):
+        assert_close(a, b, name)
+    with torch.no_grad():  # with the statistics that both have found
+        assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def around(size, kernel, stride):
+    """SAME padding of one axis by its definition: the fewest cells that give ceil(size / stride) windows."""
+    cells = 0
+    while (size + cells - kernel) // stride + 1 < -(-size // stride):
+        cells += 1
+    return cells // 2, cells - cells // 2
+
+
+@pytest.mark.parametrize(
+    ("padding", "size"),
+    [("torchvision", (52, 40)), ("same", (52, 40)), ("same", (64, 64)), ("same", (65, 47)), ("same", (33, 1))],
+)
+def test_equals_the_arithmetic_written_out(padding, size):
+    net = randomize(InceptionV1(5, width=8, padding=padding).double().eval())
     p = net.state_dict()
 
     def block(x, name, stride=1):
         weight = p[f"{name}.conv.weight"]
-        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
+        k = weight.shape[-1]
+        h, w = (around(n, k, stride) if padding == "same" else (k // 2, k // 2) for n in x.shape[2:])
+        x = F.conv2d(F.pad(x, (*w, *h)), weight, None, stride)
         mean, var, g, b = (
             p[f"{name}.bn.{n}"][:, None, None] for n in ("running_mean", "running_var", "weight", "bias")
         )
@@ -83,11 +116,14 @@ def test_equals_the_arithmetic_written_out():
         fourth = block(F.max_pool2d(padded, 3, 1), f"{name}.branch4.1")
         return torch.cat([block(x, f"{name}.branch1"), second, third, fourth], 1)
 
-    def pool(x, kernel):  # rounding up: a last window that holds fewer cells
-        extra = [-(x.shape[d] - kernel) % 2 for d in (2, 3)]
-        return F.max_pool2d(F.pad(x, (0, extra[1], 0, extra[0]), value=float("-inf")), kernel, 2)
+    def pool(x, kernel):
+        if padding == "same":
+            h, w = (around(n, kernel, 2) for n in x.shape[2:])
+        else:  # rounding up: a last window that holds fewer cells
+            h, w = ((0, -(n - kernel) % 2) for n in x.shape[2:])
+        return F.max_pool2d(F.pad(x, (*w, *h), value=float("-inf")), kernel, 2)
 
-    image = torch.randn(2, 3, 52, 40, dtype=torch.float64)
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
     x = pool(block(image, "conv1", 2), 3)
     x = pool(block(block(x, "conv2"), "conv3"), 3)
     for name in MODULES:
@@ -100,6 +136,30 @@ def test_equals_the_arithmetic_written_out():
     pooled = x.sum((2, 3)) / (x.shape[2] * x.shape[3])
     torch.testing.assert_close(net.pooled(image), pooled, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(net(image), F.linear(pooled, p["fc.weight"], p["fc.bias"]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 97), (1, 2)])
+def test_same_padding_divides_sizes_rounding_up(size):
+    sides = []
+    with torch.device("meta"):
+        net = InceptionV1(None, padding="same").eval()
+        for name in ("conv1", "conv2", "inception3a", "inception4a", "inception5a"):
+            net.get_submodule(name).register_forward_hook(lambda m, a, out: sides.append(tuple(out.shape[2:])))
+        net(torch.empty(1, 3, *size))
+    assert sides == [tuple(-(-n // 2**k) for n in size) for k in range(1, 6)]
+
+
+def test_paddings_differ_in_the_stem_alone_at_224():
+    one = randomize(InceptionV1(5, width=8))
+    other = InceptionV1(5, width=8, padding="same")
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(1, 3, 224, 224)
+    stem = F.relu(one.eval().conv1.bn(F.conv2d(F.pad(x, (2, 3, 2, 3)), one.conv1.conv.weight, stride=2)))
+    with torch.no_grad():
+        truth = other.eval()(x)
+        assert not torch.allclose(one(x), truth, rtol=1e-4, atol=1e-4)
+        one.conv1.forward = lambda _: stem
+        assert torch.allclose(one(x), truth, rtol=1e-4, atol=1e-4)
 
 
 def test_normalisation_has_the_papers_epsilon():
@@ -137,6 +197,7 @@ def test_pooled_features_lead_to_the_scores():
     [
         (lambda: InceptionV1(width=12), "width: expected a multiple of 8, got 12"),
         (lambda: InceptionV1(in_channels=20, transform_input=True), "transform_input"),
+        (lambda: InceptionV1(padding="SAME"), "padding: expected one of torchvision, same, got 'SAME'"),
         (lambda: InceptionV1(5, width=8)(torch.zeros(1, 4, 32, 32)), r"x: expected \(N,3,H,W\), got shape"),
         (lambda: InceptionV1(5, width=8)(torch.zeros(3, 32, 32)), r"x: expected \(N,3,H,W\), got shape"),
     ],
