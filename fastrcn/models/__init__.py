@@ -23,6 +23,8 @@ from fastrcn.models.hurricane import (
     local_maxima,
     strongest_positions,
 )
+from fastrcn.models.i3d import I3D
+from fastrcn.models.i3d_two_stream import I3DTwoStream
 from fastrcn.models.inception import InceptionV1
 from fastrcn.models.late_fusion import LateFusion, LateFusionPool
 from fastrcn.models.lrcn import LRCN
@@ -46,6 +48,7 @@ __all__ = [
     "CNNM2048",
     "CNNRNN",
     "GRURCN",
+    "I3D",
     "LRCN",
     "VGG16",
     "VGG16RNN",
@@ -61,6 +64,7 @@ __all__ = [
     "GRURCNEncoder",
     "HurricaneForecaster",
     "HurricaneTracker",
+    "I3DTwoStream",
     "InceptionV1",
     "LRCNCaption",
     "LateFusion",
