@@ -26,6 +26,7 @@ from fastrcn.models.hurricane import (
 from fastrcn.models.i3d import I3D
 from fastrcn.models.i3d_two_stream import I3DTwoStream
 from fastrcn.models.inception import InceptionV1
+from fastrcn.models.inflate import boring_video, check_fixed_point, inflate, inflate_inception
 from fastrcn.models.late_fusion import LateFusion, LateFusionPool
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
@@ -85,8 +86,10 @@ __all__ = [
     "VisualAttentionLSTM",
     "YouTube8M",
     "beam_search",
+    "boring_video",
     "caption_lengths",
     "caption_nll",
+    "check_fixed_point",
     "create",
     "density_maps",
     "describe",
@@ -96,6 +99,8 @@ __all__ = [
     "greedy",
     "gru_parameter_counts",
     "gru_rcn_loss",
+    "inflate",
+    "inflate_inception",
     "list_models",
     "local_maxima",
     "sample",

@@ -96,7 +96,7 @@ class Mixed(nn.Module):
 
 
 PAPER = "Carreira and Zisserman 2017, arXiv 1705.07750"
-# Narrower nets on fewer steps leave the normalisations' gradients close to zero, where nothing but rounding is compared.
+# In smaller nets gradients of normalisations come so close to zero that nothing but their rounding is compared.
 SMALL = {"num_classes": 5, "width": 16, "size": 8, "frames": 65}
 
 
