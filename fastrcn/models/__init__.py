@@ -39,6 +39,14 @@ from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
 from fastrcn.models.slow_fusion import SlowFusion
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
+from fastrcn.models.transfer import (
+    freeze_all_but_heads,
+    heads_of,
+    parameter_groups,
+    prepare_transfer,
+    replace_heads,
+    unfreeze,
+)
 from fastrcn.models.two_stream import LinearSVM, TwoStream
 from fastrcn.models.vgg import VGG16
 from fastrcn.models.visual_attention import VisualAttentionLSTM
@@ -95,14 +103,20 @@ __all__ = [
     "describe",
     "doubly_stochastic_penalty",
     "frame_cross_entropy",
+    "freeze_all_but_heads",
     "fuse_rgb_flow",
     "greedy",
     "gru_parameter_counts",
     "gru_rcn_loss",
+    "heads_of",
     "inflate",
     "inflate_inception",
     "list_models",
     "local_maxima",
+    "parameter_groups",
+    "prepare_transfer",
+    "replace_heads",
     "sample",
     "strongest_positions",
+    "unfreeze",
 ]

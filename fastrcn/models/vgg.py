@@ -31,6 +31,8 @@ class VGG16(nn.Module):
     the recurrent level on it.
     """
 
+    heads = ("classifier.6",)
+
     def __init__(
         self, num_classes: int | None = 1000, in_channels=3, *, width=64, hidden=4096, size=224, dropout=0.5
     ):  # fmt: skip
