@@ -1,5 +1,6 @@
 """I3D, Inception-v1 inflated to 3-D: Carreira and Zisserman 2017, "Quo Vadis", https://arxiv.org/abs/1705.07750."""
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -214,3 +215,42 @@ class I3D(nn.Module):
 def _check_endpoint(name, argument, endpoints):
     if name not in endpoints:
         raise ValueError(f"{argument}: expected one of {', '.join(endpoints)}, got {name!r}")
+
+
+_TENSORFLOW = re.compile(
+    r"(?:\w+/)?inception_i3d/"
+    r"(?:(?P<unit>Conv3d_\w+)|Logits/Conv3d_0c_1x1"
+    r"|(?P<block>Mixed_\w+)/Branch_(?P<branch>\d)/Conv3d_0[ab]_(?P<kernel>\d)x\d)/"
+    r"(?P<end>conv_3d/[wb]|batch_norm/(?:beta|moving_mean|moving_variance))(?::0)?"
+)
+_BRANCHES = {"01": "b0", "11": "b1a", "13": "b1b", "21": "b2a", "23": "b2b", "31": "b3b"}
+_ENDS = {
+    "conv_3d/w": "conv3d.weight", "conv_3d/b": "conv3d.bias", "batch_norm/beta": "bn.bias",
+    "batch_norm/moving_mean": "bn.running_mean", "batch_norm/moving_variance": "bn.running_var",
+}  # fmt: skip
+
+
+def from_tensorflow(variables):
+    """The state of an ``I3D`` from the variables of the authors' TensorFlow checkpoints, arrays by name.
+
+    A name is RGB/inception_i3d/Mixed_3b/Branch_1/Conv3d_0b_3x3/conv_3d/w. A branch's convolutions are told apart by
+    their kernels, as Mixed_5b's third branch has two with 0a in their names. There is no scale after a normalisation:
+    it is 1.
+
+    Raises: ValueError for a name that is none of these.
+    """
+    found = {}
+    for name, array in variables.items():
+        match = _TENSORFLOW.fullmatch(name)
+        if match is None:
+            raise ValueError(f"variables: expected names as RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w, got {name!r}")
+        unit = match["unit"] or "logits"
+        if match["block"]:
+            unit = f"{match['block']}.{_BRANCHES[match['branch'] + match['kernel']]}"
+        value = torch.as_tensor(array)
+        # kernels (T,H,W,in,out); all others (out,), some as (1,1,1,1,out)
+        value = value.permute(4, 3, 0, 1, 2).contiguous() if match["end"] == "conv_3d/w" else value.reshape(-1)
+        found[f"{unit}.{_ENDS[match['end']]}"] = value
+        if match["end"] == "batch_norm/beta":
+            found[f"{unit}.bn.weight"] = torch.ones(value.numel(), dtype=value.dtype)
+    return found

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from fastrcn.models import I3D, I3DTwoStream, create
-from fastrcn.models.i3d import ENDPOINTS
+from fastrcn.models.i3d import ENDPOINTS, from_tensorflow
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,6 +250,32 @@ def test_weights_without_the_counters_of_new_versions_load_strictly():
     assert torch.equal(net.eval()(x), other.eval()(x))
     with pytest.raises(RuntimeError, match=r"logits\.conv3d\.bias"):
         other.load_state_dict({n: v for n, v in net.state_dict().items() if n != "logits.conv3d.bias"})
+
+
+def test_weights_from_tensorflow():
+    """Names as in the authors' checkpoints, Mixed_5b's slip among them."""
+    net, other = randomize(I3D(5, width=8, size=32)), I3D(5, width=8, size=32)
+    layers = {
+        "b0": "Branch_0/Conv3d_0a_1x1", "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
+        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3", "b3b": "Branch_3/Conv3d_0b_1x1",
+    }  # fmt: skip
+    units = {f"{block}.{branch}": f"{block}/{layer}" for block in BLOCKS for branch, layer in layers.items()}
+    units["Mixed_5b.b2b"] = "Mixed_5b/Branch_2/Conv3d_0a_3x3"
+    units |= {name: name for name in ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")}
+    state = net.state_dict()
+    variables = {"RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/b:0": state["logits.conv3d.bias"].numpy()}
+    for ours, theirs in [*units.items(), ("logits", "Logits/Conv3d_0c_1x1")]:
+        weight = torch.einsum("oithw->thwio", state[f"{ours}.conv3d.weight"])
+        variables[f"RGB/inception_i3d/{theirs}/conv_3d/w:0"] = weight.numpy()
+    for ours, theirs in units.items():
+        state[f"{ours}.bn.weight"].fill_(1)
+        for end, name in (("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance")):
+            value = state[f"{ours}.bn.{end}"].view(1, 1, 1, 1, -1)
+            variables[f"RGB/inception_i3d/{theirs}/batch_norm/{name}:0"] = value.numpy()
+    other.load_state_dict(from_tensorflow(variables))
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    with pytest.raises(ValueError, match=r"variables: expected names as .*, got 'global_step'"):
+        from_tensorflow({"global_step": 1})
 
 
 def test_a_net_that_ends_at_an_endpoint():
