@@ -9,6 +9,8 @@ from fastrcn.models.inception import MODULES
 from tests.helpers.tolerances import assert_close
 from tests.helpers.torchvision_models import models as torchvision_models
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_count_is_torchvisions():
     with torch.device("meta"):
