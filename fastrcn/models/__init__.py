@@ -33,6 +33,7 @@ from fastrcn.models.lrcn_caption import LRCNCaption
 from fastrcn.models.multi_lstm import MultiLSTM
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
+from fastrcn.models.resnet import ResNet50
 from fastrcn.models.seq2seq import Seq2SeqAttention
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
@@ -81,6 +82,7 @@ __all__ = [
     "LinearSVM",
     "MultiLSTM",
     "RecurrentConvNet",
+    "ResNet50",
     "Seq2SeqAttention",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
