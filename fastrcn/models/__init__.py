@@ -31,6 +31,7 @@ from fastrcn.models.late_fusion import LateFusion, LateFusionPool
 from fastrcn.models.lrcn import LRCN
 from fastrcn.models.lrcn_caption import LRCNCaption
 from fastrcn.models.multi_lstm import MultiLSTM
+from fastrcn.models.non_local import NonLocalBlock
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.resnet import ResNet50
@@ -81,6 +82,7 @@ __all__ = [
     "LateFusionPool",
     "LinearSVM",
     "MultiLSTM",
+    "NonLocalBlock",
     "RecurrentConvNet",
     "ResNet50",
     "Seq2SeqAttention",
