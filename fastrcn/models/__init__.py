@@ -51,6 +51,7 @@ from fastrcn.models.transfer import (
 )
 from fastrcn.models.two_stream import LinearSVM, TwoStream
 from fastrcn.models.vgg import VGG16
+from fastrcn.models.video_resnet import VideoResNet
 from fastrcn.models.visual_attention import VisualAttentionLSTM
 from fastrcn.models.youtube8m import YouTube8M
 
@@ -95,6 +96,7 @@ __all__ = [
     "TwoStream",
     "TwoStream3DFused",
     "VGG16Frames",
+    "VideoResNet",
     "VisualAttentionLSTM",
     "YouTube8M",
     "beam_search",
