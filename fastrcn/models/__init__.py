@@ -40,6 +40,7 @@ from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
 from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
 from fastrcn.models.slow_fusion import SlowFusion
+from fastrcn.models.slowfast import SlowFast, slow_frames
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
 from fastrcn.models.transfer import (
     freeze_all_but_heads,
@@ -91,6 +92,7 @@ __all__ = [
     "ShortSnippetsPooling",
     "SingleFrame",
     "SingleFrameMultiresolution",
+    "SlowFast",
     "SlowFusion",
     "SoftAttentionCaption",
     "TwoStream",
@@ -123,6 +125,7 @@ __all__ = [
     "prepare_transfer",
     "replace_heads",
     "sample",
+    "slow_frames",
     "strongest_positions",
     "unfreeze",
 ]
