@@ -35,6 +35,7 @@ from fastrcn.models.non_local import NonLocalBlock
 from fastrcn.models.recurrent_conv_net import RecurrentConvNet
 from fastrcn.models.registry import create, describe, list_models
 from fastrcn.models.resnet import ResNet50
+from fastrcn.models.roi_align import roi_align
 from fastrcn.models.seq2seq import Seq2SeqAttention
 from fastrcn.models.short_snippets import ShortSnippetsPooling
 from fastrcn.models.short_snippets_lstm import ShortSnippetsLSTM
@@ -124,6 +125,7 @@ __all__ = [
     "parameter_groups",
     "prepare_transfer",
     "replace_heads",
+    "roi_align",
     "sample",
     "slow_frames",
     "strongest_positions",
