@@ -1,5 +1,6 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
+from fastrcn.models.action_detection import I3DAVA, RoIHead, SlowFastAVA
 from fastrcn.models.attention import Attention, doubly_stochastic_penalty
 from fastrcn.models.c3d import C3D
 from fastrcn.models.c3d_batch_norm import C3DBatchNorm
@@ -63,6 +64,7 @@ __all__ = [
     "CNNRNN",
     "GRURCN",
     "I3D",
+    "I3DAVA",
     "LRCN",
     "VGG16",
     "VGG16RNN",
@@ -88,12 +90,14 @@ __all__ = [
     "NonLocalBlock",
     "RecurrentConvNet",
     "ResNet50",
+    "RoIHead",
     "Seq2SeqAttention",
     "ShortSnippetsLSTM",
     "ShortSnippetsPooling",
     "SingleFrame",
     "SingleFrameMultiresolution",
     "SlowFast",
+    "SlowFastAVA",
     "SlowFusion",
     "SoftAttentionCaption",
     "TwoStream",

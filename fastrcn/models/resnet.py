@@ -56,6 +56,8 @@ class ResNet50(nn.Module):
     Raises: ValueError naming the argument.
     """
 
+    heads = ("fc",)
+
     def __init__(
         self, num_classes: int | None = 1000, in_channels=3, *, width=64, zero_init=False, size=224
     ):  # fmt: skip

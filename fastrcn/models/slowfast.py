@@ -96,6 +96,8 @@ class SlowFast(nn.Module):
     all windows of the training size.
     """
 
+    heads = ("head.projection",)
+
     def __init__(
         self, num_classes: int | None = 400, *, alpha=8, fusion_kernel=5, in_channels=3, width=64, blocks=BLOCKS,
         res5_stride=2, sampling="linspace", zero_init=True, dropout=0.5, num_frames=32, size=224, backend=None,

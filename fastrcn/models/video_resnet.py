@@ -209,6 +209,8 @@ class VideoResNet(nn.Module):
     all windows of the training size.
     """
 
+    heads = ("head.projection",)
+
     def __init__(
         self, num_classes: int | None = 400, variant="i3d", *, in_channels=3, width=64, blocks=BLOCKS,
         halve_time=False, non_local: dict[str, Any] | None = None, zero_init=True, dropout=0.5, num_frames=8, size=224,
