@@ -59,7 +59,8 @@ class NonLocalBlock(nn.Module):
         norm: Any = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
         inner = channels // 2
         self.channels, self.variant, self.scale, self.dims = channels, variant, scale, dims
-        self.pool = None if subsample is None else pool(tuple(subsample))
+        self.subsample = None if subsample is None else tuple(subsample)
+        self.pool = None if self.subsample is None else pool(self.subsample)
         if variant != "gaussian":
             self.conv_theta = conv(channels, inner, 1)
             self.conv_phi = conv(channels, inner, 1)
@@ -100,6 +101,9 @@ class NonLocalBlock(nn.Module):
         if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
             expected = f"(N,{self.channels},{','.join('THW'[-self.dims :])})"
             raise ValueError(f"x: expected {expected}, got shape {tuple(x.shape)}")
+        if self.subsample is not None and any(n < k for n, k in zip(x.shape[2:], self.subsample, strict=True)):
+            raise ValueError(f"x: expected maps of {self.subsample} or more, the subsampling's window, "
+                             f"got shape {tuple(x.shape)}")  # fmt: skip
         y = self._gathered(x, x if self.pool is None else self.pool(x))
         y = self.conv_out(y.mT.unflatten(2, x.shape[2:]))
         y = y if self.norm is None else self.norm(y)

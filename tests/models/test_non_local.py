@@ -165,6 +165,7 @@ def test_normalisation_follows_the_last_convolution():
         (lambda: NonLocalBlock(6, batch_norm=False), 'zero_init: expected "conv" or None without batch_norm'),
         (lambda: NonLocalBlock(6)(torch.zeros(1, 4, 2, 3, 3)), r"x: expected \(N,6,T,H,W\), got shape \(1, 4"),
         (lambda: NonLocalBlock(6, dims=2)(torch.zeros(6, 3, 3)), r"x: expected \(N,6,H,W\), got shape"),
+        (lambda: NonLocalBlock(6, subsample=(1, 2, 2))(torch.zeros(1, 6, 2, 3, 1)), r"x: expected maps of \(1, 2, 2\)"),
     ],
 )
 def test_errors(make, words):
