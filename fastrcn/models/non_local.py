@@ -31,8 +31,8 @@ class NonLocalBlock(nn.Module):
         scale: whether the two attentions divide the products by the square root of the vectors' width. The published
             weights want it; the paper's formula has none.
         batch_norm: whether a normalisation follows W_z.
-        zero_init: "bn" starts its scale with 0 (the paper's text and code), "conv" W_z (so do lectures tell it). With
-            either the block lets its input through at first. None: with neither.
+        zero_init: "bn" starts its scale with 0 (the paper and its code), "conv" W_z itself (as lectures tell it).
+            With either the block lets its input through at first. None: neither.
         dims: dimensions of the maps, 3 for clips; 2 for images, 1 for sequences.
     Shapes: (N,C,T,H,W) -> (N,C,T,H,W).
     Raises: ValueError naming the argument.

@@ -154,7 +154,8 @@ _WANG, _SLOWFAST = "Wang et al. 2018, arXiv 1711.07971", "Feichtenhofer et al. 2
 _KERNELS = ("conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
 _SMALL = {"num_classes": 5, "width": 4, "blocks": (2, 2, 2, 2), "num_frames": 4, "size": 48, "zero_init": False}
 _NON_LOCAL = {"subsample": (1, 2, 2)}
-# Without biases whose gradient is zero: of phi before softmax, of W_z before a normalisation (of a first block, too).
+# Biases before a softmax or a normalisation have a gradient of zero, where only rounding could be compared: so dot
+# products, no normalisation, and a block without a shortcut's convolution after each.
 _SMALL_NON_LOCAL = {
     **_SMALL, "blocks": (1, 3, 3, 1),
     "non_local": {"variant": "dot_product", "subsample": (1, 2, 2), "batch_norm": False, "zero_init": None},
@@ -195,10 +196,10 @@ class VideoResNet(nn.Module):
         width: channels of conv1, 64 in the paper; all others in proportion.
         blocks: of res2 to res5; (3, 4, 23, 3) makes ResNet-101.
         halve_time: conv1 and pool1 also halve the frames, as in the tables of Wang et al. for 32 frames; PySlowFast
-            leaves them for 8. In their code pool1 then has no padding (55x55 maps); here the paper's 56x56.
+            leaves them for 8. The code of Wang et al. does not pad pool1 (55x55 maps); here it gives the paper's 56x56.
         non_local: options of ``NonLocalBlock`` after every second block of res3 and res4, five in all; None: there are
             none.
-        zero_init: blocks let their inputs through at first.
+        zero_init: blocks let their inputs through at first; non-local ones have an option of their own.
         dropout: before the last layer.
         num_frames, size: of ``example_inputs``; clips of any length and size run.
         backend: of the convolutions with their normalisation, ReLU and pooling; None for the best that can run.

@@ -49,6 +49,7 @@ def test_shapes_at_the_papers_size():
         assert trunk.head.spatial_scale == 1 / 16
         assert trunk.head.aligned
         assert trunk.head.resolution == 7
+        assert [trunk.get_submodule(name) for name in trunk.heads] == [trunk.head.projection]
 
 
 @pytest.mark.parametrize("side", [7, 14])

@@ -86,6 +86,7 @@ def test_pooled_features_lead_to_the_scores():
     maps = net.taps(x)[-1]
     pooled = maps.sum((2, 3)) / (maps.shape[2] * maps.shape[3])
     torch.testing.assert_close(net.pooled(x), pooled)
+    assert [net.get_submodule(name) for name in net.heads] == [net.fc]
     torch.testing.assert_close(net(x), F.linear(pooled, net.fc.weight, net.fc.bias))
 
 

@@ -155,6 +155,7 @@ def test_stages_in_their_order():
     pooled = torch.cat([m.flatten(2).mean(2) for m in maps], 1)
     assert_close(net(slow, fast), F.linear(pooled, net.head.projection.weight, net.head.projection.bias))
     assert TEMPORAL_KERNELS["fast"] == (5, (3,), (3,), (3,), (3,))
+    assert [net.get_submodule(name) for name in net.heads] == [net.head.projection]
 
 
 def test_detection_keeps_the_maps_of_res4():

@@ -288,6 +288,7 @@ def test_without_the_last_layer():
 def test_dropout_before_the_last_layer():
     net = VideoResNet(5, "slow", width=4, dropout=0.5)
     assert isinstance(net.head.dropout, nn.Dropout)
+    assert [net.get_submodule(name) for name in net.heads] == [net.head.projection]
     assert net.head.dropout.p == 0.5
     maps = [torch.rand(2, 128, 2, 2, 2)]
     assert not torch.equal(net.head.train()(maps), net.head(maps))
