@@ -1,4 +1,4 @@
-"""``python -m fastrcn info`` and ``python -m fastrcn demo``."""
+"""``python -m fastrcn info``, ``python -m fastrcn demo`` and ``python -m fastrcn visualize``."""
 
 import argparse
 import importlib
@@ -7,7 +7,9 @@ import sys
 _COMMANDS = {
     "info": "what this installation can do, seen by running it",
     "demo": "train a forecaster on a real clip, fused and unfused, and draw what it predicts",
+    "visualize": "train a small 3-D net on a real clip to tell motions apart, and draw what it has learned",
 }
+_MODULES = {"info": "fastrcn.info", "demo": "fastrcn.demo", "visualize": "fastrcn.visualization.command"}
 
 
 def main(argv=None):
@@ -18,7 +20,7 @@ def main(argv=None):
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name in argv[:1]:  # only the command that runs is imported: the demo needs more packages
-            module = importlib.import_module(f"fastrcn.{name}")
+            module = importlib.import_module(_MODULES[name])
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)

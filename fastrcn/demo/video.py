@@ -23,10 +23,11 @@ def packaged_clip() -> Path:
     )
 
 
-def read_clip(path, height, multiple, fewest) -> torch.Tensor:
+def read_clip(path, height, multiple, fewest, color=False) -> torch.Tensor:
     """Decode a video to gray frames (T,1,H,W), float32 from 0 to 1, at a height with the clip's proportions.
 
-    H and W are rounded to ``multiple``. Raises FileNotFoundError or ValueError that names the path.
+    With ``color`` to RGB frames (T,3,H,W). H and W are rounded to ``multiple``. Raises FileNotFoundError or ValueError
+    that names the path.
     """
     import av
     from av.error import FFmpegError
@@ -42,10 +43,11 @@ def read_clip(path, height, multiple, fewest) -> torch.Tensor:
             for frame in container.decode(video=0):
                 h = max(multiple, round(height / multiple) * multiple)
                 w = max(multiple, round(height * frame.width / frame.height / multiple) * multiple)
-                gray = frame.reformat(width=w, height=h, format="gray", interpolation="AREA")
-                frames.append(torch.from_numpy(gray.to_ndarray()).clone())
+                kind = "rgb24" if color else "gray"
+                image = frame.reformat(width=w, height=h, format=kind, interpolation="AREA").to_ndarray()
+                frames.append(torch.from_numpy(image.reshape(h, w, -1)).clone())
     except FFmpegError as error:
         raise ValueError(f"--video: {path} cannot be decoded: {error}") from error
     if len(frames) < fewest:
         raise ValueError(f"--video: {path} has {len(frames)} frames, at least {fewest} are needed")
-    return torch.stack(frames)[:, None].float() / 255
+    return torch.stack(frames).permute(0, 3, 1, 2).contiguous().float() / 255
