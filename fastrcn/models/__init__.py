@@ -44,6 +44,7 @@ from fastrcn.models.single_frame import SingleFrame, SingleFrameMultiresolution
 from fastrcn.models.slow_fusion import SlowFusion
 from fastrcn.models.slowfast import SlowFast, slow_frames
 from fastrcn.models.soft_attention_caption import SoftAttentionCaption
+from fastrcn.models.tal_net import TALNet
 from fastrcn.models.transfer import (
     freeze_all_but_heads,
     heads_of,
@@ -100,6 +101,7 @@ __all__ = [
     "SlowFastAVA",
     "SlowFusion",
     "SoftAttentionCaption",
+    "TALNet",
     "TwoStream",
     "TwoStream3DFused",
     "VGG16Frames",
