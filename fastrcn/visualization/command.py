@@ -27,8 +27,8 @@ from fastrcn.visualization.motion import (
 MAXIMIZED = ("right", "down-left")
 """The classes whose maximal clips are drawn."""
 CHI = {"slow": 10.0, "fast": 0.0}
-VARIATION, ENERGY = 200.0, 50.0
-"""Weights of the regularisers, against scores of about 100."""
+VARIATION, ENERGY, BOUND = 200.0, 50.0, 0.87
+"""Weights of the regularisers, against scores of about 100; the length of black and white, 0.5 in each colour."""
 
 
 def add_arguments(parser):
@@ -168,7 +168,7 @@ def write_maximized(write, out, model, generator, steps, size, progress):
     found = {}
     for speed, chi in CHI.items():
         found[speed] = maximize(
-            model, noise, classes, Regularizer(chi=chi, variation=VARIATION, energy=ENERGY, bound=0.87), steps=steps,
+            model, noise, classes, Regularizer(chi=chi, variation=VARIATION, energy=ENERGY, bound=BOUND), steps=steps,
             progress=lambda each, text=f"maximising, {speed}": progress(each, text),
         )  # fmt: skip
     rows, row_names, films, facts = [], [], [], []
