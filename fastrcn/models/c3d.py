@@ -68,6 +68,7 @@ class C3D(nn.Module):
     101 classes; tables that say 39.5 count the fully connected layers as if they had 3x3x3 kernels.
     """
 
+    heads = ("fc8",)
     pool_times = (1, 2, 2, 2, 2)  # length of each pooling's window over time
 
     def __init__(

@@ -49,6 +49,8 @@ class CaffeNet(nn.Module):
     Weights trained with Caffe expect BGR from 0 to 255 less the mean.
     """
 
+    heads = ("classifier.fc8",)
+
     def __init__(
         self, num_classes=1000, in_channels=3, *, variant="caffenet", grouped=True, normalize_first=False, top="fc8",
         width=96, hidden=4096, size=227, dropout=0.5,
@@ -125,6 +127,8 @@ class AlexNet(nn.Module):
     Shapes: (N,in_channels,size,size) -> (N,num_classes), or (N,hidden) without the last layer.
     Raises: ValueError naming the argument.
     """
+
+    heads = ("classifier.6",)
 
     def __init__(
         self, num_classes: int | None = 1000, in_channels=3, *, width=64, hidden=4096, size=224, dropout=0.5

@@ -39,6 +39,8 @@ class CNNM2048(nn.Module):
     squares over 5 channels, which PyTorch writes as 5e-4 times their mean.
     """
 
+    heads = ("classifier.full8",)
+
     def __init__(
         self, num_classes: int | None = 1000, in_channels=3, *, second_norm=True, width=96, hidden=(4096, 2048),
         size=224, dropout=0.5,

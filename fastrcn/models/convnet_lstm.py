@@ -32,6 +32,8 @@ class ConvNetLSTM(nn.Module):
     this package cannot say that, as its steps are pointwise between convolutions.
     """
 
+    heads = ("classifier",)
+
     def __init__(self, num_classes=400, *, hidden_size=512, bn: str | None = "input", width=64, size=224, backend=None):
         super().__init__()
         if bn not in ("input", None):

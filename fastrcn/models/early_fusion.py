@@ -42,6 +42,7 @@ class EarlyFusion(nn.Module):
         self.num_frames = num_frames or FRAMES[net]
         self.features = make_features(net, 3 * self.num_frames, width=width)
         channels, height, width = maps_shape(self.features, 3 * self.num_frames, self.size)
+        self.heads = ("classifier",) if net == "toy" else ("classifier.6",)
         if net == "toy":
             self.classifier: nn.Module = nn.Linear(channels, num_classes)
         else:

@@ -43,6 +43,8 @@ class TwoStream3DFused(nn.Module):
     as there; its deviation, 0.01, is ours.
     """
 
+    heads = ("classifier",)
+
     def __init__(
         self, num_classes=400, *, stream="concatenate", flow_length=10, channels=512, width=64, size=224, backend=None
     ):  # fmt: skip

@@ -45,6 +45,8 @@ class LateFusion(nn.Module):
     Raises: ValueError naming the argument.
     """
 
+    heads = ("classifier.6",)
+
     def __init__(
         self, num_classes=487, net="karpathy", *, num_frames=16, distance=15, width=None, hidden=4096, size=None,
         dropout=0.5,
@@ -79,6 +81,8 @@ class LateFusionPool(nn.Module):
     Shapes: clip (N,3,T,size,size) -> scores before softmax (N,num_classes).
     Raises: ValueError naming the argument.
     """
+
+    heads = ("classifier",)
 
     def __init__(self, num_classes=487, net="toy", *, width=None, size=None, num_frames=None):
         super().__init__()

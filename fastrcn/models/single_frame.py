@@ -158,6 +158,7 @@ class SingleFrame(_FrameAverage):
         self.net = net
         self.features = make_features(net, width=width)
         channels, height, width = maps_shape(self.features, 3, self.size)
+        self.heads = ("classifier",) if net == "toy" else ("classifier.6",)
         if net == "toy":
             self.classifier: nn.Module = nn.Linear(channels, num_classes)
         else:
@@ -186,6 +187,8 @@ class SingleFrameMultiresolution(_FrameAverage):
     Shapes: clip (N,3,T,178,178), in the streams 89x89 -> as ``SingleFrame``.
     Raises: ValueError naming the argument.
     """
+
+    heads = ("classifier.6",)
 
     def __init__(
         self, num_classes=487, *, average="prob", width=None, hidden=4096, size=178, dropout=0.5, num_frames=10

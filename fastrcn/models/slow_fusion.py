@@ -102,6 +102,7 @@ class SlowFusion(nn.Module):
                 came = f"{self.num_frames}, {self.size}"
                 raise ValueError(f"num_frames, size: expected clips large enough for every layer, got {came}")
         self.features = nn.Sequential(*layers)
+        self.heads = ("classifier",) if net == "toy" else ("classifier.6",)
         if net == "toy":
             self.classifier: nn.Module = nn.Linear(channels, num_classes)
         else:

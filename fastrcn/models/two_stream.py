@@ -172,6 +172,12 @@ class TwoStream(nn.Module):
             self.spatial, self.temporal = cnn
         self.svm = LinearSVM(2 * num_classes, num_classes, svm_c) if fusion == "svm" else None
 
+    @property
+    def heads(self):
+        """Names of the last layers, of the first data set where there are two."""
+        temporal = ("heads.0",) if isinstance(self.temporal, MultiTask) else self.temporal.heads
+        return (*(f"spatial.{name}" for name in self.spatial.heads), *(f"temporal.{name}" for name in temporal))
+
     def _fuse(self, spatial, temporal):
         """Of probabilities (N,num_classes)."""
         if self.svm is not None:

@@ -34,11 +34,19 @@ class SmallC3D(nn.Module):
         return (torch.randn(batch, 3, 8, 16, 16),)
 
 
-NAMES = ["i3d_rgb", "i3d_two_stream", "inception_v1", "vgg16", "c3d"]
+NAMES = ["i3d_rgb", "i3d_two_stream", "inception_v1", "vgg16", "with_a_norm"]
+CLASSIFIERS = [
+    "alexnet", "c2d_resnet50", "c3d", "c3d_batch_norm", "caffenet", "cnn_m_2048", "convnet_lstm", "early_fusion",
+    "early_fusion_toy", "i3d_flow", "i3d_resnet50", "i3d_rgb", "i3d_two_stream", "inception_v1", "late_fusion",
+    "late_fusion_fc_toy", "late_fusion_pool_toy", "lrcn_hybrid", "resnet50", "single_frame",
+    "single_frame_multiresolution", "single_frame_toy", "slow_fusion", "slow_fusion_toy", "slow_resnet50",
+    "slowfast_4x16_r50", "two_stream", "two_stream_3d_fused", "two_stream_3d_fused_separate", "two_stream_inception",
+    "two_stream_very_deep", "vgg16",
+]  # fmt: skip
 
 
 def make(name):
-    return SmallC3D(5) if name == "c3d" else models.create(name, small=True)
+    return SmallC3D(5) if name == "with_a_norm" else models.create(name, small=True)
 
 
 def step(model, classes, groups=None):
@@ -97,7 +105,7 @@ def test_fixed_features_do_not_depend_on_the_batch():
 
 
 def test_frozen_models_are_copied_and_saved():
-    frozen = freeze_all_but_heads(make("c3d"))
+    frozen = freeze_all_but_heads(make("with_a_norm"))
     for model in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
         model.train()
         assert model.bn1.train.args[0] is model.bn1
@@ -110,14 +118,14 @@ def test_frozen_models_are_copied_and_saved():
 
 
 def test_freezing_twice_is_freezing_once():
-    model = freeze_all_but_heads(freeze_all_but_heads(make("c3d")))
+    model = freeze_all_but_heads(freeze_all_but_heads(make("with_a_norm")))
     assert step(model, 5) == of_heads(model)
     other = freeze_all_but_heads(model, heads=("fc6",))
     assert step(other, 5) == {"fc6.weight", "fc6.bias"}
 
 
 def test_groups_of_an_optimiser():
-    model = make("c3d")
+    model = make("with_a_norm")
     heads, rest = parameter_groups(model, 0.01, 0.1)
     assert heads["lr"] == 0.1
     assert rest["lr"] == 0.01
@@ -143,7 +151,7 @@ def test_heads_named_by_the_caller():
         heads_of(inflated)
 
 
-@pytest.mark.parametrize("name", ["i3d_rgb", "i3d_flow", "i3d_two_stream", "inception_v1", "vgg16"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_heads_are_what_gives_the_classes(name):
     """The counts of all other parameters do not depend on the number of classes."""
     with torch.device("meta"):
@@ -153,20 +161,25 @@ def test_heads_are_what_gives_the_classes(name):
     assert differing == {f"{head}.{end}" for head in heads_of(model) for end in ("weight", "bias")}
 
 
+def test_heads_of_two_data_sets():
+    model = models.create("two_stream", small=True, auxiliary_classes=7)
+    assert heads_of(model) == ("spatial.classifier.full8", "temporal.heads.0")
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (
-            lambda: prepare_transfer(make("c3d"), "frozen"),
+            lambda: prepare_transfer(make("with_a_norm"), "frozen"),
             "protocol: expected one of original, fixed, full_ft, got 'frozen'",
         ),
-        (lambda: prepare_transfer(make("c3d"), "fixed", 0), "num_classes: expected a positive int, got 0"),
+        (lambda: prepare_transfer(make("with_a_norm"), "fixed", 0), "num_classes: expected a positive int, got 0"),
         (
             lambda: prepare_transfer(nn.Linear(2, 2), "full_ft", 3),
             "heads: expected names of last layers, which Linear does not",
         ),
-        (lambda: heads_of(make("c3d"), ("fc9",)), "heads: expected names of linear layers .*, got 'fc9'"),
-        (lambda: heads_of(make("c3d"), ("bn1",)), "heads: expected names of linear layers .*, got 'bn1'"),
+        (lambda: heads_of(make("with_a_norm"), ("fc9",)), "heads: expected names of linear layers .*, got 'fc9'"),
+        (lambda: heads_of(make("with_a_norm"), ("bn1",)), "heads: expected names of linear layers .*, got 'bn1'"),
         (lambda: heads_of(models.InceptionV1(None, width=8)), "heads: expected names of linear layers .*, got 'fc'"),
     ],
 )
