@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastrcn import models
 from fastrcn.models import C3D
 from fastrcn.models.c3d import CHANNELS
+from tests.helpers.nets import count
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,10 +21,6 @@ LAYERS = {
     "conv4b": (512, 512), "conv5a": (512, 512), "conv5b": (512, 512),
 }  # fmt: skip
 TINY = {"num_classes": 5, "channels": ((4,), (4,), (6, 6), (8, 8), (8, 8)), "hidden": 12, "size": 48}
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("pool5", ["ceil", "pad"])

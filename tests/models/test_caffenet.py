@@ -6,12 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn.models import AlexNet, CaffeNet
+from tests.helpers.nets import count
 
 TINY = {"width": 6, "hidden": 16, "size": 67}
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(("grouped", "expected"), [(True, 60_965_224), (False, 62_378_344)])

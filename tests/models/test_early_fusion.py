@@ -7,20 +7,9 @@ from torch.nn import functional as F
 from fastrcn import models
 from fastrcn.models import EarlyFusion
 from fastrcn.models.receptive_field import filters_over_time
+from tests.helpers.nets import count, made_large
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def make(name, **options):
-    net = models.create(name, small=True, **options).double().eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.normal_(0, 0.3)
-    return net, net.example_inputs(2)[0].double()
 
 
 def test_counts():
@@ -46,7 +35,7 @@ def test_shapes_at_the_papers_size(name, shape, maps):
 
 
 def test_channels_are_in_the_order_of_time():
-    net, _ = make("early_fusion_toy", num_frames=2)
+    net, _ = made_large("early_fusion_toy", num_frames=2)
     clip = torch.arange(6.0).view(1, 2, 3).transpose(1, 2)[..., None, None].expand(1, 3, 2, 12, 12)
     assert net.stack(clip)[0, :, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]  # red, green, blue of frame 0, then of frame 1
     assert clip[0, :, 0, 0, 0].tolist() == [0, 1, 2]
@@ -54,7 +43,7 @@ def test_channels_are_in_the_order_of_time():
 
 @pytest.mark.parametrize("name", ["early_fusion", "early_fusion_toy"])
 def test_first_convolution_is_a_3d_one_as_long_as_the_clip(name):
-    net, clip = make(name)
+    net, clip = made_large(name)
     conv = net.features[0]
     weight = torch.empty(conv.out_channels, 3, 3, *conv.kernel_size, dtype=torch.float64)
     for t in range(3):
@@ -70,7 +59,7 @@ def test_first_convolution_is_a_3d_one_as_long_as_the_clip(name):
 
 
 def test_toy_net_written_out():
-    net, clip = make("early_fusion_toy")
+    net, clip = made_large("early_fusion_toy")
     p = dict(net.named_parameters())
     x = F.conv3d(clip, filters_over_time(net.features[0], 3), p["features.0.bias"], padding=(0, 1, 1))[:, :, 0].relu()
     x = F.conv2d(F.max_pool2d(x, 4), p["features.3.weight"], p["features.3.bias"], padding=1).relu()
@@ -79,7 +68,7 @@ def test_toy_net_written_out():
 
 
 def test_karpathys_layers_are_those_of_single_frames():
-    net, clip = make("early_fusion")
+    net, clip = made_large("early_fusion")
     single = models.create("single_frame", small=True).double()
     state = {n: v for n, v in net.state_dict().items() if n != "features.0.weight"}
     single.load_state_dict({**state, "features.0.weight": net.features[0].weight[:, :3]})
@@ -91,7 +80,10 @@ def test_karpathys_layers_are_those_of_single_frames():
     ("make_net", "words"),
     [
         (lambda: EarlyFusion(net="vgg"), "net: expected one of toy, karpathy, got 'vgg'"),
-        (lambda: make("early_fusion_toy")[0](torch.zeros(1, 3, 4, 12, 12)), r"clip: expected \(N,3,3,12,12\), got"),
+        (
+            lambda: made_large("early_fusion_toy")[0](torch.zeros(1, 3, 4, 12, 12)),
+            r"clip: expected \(N,3,3,12,12\), got",
+        ),
     ],
 )
 def test_errors(make_net, words):

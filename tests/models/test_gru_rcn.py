@@ -11,13 +11,10 @@ import fastrcn
 from fastrcn.models import GRURCN, VGG16RNN, VGG16Frames, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
 from fastrcn.models.gru_rcn import SMALL
 from tests.helpers import loops
+from tests.helpers.nets import count
 from tests.helpers.tolerances import assert_close
 
 LEVELS = 5
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 def small(**options):

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from fastrcn.models import I3D, I3DTwoStream, create
 from fastrcn.models.i3d import ENDPOINTS, from_tensorflow
+from tests.helpers.nets import count
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,10 +26,6 @@ SHAPES = {  # of one clip of 64 frames of 224x224
     "Mixed_4d": (512, 16, 14), "Mixed_4e": (528, 16, 14), "Mixed_4f": (832, 16, 14), "MaxPool3d_5a_2x2": (832, 8, 7),
     "Mixed_5b": (832, 8, 7), "Mixed_5c": (1024, 8, 7),
 }  # fmt: skip
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(

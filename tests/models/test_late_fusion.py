@@ -6,20 +6,9 @@ from torch.nn import functional as F
 
 from fastrcn import models
 from fastrcn.models import LateFusion, LateFusionPool, SingleFrame
+from tests.helpers.nets import count, made_large
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def make(name, **options):
-    net = models.create(name, small=True, **options).double().eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.normal_(0, 0.3)
-    return net, net.example_inputs(2)[0].double()
 
 
 def test_counts():
@@ -50,7 +39,7 @@ def test_shapes_at_the_papers_size(name, shape):
 
 
 def test_karpathys_towers_see_two_frames_15_apart():
-    net, clip = make("late_fusion")
+    net, clip = made_large("late_fusion")
     p = dict(net.named_parameters())
     towers = [net.features(clip[:, :, t]).flatten(1) for t in (0, 15)]
     x = torch.cat(towers, 1)
@@ -63,7 +52,7 @@ def test_karpathys_towers_see_two_frames_15_apart():
 
 
 def test_toy_towers_written_out():
-    net, clip = make("late_fusion_fc_toy")
+    net, clip = made_large("late_fusion_fc_toy")
     p = dict(net.named_parameters())
     maps = []
     for t in range(4):
@@ -80,19 +69,19 @@ def test_toy_towers_written_out():
 
 @pytest.mark.parametrize("name", ["late_fusion", "late_fusion_fc_toy"])
 def test_order_of_frames_matters_to_connected_layers(name):
-    net, clip = make(name)
+    net, clip = made_large(name)
     assert (net(clip.flip(2)) - net(clip)).norm() > 1e-2 * net(clip).norm()
 
 
 def test_order_of_frames_does_not_matter_to_the_average():
-    net, clip = make("late_fusion_pool_toy")
+    net, clip = made_large("late_fusion_pool_toy")
     torch.testing.assert_close(net(clip[:, :, [2, 0, 1]]), net(clip), rtol=1e-12, atol=1e-12)
     assert (net(clip[:, :, [0, 0, 1]]) - net(clip)).abs().max() > 1e-3  # which frames there are does
 
 
 @pytest.mark.parametrize("frames", [1, 5])
 def test_average_is_that_of_the_frames_logits(frames):
-    net, _ = make("late_fusion_pool_toy")
+    net, _ = made_large("late_fusion_pool_toy")
     single = SingleFrame(5, "toy", average="logit", size=12).double()
     single.load_state_dict(net.state_dict())
     clip = torch.randn(2, 3, frames, 12, 12, dtype=torch.float64)
@@ -114,8 +103,8 @@ def test_average_of_karpathys_maps():
         (lambda: LateFusion(net="vgg"), "net: expected one of toy, karpathy, got 'vgg'"),
         (lambda: LateFusionPool(net="vgg"), "net: expected one of toy, karpathy, got 'vgg'"),
         (lambda: LateFusion(distance=0), "num_frames, distance: expected positive ints, got 16, 0"),
-        (lambda: make("late_fusion")[0](torch.zeros(1, 3, 15, 40, 40)), r"clip: expected \(N,3,16,40,40\), got"),
-        (lambda: make("late_fusion_pool_toy")[0](torch.zeros(1, 3, 12, 12)), r"clip: expected \(N,3,T,12,12\)"),
+        (lambda: made_large("late_fusion")[0](torch.zeros(1, 3, 15, 40, 40)), r"clip: expected \(N,3,16,40,40\), got"),
+        (lambda: made_large("late_fusion_pool_toy")[0](torch.zeros(1, 3, 12, 12)), r"clip: expected \(N,3,T,12,12\)"),
     ],
 )
 def test_errors(make_net, words):

@@ -5,24 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastrcn import models
 from fastrcn.models import SingleFrame, SingleFrameMultiresolution
+from tests.helpers.nets import count, made_large
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("single_frame_toy", "single_frame", "single_frame_multiresolution")
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def make(name, **options):
-    net = models.create(name, small=True, **options).double().eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.normal_(0, 0.3)
-    return net
 
 
 def test_counts():
@@ -87,14 +75,14 @@ def head_written_out(p, x):
 
 
 def test_karpathys_net_written_out():
-    net = make("single_frame")
+    net = made_large("single_frame")[0]
     p, image = dict(net.named_parameters()), torch.randn(2, 3, 40, 40, dtype=torch.float64) * 30
     truth = head_written_out(p, trunk_written_out(p, "features", image, True).flatten(1))
     torch.testing.assert_close(net.image_logits(image), truth, rtol=1e-10, atol=1e-10)
 
 
 def test_multiresolution_written_out():
-    net = make("single_frame_multiresolution")
+    net = made_large("single_frame_multiresolution")[0]
     p, image = dict(net.named_parameters()), torch.randn(2, 3, 48, 48, dtype=torch.float64)
     half = (image[..., ::2, ::2] + image[..., 1::2, ::2] + image[..., ::2, 1::2] + image[..., 1::2, 1::2]) / 4
     centre = image[..., 12:36, 12:36]
@@ -107,7 +95,7 @@ def test_multiresolution_written_out():
 
 
 def test_toy_net_written_out():
-    net = make("single_frame_toy")
+    net = made_large("single_frame_toy")[0]
     p, image = dict(net.named_parameters()), torch.randn(2, 3, 12, 12, dtype=torch.float64)
     x = F.max_pool2d(F.conv2d(image, p["features.0.weight"], p["features.0.bias"], padding=1).relu(), 4)
     x = F.conv2d(x, p["features.3.weight"], p["features.3.bias"], padding=1).relu()
@@ -118,7 +106,7 @@ def test_toy_net_written_out():
 @pytest.mark.parametrize("average", ["prob", "logit"])
 @pytest.mark.parametrize("name", NAMES)
 def test_average_over_frames(name, average):
-    net = make(name, average=average)
+    net = made_large(name, average=average)[0]
     (clip,) = net.example_inputs(2)
     clip = clip.double()
     each = torch.stack([net.image_logits(clip[:, :, t]) for t in range(clip.shape[2])])
@@ -129,7 +117,7 @@ def test_average_over_frames(name, average):
 @pytest.mark.parametrize("average", ["prob", "logit"])
 @pytest.mark.parametrize("name", NAMES)
 def test_order_of_frames_does_not_matter(name, average):
-    net = make(name, average=average)
+    net = made_large(name, average=average)[0]
     clip = net.example_inputs(2)[0].double()
     torch.testing.assert_close(net(clip[:, :, [2, 0, 1]]), net(clip), rtol=1e-12, atol=1e-12)
     assert (net(clip[:, :, [0, 0, 1]]) - net(clip)).abs().max() > 1e-6  # which frames there are does
@@ -138,7 +126,7 @@ def test_order_of_frames_does_not_matter(name, average):
 @pytest.mark.parametrize("frames", [1, 4])
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_of_a_frame_equal_the_net_of_images(name, frames):
-    net = make(name)
+    net = made_large(name)[0]
     image = net.example_inputs(2)[0][:, :, 0].double()
     copies = image[:, :, None].expand(-1, -1, frames, -1, -1)
     torch.testing.assert_close(net(copies), net.image_logits(image).softmax(-1), rtol=1e-12, atol=1e-12)

@@ -7,21 +7,10 @@ from torch.nn import functional as F
 from fastrcn import models
 from fastrcn.models import SlowFusion
 from fastrcn.models.receptive_field import temporal_shift_error
+from tests.helpers.nets import count, made_large
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def make(name, **options):
-    net = models.create(name, small=True, **options).double().eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.normal_(0, 0.3)
-    return net, net.example_inputs(2)[0].double()
 
 
 def test_counts():
@@ -88,7 +77,7 @@ def conv_over_time(x, weight, bias, stride, place):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_karpathys_net_written_out(backend):
-    net, clip = make("slow_fusion", backend=backend)
+    net, clip = made_large("slow_fusion", backend=backend)
     clip, p = clip * 30, dict(net.named_parameters())
     x = clip
     for k, stride, place, normalise, pool in (
@@ -108,7 +97,7 @@ def test_karpathys_net_written_out(backend):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_toy_net_written_out(backend):
-    net, clip = make("slow_fusion_toy", backend=backend)
+    net, clip = made_large("slow_fusion_toy", backend=backend)
     p = dict(net.named_parameters())
 
     def conv(x, k):
@@ -130,7 +119,7 @@ def event(length, first, frames=2):
 
 
 def test_a_later_event_is_answered_later():
-    net, _ = make("slow_fusion_toy")
+    net, _ = made_large("slow_fusion_toy")
     clip = event(40, 16)
     assert temporal_shift_error(net.features, clip, 8) < 1e-12  # maps, two steps later
     assert temporal_shift_error(net, clip, 8) < 1e-12  # scores, the same
@@ -143,13 +132,13 @@ def test_a_later_event_is_answered_later():
 
 
 def test_shifts_that_are_no_multiple_of_the_stride_or_reach_the_ends():
-    net, _ = make("slow_fusion_toy")
+    net, _ = made_large("slow_fusion_toy")
     assert temporal_shift_error(net, event(40, 16), 2) > 1e-2  # pooling over 4 frames
     assert temporal_shift_error(net.features, event(20, 2), 8) > 1e-2  # padding
 
 
 def test_early_fusion_does_not_know_a_later_event():
-    net, _ = make("early_fusion_toy", num_frames=40)
+    net, _ = made_large("early_fusion_toy", num_frames=40)
     clip = event(40, 16)
     assert temporal_shift_error(lambda x: net.features(net.stack(x)), clip, 8) > 0.1
     assert temporal_shift_error(net, clip, 8) > 0.1
@@ -162,8 +151,11 @@ def test_early_fusion_does_not_know_a_later_event():
         (lambda: SlowFusion(num_frames=6), "num_frames, size: expected clips large enough for every layer, got 6, 170"),
         (lambda: SlowFusion(net="toy", size=3), "num_frames, size: expected clips large enough"),
         (lambda: SlowFusion(net="toy", backend="gpu"), "backend: .*'gpu'"),
-        (lambda: make("slow_fusion")[0](torch.zeros(1, 3, 11, 40, 40)), r"clip: expected \(N,3,10,40,40\), got"),
-        (lambda: make("slow_fusion_toy")[0](torch.zeros(1, 3, 3, 12, 12)), "clip: expected .* T at least 4, got shape"),
+        (lambda: made_large("slow_fusion")[0](torch.zeros(1, 3, 11, 40, 40)), r"clip: expected \(N,3,10,40,40\), got"),
+        (
+            lambda: made_large("slow_fusion_toy")[0](torch.zeros(1, 3, 3, 12, 12)),
+            "clip: expected .* T at least 4, got shape",
+        ),
     ],
 )
 def test_errors(make_net, words):

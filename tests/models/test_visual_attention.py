@@ -8,6 +8,7 @@ from fastrcn import models
 from fastrcn.models import VisualAttentionLSTM
 from fastrcn.models.visual_attention import majority_vote
 from tests.helpers import vectors
+from tests.helpers.nets import count
 from tests.helpers.tolerances import assert_close
 
 SIZES = {"num_classes": 5, "features": 4, "grid": 3, "hidden": 6}
@@ -15,10 +16,6 @@ SIZES = {"num_classes": 5, "features": 4, "grid": 3, "hidden": 6}
 
 def made(**options):
     return VisualAttentionLSTM(**SIZES, **options).double().eval()
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 def test_parameter_counts_and_shapes():

@@ -7,12 +7,9 @@ from torch import nn
 from fastrcn.models import YouTube8M, create
 from fastrcn.models.youtube8m import dequantize, global_average_precision
 from tests.helpers import loops
+from tests.helpers.nets import count
 
 NAMES = ("weight_ih", "weight_hh", "bias", "weight_ch")
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 def tiny(**options):
