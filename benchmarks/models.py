@@ -1,7 +1,7 @@
 """``python -m benchmarks models``: every model that runs on this package's kernels, fused against plain PyTorch.
 
 One training step (forward and backward) and one pass in evaluation, with equal weights, in the paper's size, of a batch
-of one; of two where vectors are normalised over the batch.
+of one; of eight where vectors are normalised over the batch, which with fewer magnifies every rounding.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def _floats(value):
 
 
 def _batch(model):
-    return 2 if isinstance(model, models.C3DBatchNorm) else 1
+    return 8 if isinstance(model, models.C3DBatchNorm) else 1
 
 
 class Bound(nn.Module):
