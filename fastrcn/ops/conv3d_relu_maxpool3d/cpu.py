@@ -5,6 +5,7 @@ library convolves a few clips at a time and one compiled pass adds the bias, app
 before pooling is never there for the whole batch, neither forward nor backward.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 _SPAN_BYTES = 1 << 24
 _MOST_STRIP_INPUTS = 16
 """The library's kernels with more inputs reach the processor's peak; with few they spend their time on layouts."""
+_FEWEST_OWN_PIXELS = 160
+"""Of a weight gradient by the compiled kernel: its sum is brought into the weight's layout once, which fewer do not pay
+for (512x512x27 weights: 98 pixels 8 ms slower than the library, 392 pixels 34 ms faster)."""
 
 
 def can_run(what, dtype, device):
@@ -115,7 +119,7 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     gate = gate if gate is None or gate.dtype == torch.uint8 else gate.to(x.dtype)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     last = x_last or weight_last or _converts(x, weight, conv, size)
-    gradients = _Gradients(x, weight, conv, needs, last)
+    gradients = _Gradients(x, weight, conv, needs, last, x.shape[0] * math.prod(size))
     for span in _spans(size, weight, x.shape[0], x.element_size()):
         part = None if gate is None else gate[span]
         gradients.add(span, {k: _before_pooling(grad[span], part, size, pool, k) for k in gradients.layouts})
@@ -140,17 +144,18 @@ class _Gradients:
     """Gradients of input and weight, collected part by part of the batch: by matrix products, by the compiled kernel
     (of the weight, in channels-last), or by the library (in the layout ``last`` says)."""
 
-    def __init__(self, x, weight, conv: Conv, needs, last):
+    def __init__(self, x, weight, conv: Conv, needs, last, pixels):
         self.weight, self.conv, self.last = weight, conv, last
         needs_x, needs_weight, _ = needs
         self.product = not last and _is_product(weight, conv)
-        self.own_weight = needs_weight and not self.product and conv.groups == 1 and x.dtype.itemsize >= 4
+        own = conv.groups == 1 and x.dtype.itemsize >= 4 and pixels >= _FEWEST_OWN_PIXELS
+        self.own_weight = needs_weight and not self.product and own
         self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
         self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
         self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}
         self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if needs_x and self.product else None
         self.total: Any = empty_total(weight.shape, x) if self.own_weight else None
-        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and not self.own_weight else None
+        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and self.product else None
 
     def add(self, span, dy):
         """What a part of the batch contributes; ``dy``: the gradient of the convolution's result, by layout."""
@@ -177,10 +182,12 @@ class _Gradients:
                 self.dx = torch.empty_like(x) if self.dx is None else self.dx
                 self.dx[span] = d_part
             if self.library[1]:
-                self.sum += d_weight
+                self.sum = d_weight if self.sum is None else self.sum.add_(d_weight)
 
     def dweight(self, last):
         """The weight's gradient in a layout, or None."""
         if self.own_weight:
             return to_weight(self.total, last)
+        if self.library[1] and self.sum is None:  # an empty batch
+            return torch.zeros_like(self.weight)
         return dense(self.sum, last)
