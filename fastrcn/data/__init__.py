@@ -16,22 +16,40 @@ from fastrcn.data.flow_encoding import (
     to_bytes,
 )
 from fastrcn.data.optical_flow import optical_flow, tv_l1, warp
+from fastrcn.data.sampling import (
+    at_rate,
+    average_scores,
+    dense_clips,
+    flow_pairs,
+    random_clip,
+    sparse_frames,
+    uniform_clips,
+    whole_video,
+)
 
 __all__ = [
     "FlowBytes",
+    "at_rate",
+    "average_scores",
     "bidirectional_flow",
+    "dense_clips",
     "flip_bytes",
     "flip_flow",
     "flip_flow_image",
     "flip_stacked",
     "flow_image",
+    "flow_pairs",
     "flow_windows",
     "follow_trajectories",
     "from_bytes",
     "i3d_flow",
     "optical_flow",
+    "random_clip",
+    "sparse_frames",
     "stack_flow",
     "to_bytes",
     "tv_l1",
+    "uniform_clips",
     "warp",
+    "whole_video",
 ]

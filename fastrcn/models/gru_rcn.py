@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastrcn.data.sampling import average_scores
 from fastrcn.layers import ConvGRU, StackedConvGRU
 from fastrcn.models.registry import register
 from fastrcn.models.vgg import VGG16
@@ -18,14 +19,9 @@ from fastrcn.models.vgg import VGG16
 HIDDEN_SIZES = (64, 128, 256, 256, 512)
 """Widths of the levels on pool2, pool3, pool4, pool5 and fc7."""
 MODES = ("independent", "bottom_up", "replace")
-AVERAGES = ("probabilities", "logits")
+AVERAGES = {"probabilities": "prob", "logits": "logit"}
 PAPER = "Ballas et al. 2016, arXiv 1511.06432"
 SMALL = {"num_classes": 5, "hidden_sizes": (3, 4, 5, 5, 6), "width": 4, "fc": 8, "size": 32}
-
-
-def average_scores(logits, average):
-    """Scores (N,num_classes) of several classifiers' logits (N,parts,num_classes): mean probabilities or logits."""
-    return (logits.softmax(-1) if average == "probabilities" else logits).mean(1)
 
 
 def check_average(average):
@@ -216,7 +212,7 @@ class GRURCN(nn.Module):
         """Scores of the clip, and logits of each level."""
         pairs = zip(self.classifiers, self.features(frames), strict=True)
         logits = torch.stack([classify(self.dropout(v)) for classify, v in pairs], 1)
-        return average_scores(logits, self.average), logits
+        return average_scores(logits, AVERAGES[self.average]), logits
 
     def example_inputs(self, batch=1):
         """Arguments of a forward pass: ten frames."""

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from fastrcn.data.sampling import average_scores
 from fastrcn.layers import GRU
-from fastrcn.models.gru_rcn import PAPER, FrameTaps, average_scores, check_average
+from fastrcn.models.gru_rcn import AVERAGES, PAPER, FrameTaps, check_average
 from fastrcn.models.registry import register
 from fastrcn.models.vgg import VGG16
 
@@ -34,7 +35,7 @@ class VGG16Frames(nn.Module):
         if frames.dim() != 5 or frames.shape[1] == 0:
             raise ValueError(f"frames: expected (N,T,C,H,W) with at least one frame, got shape {tuple(frames.shape)}")
         logits = self.cnn(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return average_scores(logits, self.average), logits
+        return average_scores(logits, AVERAGES[self.average]), logits
 
     def example_inputs(self, batch=1):
         """Arguments of a forward pass: ten frames."""

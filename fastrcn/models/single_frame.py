@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastrcn.data.sampling import AVERAGES, average_scores
 from fastrcn.models.registry import register
 
 PAPER = "Karpathy et al. 2014, CVPR"
@@ -21,7 +22,6 @@ LAYERS: dict[str, tuple[Any, ...]] = {
 }
 SIZES = {"toy": 64, "karpathy": 170}
 FRAMES = {"toy": 20, "karpathy": 10}
-AVERAGES = ("prob", "logit")
 
 
 def check_net(net):
@@ -117,7 +117,7 @@ class _FrameAverage(nn.Module):
         check_clip(clip, self.size)
         frames = clip.transpose(1, 2)  # (N,T,3,H,W)
         logits = self.image_logits(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return (logits.softmax(-1) if self.average == "prob" else logits).mean(1)
+        return average_scores(logits, self.average)
 
     def example_inputs(self, batch=1):
         """Arguments of a forward pass."""
