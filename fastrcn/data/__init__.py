@@ -1,5 +1,20 @@
 """What models are fed with, made from videos."""
 
+from fastrcn.data.crops import (
+    Crop,
+    center_crop,
+    color_jitter,
+    corner_crops,
+    flip,
+    multi_scale_crop,
+    random_crop,
+    random_flip,
+    resize,
+    short_side_size,
+    take_crop,
+    ten_crops,
+    three_crops,
+)
 from fastrcn.data.flow_encoding import (
     FlowBytes,
     bidirectional_flow,
@@ -16,6 +31,7 @@ from fastrcn.data.flow_encoding import (
     to_bytes,
 )
 from fastrcn.data.optical_flow import optical_flow, tv_l1, warp
+from fastrcn.data.protocols import PROTOCOLS, Protocol
 from fastrcn.data.sampling import (
     at_rate,
     average_scores,
@@ -28,11 +44,18 @@ from fastrcn.data.sampling import (
 )
 
 __all__ = [
+    "PROTOCOLS",
+    "Crop",
     "FlowBytes",
+    "Protocol",
     "at_rate",
     "average_scores",
     "bidirectional_flow",
+    "center_crop",
+    "color_jitter",
+    "corner_crops",
     "dense_clips",
+    "flip",
     "flip_bytes",
     "flip_flow",
     "flip_flow_image",
@@ -43,10 +66,18 @@ __all__ = [
     "follow_trajectories",
     "from_bytes",
     "i3d_flow",
+    "multi_scale_crop",
     "optical_flow",
     "random_clip",
+    "random_crop",
+    "random_flip",
+    "resize",
+    "short_side_size",
     "sparse_frames",
     "stack_flow",
+    "take_crop",
+    "ten_crops",
+    "three_crops",
     "to_bytes",
     "tv_l1",
     "uniform_clips",

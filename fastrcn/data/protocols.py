@@ -1,0 +1,105 @@
+"""How each paper samples and crops its videos, for training and for testing.
+
+Simonyan and Zisserman 2014, arXiv 1406.2199; Donahue et al. 2015, arXiv 1411.4389; Tran et al. 2015, arXiv 1412.0767;
+Wang et al. 2015, arXiv 1507.02159; Ballas et al. 2016, arXiv 1511.06432; Carreira and Zisserman 2017, arXiv 1705.07750;
+Feichtenhofer et al. 2019, arXiv 1812.03982.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from fastrcn.data.crops import (
+    center_crop,
+    multi_scale_crop,
+    random_crop,
+    random_flip,
+    short_side_size,
+    ten_crops,
+    three_crops,
+)
+from fastrcn.data.sampling import dense_clips, random_clip, uniform_clips, whole_video
+
+
+def middle_only(frame, size):
+    """The middle of the frames, as a list of one crop."""
+    return [center_crop(frame, size)]
+
+
+class Protocol(NamedTuple):
+    """One way to make clips of a video. With others: ``PROTOCOLS["i3d"]._replace(rate=None)``.
+
+    train_clip: (frames, generator=) -> indices (T,). test_clips: (frames) -> (K,T), whose scores are averaged.
+    resize: the frames' short side, or their height and width, before they are cropped.
+    train_crop: ((height, width), generator=) -> ``Crop``, which is then mirrored with probability one half.
+    test_crops: ((height, width)) -> a list of ``Crop``. average: "prob" or "logit", of clips and crops.
+    rate: frames per second that clips are made of; None: all that the video has.
+    largest_side: if not None, the short side is drawn in training from ``resize`` to this. color_jitter: in training.
+    """
+
+    train_clip: Callable[..., Any]
+    test_clips: Callable[..., Any]
+    resize: int | tuple[int, int]
+    train_crop: Callable[..., Any]
+    test_crops: Callable[..., Any]
+    average: str = "prob"
+    rate: float | None = None
+    largest_side: int | None = None
+    color_jitter: bool = False
+
+    def frame_size(self, frame, *, side=None):
+        """Height and width that frames of this size are resized to; ``side``: another short side, of training."""
+        if isinstance(self.resize, tuple):
+            return self.resize
+        height, width = frame
+        return short_side_size(height, width, side or self.resize)
+
+    def random_crop(self, frame, *, generator=None):
+        """The crop of a clip in training, mirrored or not, of resized frames of this height and width."""
+        return random_flip(self.train_crop(frame, generator=generator), generator=generator)
+
+
+_ANY = partial(random_crop, size=224)
+_CORNERS = partial(multi_scale_crop, size=224, corners=True)
+
+
+def _two_stream(length, train_crop, **options):
+    return Protocol(
+        partial(random_clip, length=length), partial(uniform_clips, length=length, count=25),
+        256, train_crop, partial(ten_crops, size=224), **options,
+    )  # fmt: skip
+
+
+def _kinetics(train_clip, test_clips):
+    """Carreira and Zisserman: 25 frames per second, short videos looped."""
+    return Protocol(train_clip, test_clips, 256, _ANY, partial(middle_only, size=224), rate=25.0)
+
+
+PROTOCOLS = {
+    "two_stream": _two_stream(1, _ANY, color_jitter=True),
+    "two_stream_flow": _two_stream(10, _ANY),
+    "very_deep_two_stream": _two_stream(1, _CORNERS),
+    "very_deep_two_stream_flow": _two_stream(10, _CORNERS),
+    "gru_rcn": _two_stream(10, partial(multi_scale_crop, size=224)),
+    "lrcn": Protocol(
+        partial(random_clip, length=16), partial(dense_clips, length=16, step=8),
+        (240, 320), partial(random_crop, size=227), partial(ten_crops, size=227),
+    ),
+    "c3d": Protocol(
+        partial(random_clip, length=16), partial(uniform_clips, length=16, count=10),
+        (128, 171), partial(random_crop, size=112), partial(middle_only, size=112),
+    ),
+    "i3d": _kinetics(partial(random_clip, length=64, loop=True), partial(whole_video, fewest=64)),
+    "convnet_lstm": _kinetics(
+        partial(random_clip, length=25, stride=5, loop=True), partial(whole_video, stride=5, fewest=25)
+    ),
+    "two_stream_inception": _kinetics(partial(random_clip, length=1), partial(uniform_clips, length=1, count=25)),
+    "two_stream_inception_flow": _kinetics(
+        partial(random_clip, length=10, loop=True), partial(uniform_clips, length=10, count=25, loop=True)
+    ),
+    "slowfast": Protocol(
+        partial(random_clip, length=32, stride=2), partial(uniform_clips, length=32, count=10, stride=2),
+        256, partial(random_crop, size=224), partial(three_crops, size=256), largest_side=320,
+    ),
+}  # fmt: skip
+"""By name. What ends in ``_flow`` counts fields of flow, the others frames. "slowfast" is also non-local nets'."""

@@ -1,0 +1,76 @@
+"""The protocols against what the papers say: sizes of clips, their number, places of crops."""
+
+import pickle
+
+import pytest
+import torch
+
+from fastrcn.data import PROTOCOLS, take_crop
+
+# frames of a training clip and from its first to its last; clips and frames of each at test, of 300 frames; crops at
+# test; side of crops in training and at test; size of resized frames of 240x320
+FACTS = {
+    "two_stream": (1, 1, (25, 1), 10, 224, 224, (256, 341)),
+    "two_stream_flow": (10, 10, (25, 10), 10, 224, 224, (256, 341)),
+    "very_deep_two_stream": (1, 1, (25, 1), 10, 224, 224, (256, 341)),
+    "very_deep_two_stream_flow": (10, 10, (25, 10), 10, 224, 224, (256, 341)),
+    "gru_rcn": (10, 10, (25, 10), 10, 224, 224, (256, 341)),
+    "lrcn": (16, 16, (37, 16), 10, 227, 227, (240, 320)),  # starts 0, 8, ..., 280 and 284
+    "c3d": (16, 16, (10, 16), 1, 112, 112, (128, 171)),
+    "i3d": (64, 64, (1, 300), 1, 224, 224, (256, 341)),
+    "convnet_lstm": (25, 121, (1, 60), 1, 224, 224, (256, 341)),
+    "two_stream_inception": (1, 1, (25, 1), 1, 224, 224, (256, 341)),
+    "two_stream_inception_flow": (10, 10, (25, 10), 1, 224, 224, (256, 341)),
+    "slowfast": (32, 63, (10, 32), 3, 224, 256, (256, 341)),
+}
+
+
+def test_every_protocol_is_here():
+    assert set(FACTS) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_protocol(name):
+    length, span, test_shape, crops, train_side, test_side, size = FACTS[name]
+    protocol = pickle.loads(pickle.dumps(PROTOCOLS[name]))  # as for the workers of a DataLoader
+    assert protocol.frame_size((240, 320)) == size
+    clip = protocol.train_clip(300, generator=torch.Generator().manual_seed(0))
+    assert clip.shape == (length,)
+    assert clip[-1] - clip[0] + 1 == span
+    clips = protocol.test_clips(300)
+    assert clips.shape == test_shape
+    assert clips[0, 0] == 0
+    assert 300 - int(clips[-1, -1]) <= (5 if name == "convnet_lstm" else 1), "up to the end"
+    found = [protocol.random_crop(size, generator=torch.Generator().manual_seed(s)) for s in range(30)]
+    assert {crop.size for crop in found} == {(train_side, train_side)}
+    assert len({crop.mirrored for crop in found}) == 2
+    several = name in ("very_deep_two_stream", "very_deep_two_stream_flow", "gru_rcn")
+    assert (len({crop[2:4] for crop in found}) > 1) == several
+    tests = protocol.test_crops(size)
+    assert [crop.size for crop in tests] == [(test_side, test_side)] * crops
+    assert sum(crop.mirrored for crop in tests) == (5 if crops == 10 else 0)
+    frames = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    assert take_crop(frames, tests[-1]).shape == (1, 3, test_side, test_side)
+
+
+def test_what_few_of_them_do():
+    assert {name for name, p in PROTOCOLS.items() if p.color_jitter} == {"two_stream"}
+    assert {name for name, p in PROTOCOLS.items() if p.largest_side} == {"slowfast"}
+    assert PROTOCOLS["slowfast"].frame_size((240, 320), side=320) == (320, 427)
+    kinetics = {"i3d", "convnet_lstm", "two_stream_inception", "two_stream_inception_flow"}
+    assert {name for name, p in PROTOCOLS.items() if p.rate == 25.0} == kinetics
+    assert {name for name, p in PROTOCOLS.items() if p.rate is None} == set(PROTOCOLS) - kinetics
+    assert PROTOCOLS["gru_rcn"].average == "prob"
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_videos_of_five_frames_are_looped_or_refused(name):
+    length, span, *_ = FACTS[name]
+    protocol = PROTOCOLS[name]
+    if length == 1 or name in ("i3d", "convnet_lstm", "two_stream_inception_flow"):
+        assert protocol.train_clip(5).shape == (length,)
+        assert protocol.test_clips(5).shape[1] == length
+    else:
+        for call in (protocol.train_clip, protocol.test_clips):
+            with pytest.raises(ValueError, match=f"frames: expected at least {span}, for {length} that are"):
+                call(5)
