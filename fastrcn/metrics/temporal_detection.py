@@ -2,24 +2,8 @@
 
 import torch
 
-from fastrcn.models.temporal_segments import tiou
-
-
-def average_precision(hits, positives):
-    """The mean, over all that there was to find, of the precision at the rank where it was found; 0 if it was not.
-
-    Precision is not interpolated, as in THUMOS'14's own evaluation; PASCAL VOC's and ActivityNet's do, and are never
-    smaller.
-
-    Args:
-        hits: (D,) whether each detection is right, the surest first.
-        positives: how many there were to find; 0 gives NaN.
-    """
-    if not positives:
-        return float("nan")
-    hits = torch.as_tensor(hits, dtype=torch.bool)
-    precision = hits.cumsum(0).double() / torch.arange(1, len(hits) + 1, device=hits.device)
-    return float(precision[hits].sum()) / positives
+from fastrcn.metrics.ranking import average_precision
+from fastrcn.overlap import tiou
 
 
 def _hits(detections, truths, threshold):

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn.models.registry import register
-from fastrcn.models.temporal_segments import decode, encode, make_anchors, match, nms, sample, soi_pool, tiou
+from fastrcn.models.temporal_segments import decode, encode, make_anchors, match, nms, sample, soi_pool
+from fastrcn.overlap import tiou
 
 SCALES = (1, 2, 3, 4, 5, 6, 8, 11, 16)
 

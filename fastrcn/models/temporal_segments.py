@@ -1,4 +1,4 @@
-"""Segments of time for detectors: (start, end) pairs, anchors, offsets, overlap, suppression, pooling.
+"""Segments of time for detectors: (start, end) pairs, anchors, offsets, suppression, pooling.
 
 Times are real numbers in steps of a sequence of features: step t covers t to t+1.
 """
@@ -8,11 +8,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-
-def check_segments(segments, name):
-    """Raises ValueError naming the argument unless it is (...,2)."""
-    if segments.dim() < 1 or segments.shape[-1] != 2:
-        raise ValueError(f"{name}: expected (...,2) of start and end, got shape {tuple(segments.shape)}")
+from fastrcn.overlap import check_segments, tiou
 
 
 def make_anchors(steps, lengths, *, device=None, dtype=None):
@@ -39,16 +35,6 @@ def decode(offsets, anchors):
     centre = anchor_centre + offsets[..., 0] * anchor_length
     half = anchor_length * offsets[..., 1].exp() / 2
     return torch.stack([centre - half, centre + half], -1)
-
-
-def tiou(a, b):
-    """Temporal intersection over union of all pairs: (M,2), (N,2) -> (M,N); 0 where both are empty."""
-    check_segments(a, "a")
-    check_segments(b, "b")
-    a, b = a[:, None], b[None]
-    common = (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
-    union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - common
-    return common / torch.where(union > 0, union, 1)
 
 
 def nms(segments, scores, threshold, limit=None):

@@ -12,23 +12,6 @@ def dequantize(features):
     return features.to(torch.get_default_dtype()) * (4 / 255) + (4 / 512 - 2)
 
 
-def global_average_precision(scores, labels, k=20):
-    """GAP@k: the ``k`` best classes of every video in one list, ranked by score; its average precision.
-
-    Sum over the list of the precision so far where a label is right, divided by the number of all labels.
-
-    scores, labels (N,num_classes); a label is where it is positive. Returns a float, 0 where there are no labels.
-    """
-    if scores.dim() != 2 or scores.shape != labels.shape:
-        raise ValueError(f"scores, labels: expected one shape (N,num_classes), got {tuple(scores.shape)}, "
-                         f"{tuple(labels.shape)}")  # fmt: skip
-    best = scores.topk(min(k, scores.shape[1]), dim=1)
-    right = (labels > 0).gather(1, best.indices).flatten()
-    right = right[best.values.flatten().argsort(descending=True)].double()
-    precision = right.cumsum(0) / torch.arange(1, len(right) + 1, device=right.device)
-    return float((precision * right).sum() / (labels > 0).sum().clamp(min=1))
-
-
 class AttentionStream(nn.Module):
     """One stream: features, a bidirectional recurrent layer, and the mean over time that attention weighs.
 
@@ -80,7 +63,7 @@ class YouTube8M(nn.Module):
         all are full -> scores before the sigmoid (N,num_classes). Features in bytes (uint8) are dequantised.
     Raises: ValueError naming the argument.
 
-    Trained with the binary cross-entropy of every label.
+    Trained with the binary cross-entropy of every label; judged by ``fastrcn.metrics.global_average_precision``.
     """
 
     def __init__(

@@ -8,7 +8,8 @@ from fastrcn import models
 from fastrcn.metrics import temporal_detection_ap
 from fastrcn.models import TALNet
 from fastrcn.models.tal_net import SCALES, SegmentProposalNetwork, Tower
-from fastrcn.models.temporal_segments import decode, make_anchors, tiou
+from fastrcn.models.temporal_segments import decode, make_anchors
+from fastrcn.overlap import tiou
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = models.describe("tal_net").small

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fastrcn.models.temporal_segments import decode, encode, make_anchors, match, nms, sample, soi_pool, tiou
+from fastrcn.models.temporal_segments import decode, encode, make_anchors, match, nms, sample, soi_pool
+from fastrcn.overlap import tiou
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

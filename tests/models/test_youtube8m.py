@@ -1,11 +1,11 @@
-"""YouTube-8M's two-stream net: counts, the equations written out, attention, padding, bytes, GAP."""
+"""YouTube-8M's two-stream net: counts, the equations written out, attention, padding, bytes."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastrcn.models import YouTube8M, create
-from fastrcn.models.youtube8m import dequantize, global_average_precision
+from fastrcn.models.youtube8m import dequantize
 from tests.helpers import loops
 from tests.helpers.nets import count
 
@@ -113,28 +113,6 @@ def test_dropout_follows_the_recurrent_layers():
     assert not torch.equal(net(rgb, audio), net(rgb, audio))
 
 
-def test_gap_by_hand():
-    """Two videos, the two best classes of each: 0.9 right, 0.8 wrong, 0.7 right, 0.6 right; four labels in all."""
-    scores = torch.tensor([[0.9, 0.6, 0.1], [0.7, 0.8, 0.5]])
-    labels = torch.tensor([[1, 1, 0], [1, 0, 1]])
-    assert global_average_precision(scores, labels, k=2) == pytest.approx((1 + 2 / 3 + 3 / 4) / 4)
-    assert global_average_precision(scores, labels) == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 5) / 4)
-    assert global_average_precision(scores, torch.zeros(2, 3)) == 0
-    assert global_average_precision(labels.float(), labels) == 1
-
-
-def test_gap_against_a_loop_over_the_list():
-    scores, labels = torch.rand(6, 30), torch.rand(6, 30) < 0.2
-    triples = []
-    for s, y in zip(scores.tolist(), labels.tolist(), strict=True):
-        triples += sorted(zip(s, y, strict=True), reverse=True)[:20]
-    right, total = 0, 0.0
-    for k, (_, y) in enumerate(sorted(triples, reverse=True), start=1):
-        right += y
-        total += y * right / k
-    assert global_average_precision(scores, labels) == pytest.approx(total / int(labels.sum()))
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -144,7 +122,6 @@ def test_gap_against_a_loop_over_the_list():
         (lambda: tiny()(torch.zeros(1, 2, 5), torch.zeros(1, 3, 3)), r"audio: expected \(N,T,3\)"),
         (lambda: tiny()(torch.zeros(1, 2, 5), torch.zeros(1, 2, 3), torch.tensor([0])), "lengths: .*at least 1"),
         (lambda: tiny()(torch.zeros(1, 2, 5), torch.zeros(1, 2, 3), torch.tensor([2, 2])), "lengths: expected 1"),
-        (lambda: global_average_precision(torch.zeros(1, 2), torch.zeros(2, 2)), "scores, labels"),
     ],
 )
 def test_errors(call, words):
