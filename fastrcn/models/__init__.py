@@ -1,7 +1,8 @@
 """Models of the documents, one paper per file, also by name: ``create``, ``list_models``, ``describe``."""
 
+from fastrcn.losses import caption_nll, doubly_stochastic_penalty, frame_cross_entropy, gru_rcn_loss
 from fastrcn.models.action_detection import I3DAVA, RoIHead, SlowFastAVA
-from fastrcn.models.attention import Attention, doubly_stochastic_penalty
+from fastrcn.models.attention import Attention
 from fastrcn.models.c3d import C3D
 from fastrcn.models.c3d_batch_norm import C3DBatchNorm
 from fastrcn.models.caffenet import AlexNet, CaffeNet
@@ -9,12 +10,12 @@ from fastrcn.models.cnn_m import CNNM2048
 from fastrcn.models.cnn_rnn import CNNRNN
 from fastrcn.models.conv_gru_forecaster import ConvGRUForecaster
 from fastrcn.models.convnet_lstm import ConvNetLSTM
-from fastrcn.models.decoding import beam_search, caption_lengths, caption_nll, greedy, sample
+from fastrcn.models.decoding import beam_search, caption_lengths, greedy, sample
 from fastrcn.models.early_fusion import EarlyFusion
-from fastrcn.models.encoder_forecaster import EncoderForecaster, frame_cross_entropy
+from fastrcn.models.encoder_forecaster import EncoderForecaster
 from fastrcn.models.fc_lstm_forecaster import FCLSTMForecaster
 from fastrcn.models.fused_3d import TwoStream3DFused
-from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts, gru_rcn_loss
+from fastrcn.models.gru_rcn import GRURCN, fuse_rgb_flow, gru_parameter_counts
 from fastrcn.models.gru_rcn_baselines import VGG16RNN, VGG16Frames
 from fastrcn.models.gru_rcn_encoder import GRURCNEncoder
 from fastrcn.models.hurricane import (

@@ -94,11 +94,3 @@ class Attention(nn.Module):
 
     def extra_repr(self):
         return f"{self.score!r}, query_size={self.query_size}, key_size={self.key_size}"
-
-
-def doubly_stochastic_penalty(weights):
-    """Mean over the batch of sum_i (1 - sum_t weights[t, i])^2, for weights (N,T,places).
-
-    The second sum that Xu et al. 2015, arXiv 1502.03044, ask to be one: each place is looked at equally over time.
-    """
-    return (1 - weights.sum(1)).square().sum(-1).mean()

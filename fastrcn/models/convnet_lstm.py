@@ -25,11 +25,12 @@ class ConvNetLSTM(nn.Module):
     Shapes: frames (N,T,3,224,224), T 25, five a second -> scores before softmax (N,T,num_classes).
     Raises: ValueError naming the argument.
 
-    In training every step has its cross-entropy with the clip's label; ``predict`` looks at the last step alone, in
-    tests after 50 frames. 8,952,880 parameters, the paper's 9 million: the normalisation has none, as the LSTM's
-    weights and bias follow, which can do whatever a scale and a shift would. Normalising inside the cell (Cooijmans et
-    al. 2016, arXiv 1603.09025) takes means over the batch between the products and the gates of each step: a cell of
-    this package cannot say that, as its steps are pointwise between convolutions.
+    In training every step has its cross-entropy with the clip's label (``fastrcn.losses.step_cross_entropy``);
+    ``predict`` looks at the last step alone, in tests after 50 frames. 8,952,880 parameters, the paper's 9 million: the
+    normalisation has none, as the LSTM's weights and bias follow, which can do whatever a scale and a shift would.
+    Normalising inside the cell (Cooijmans et al. 2016, arXiv 1603.09025) takes means over the batch between the
+    products and the gates of each step: a cell of this package cannot say that, as its steps are pointwise between
+    convolutions.
     """
 
     heads = ("classifier",)

@@ -1,4 +1,4 @@
-"""Captions out of a decoder: greedy, beam search, sampling; and the likelihood of captions.
+"""Captions out of a decoder: greedy, beam search, sampling.
 
 A decoder is a function ``step(tokens, state) -> (log_probs, state)`` of the tokens (N,) that came last, giving
 log-probabilities (N,V) of those that come next; a state is a tensor with N first, or nested tuples of such. A caption
@@ -161,24 +161,3 @@ def caption_lengths(tokens, eos):
     """Tokens of each caption (N,L) up to its first EOS, which counts; L where there is none."""
     before = (tokens == eos).cumsum(1) == 0
     return (before.sum(1) + 1).clamp(max=tokens.shape[1])
-
-
-def caption_nll(log_probs, tokens, lengths=None):
-    """-1/N sum_n sum_i log p(token_i | those before), the mean over captions, not over tokens.
-
-    Args:
-        log_probs: (N,L,V). tokens: (N,L). lengths: (N,) tokens that count; all if None.
-    """
-    if tokens.shape != log_probs.shape[:2]:
-        raise ValueError(f"tokens: expected shape {tuple(log_probs.shape[:2])}, got {tuple(tokens.shape)}")
-    found = log_probs.gather(2, tokens[..., None])[..., 0]
-    if lengths is not None:
-        if lengths.shape != tokens.shape[:1]:
-            raise ValueError(f"lengths: expected shape {tuple(tokens.shape[:1])}, got {tuple(lengths.shape)}")
-        found = found.masked_fill(~within(lengths, tokens.shape[1]), 0)
-    return -found.sum() / len(tokens)
-
-
-def within(lengths, size):
-    """Booleans (N,size): True before each length."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]

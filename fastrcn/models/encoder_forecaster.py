@@ -23,17 +23,6 @@ def variant(name, **options):
     return register(name, paper=PAPER, kernels="ConvLSTM", small=SMALL, **options)
 
 
-def frame_cross_entropy(predicted, frames):
-    """The paper's loss on Moving MNIST: cross-entropy summed over pixels and frames, averaged over the batch.
-
-    ``predicted`` and ``frames`` (B,T,C,H,W) are from 0 to 1. Raises ValueError naming the argument.
-    """
-    if predicted.shape != frames.shape:
-        came = f"{tuple(predicted.shape)} and {tuple(frames.shape)}"
-        raise ValueError(f"predicted, frames: expected one shape, got {came}")
-    return F.binary_cross_entropy(predicted, frames, reduction="sum") / len(frames)
-
-
 def unroll(encoder, forecaster, x, horizon, order):
     """The states over time of the forecaster's layers (horizon,B,...), begun with what the encoder made of x (T,B,...).
 

@@ -5,8 +5,6 @@ map and classified, and the five class distributions are averaged. Three forms: 
 see the level below (section 3.2), and levels that run in both directions.
 """
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,27 +26,6 @@ def check_average(average):
     if average not in AVERAGES:
         raise ValueError(f"average: expected one of {', '.join(AVERAGES)}, got {average!r}")
     return average
-
-
-def gru_rcn_loss(logits, labels, objective="levels"):
-    """The negative log-likelihood of a clip's class, averaged over the batch.
-
-    Args:
-        logits: (N,levels,num_classes), the second output of the models.
-        labels: (N,) class indices.
-        objective: "levels" trains every classifier on its own (the mean of their cross-entropies); "mean" is the
-            likelihood of the averaged distribution. The paper does not say which; it prints the likelihood to maximise.
-    Raises: ValueError naming the argument.
-    """
-    if objective not in ("levels", "mean"):
-        raise ValueError(f'objective: expected "levels" or "mean", got {objective!r}')
-    if logits.dim() != 3 or labels.shape != logits.shape[:1]:
-        came = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"logits, labels: expected (N,levels,num_classes) and (N,), got shapes {came}")
-    log_p = logits.log_softmax(-1)
-    if objective == "levels":
-        return F.nll_loss(log_p.transpose(1, 2), labels[:, None].expand(log_p.shape[:2]))
-    return F.nll_loss(log_p.logsumexp(1) - math.log(log_p.shape[1]), labels)
 
 
 def fuse_rgb_flow(rgb, flow, weights=(1.0, 2.0)):

@@ -44,7 +44,8 @@ class LRCN(nn.Module):
     Shapes: frames (N,T,in_channels,size,size), T 16 in the paper -> scores before softmax (N,T,num_classes).
     Raises: ValueError naming the argument.
 
-    Trained with cross-entropy at every step against the clip's label, from the weights of the net on single frames.
+    Trained with cross-entropy at every step against the clip's label (``fastrcn.losses.step_cross_entropy``), from the
+    weights of the net on single frames.
     """
 
     def __init__(

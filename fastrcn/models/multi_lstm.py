@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn.layers import LSTMCell
+from fastrcn.losses import multi_label_loss
 from fastrcn.models.attention import Attention
 from fastrcn.models.registry import register
 
@@ -92,7 +93,7 @@ class MultiLSTM(nn.Module):
     @staticmethod
     def loss(scores, labels):
         """Binary cross-entropy of scores (N,T,classes) with labels 0 or 1 of that shape, the mean over all."""
-        return F.binary_cross_entropy_with_logits(scores, labels)
+        return multi_label_loss(scores, labels)
 
     def example_inputs(self, batch=1):
         """Arguments of a forward pass: some more frames than a step reads."""

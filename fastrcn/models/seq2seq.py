@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from fastrcn.layers import GRU, LSTM, GRUCell, LSTMCell
+from fastrcn.losses import within
 from fastrcn.models.attention import Attention
-from fastrcn.models.decoding import CaptionDecoder, within
+from fastrcn.models.decoding import CaptionDecoder
 from fastrcn.models.registry import register
 
 LAYERS = {"lstm": (LSTM, LSTMCell), "gru": (GRU, GRUCell)}

@@ -4,28 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fastrcn.layers import LSTM
+from fastrcn.losses import frame_weights
 from fastrcn.models.caffenet import AlexNet
 from fastrcn.models.registry import register
 from fastrcn.models.short_snippets import FRAME_SIZE
 
 AGGREGATIONS = ("last", "max", "average", "weighted")
-WEIGHTS = ("from_zero", "from_first")
-
-
-def frame_weights(steps, kind="from_zero", *, device=None, dtype=None):
-    """The weights g of the steps, rising linearly to 1: (T,).
-
-    The paper says from 0 to 1; which its end-points are is not known. "from_zero" is t/(T-1), with 1 for a single step;
-    "from_first" is (t+1)/T, for t = 0 .. T-1.
-    """
-    if kind not in WEIGHTS:
-        raise ValueError(f"kind: expected one of {', '.join(WEIGHTS)}, got {kind!r}")
-    if kind == "from_zero" and steps > 1:
-        return torch.linspace(0, 1, steps, device=device, dtype=dtype)
-    return torch.arange(1, steps + 1, device=device, dtype=dtype or torch.get_default_dtype()) / steps
 
 
 def aggregate(probabilities, how="weighted", kind="from_zero"):
@@ -44,16 +30,6 @@ def aggregate(probabilities, how="weighted", kind="from_zero"):
         return probabilities.mean(1)
     g = frame_weights(probabilities.shape[1], kind, device=probabilities.device, dtype=probabilities.dtype)
     return torch.einsum("t,ntk->nk", g, probabilities) / g.sum()
-
-
-def weighted_loss(scores, labels, kind="from_zero"):
-    """Cross-entropy at every step, times the step's ``frame_weights``; the mean over clips and steps.
-
-    scores (N,T,num_classes) before softmax; labels (N,), one for a clip.
-    """
-    g = frame_weights(scores.shape[1], kind, device=scores.device, dtype=scores.dtype)
-    every = labels[:, None].expand(scores.shape[:2])
-    return (g * F.cross_entropy(scores.transpose(1, 2), every, reduction="none")).mean()
 
 
 @register(
@@ -75,7 +51,7 @@ class ShortSnippetsLSTM(nn.Module):
         num_frames: of ``example_inputs``: 30, 120 or 300 in the paper; any number runs.
         backend: as the layers'.
     Shapes: frames (N,T,3,220,220), or features (N,T,input_size) without a CNN -> scores before softmax at every step
-        (N,T,num_classes); ``predict`` makes one prediction of them.
+        (N,T,num_classes), for ``fastrcn.losses.weighted_step_cross_entropy``; ``predict`` makes one prediction of them.
     Raises: ValueError naming the argument.
     """
 

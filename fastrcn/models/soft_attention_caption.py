@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from fastrcn.layers import LSTMCell
-from fastrcn.models.attention import Attention, doubly_stochastic_penalty
-from fastrcn.models.decoding import CaptionDecoder, caption_nll, within
+from fastrcn.losses import caption_nll, doubly_stochastic_penalty, within
+from fastrcn.models.attention import Attention
+from fastrcn.models.decoding import CaptionDecoder
 from fastrcn.models.registry import register
 
 

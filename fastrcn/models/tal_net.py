@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastrcn.losses import offset_loss
 from fastrcn.models.registry import register
 from fastrcn.models.temporal_segments import decode, encode, make_anchors, match, nms, sample, soi_pool
 from fastrcn.overlap import tiou
@@ -244,7 +245,7 @@ class TALNet(nn.Module):
             for scores, offsets in proposed:
                 score_loss = F.binary_cross_entropy_with_logits(scores[video, chosen], kinds[chosen].to(scores))
                 add("proposal_score", score_loss, "proposal_offsets",
-                    F.smooth_l1_loss(offsets[video, positive], target, reduction="sum") / len(chosen))  # fmt: skip
+                    offset_loss(offsets[video, positive], target, len(chosen)))  # fmt: skip
 
         proposals = self._select(proposed, anchors, features[0].shape[2])[0].detach()
         chosen, kinds, targets = self._sample_proposals(proposals, segments, labels, proposals_per_video, generator)
@@ -254,7 +255,7 @@ class TALNet(nn.Module):
                 positive = of_it & (kinds < self.num_classes)
                 of_class = offsets[positive, kinds[positive]]
                 add("class", F.cross_entropy(scores[of_it], kinds[of_it]), "class_offsets",
-                    F.smooth_l1_loss(of_class, targets[positive], reduction="sum") / of_it.sum())  # fmt: skip
+                    offset_loss(of_class, targets[positive], of_it.sum()))  # fmt: skip
         return total
 
     def _sample_proposals(self, proposals, segments, labels, count, generator):

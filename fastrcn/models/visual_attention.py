@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn.layers import LSTMCell
-from fastrcn.models.attention import Attention, doubly_stochastic_penalty
+from fastrcn.losses import doubly_stochastic_penalty, step_cross_entropy
+from fastrcn.models.attention import Attention
 from fastrcn.models.registry import register
 
 SCORERS = ("location", "mlp")
@@ -111,8 +112,7 @@ class VisualAttentionLSTM(nn.Module):
 
         ``labels``: (N,), of the clip. The squares are those of all parameters.
         """
-        steps = scores.shape[1]
-        nll = F.cross_entropy(scores.flatten(0, 1), labels.repeat_interleave(steps), reduction="sum") / len(labels)
+        nll = scores.shape[1] * step_cross_entropy(scores, labels)
         squares = torch.stack([p.square().sum() for p in self.parameters()]).sum()
         return nll + penalty * doubly_stochastic_penalty(maps.flatten(2)) + decay * squares
 

@@ -63,7 +63,8 @@ class YouTube8M(nn.Module):
         all are full -> scores before the sigmoid (N,num_classes). Features in bytes (uint8) are dequantised.
     Raises: ValueError naming the argument.
 
-    Trained with the binary cross-entropy of every label; judged by ``fastrcn.metrics.global_average_precision``.
+    Trained with the binary cross-entropy of every label (``fastrcn.losses.multi_label_loss``); judged by
+    ``fastrcn.metrics.global_average_precision``.
     """
 
     def __init__(

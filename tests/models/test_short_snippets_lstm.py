@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import fastrcn
+from fastrcn.losses import frame_weights, weighted_step_cross_entropy
 from fastrcn.models import ShortSnippetsLSTM
-from fastrcn.models.short_snippets_lstm import aggregate, frame_weights, weighted_loss
+from fastrcn.models.short_snippets_lstm import aggregate
 
 
 @pytest.mark.parametrize(("features", "expected"), [(1024, 11_794_407), (4096, 18_085_863)])
@@ -59,7 +60,7 @@ def test_last_is_weighted_where_only_the_last_weight_is_not_zero():
 def test_gradient_of_a_step_is_proportional_to_its_weight(kind):
     scores = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1, 3])
-    (found,) = torch.autograd.grad(weighted_loss(scores, labels, kind), scores)
+    (found,) = torch.autograd.grad(weighted_step_cross_entropy(scores, labels, kind), scores)
     for t in range(6):
         step = nn.functional.cross_entropy(scores[:, t], labels)
         (plain,) = torch.autograd.grad(step, scores)
@@ -71,7 +72,7 @@ def test_loss_by_hand():
     scores = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]], dtype=torch.float64)
     e = torch.exp(torch.tensor([1.0, 2.0], dtype=torch.float64))
     expected = (0.5 * torch.log(1 + e[0]) + torch.log(1 + 1 / e[1])) / 3  # label 0
-    torch.testing.assert_close(weighted_loss(scores, torch.tensor([0])), expected)
+    torch.testing.assert_close(weighted_step_cross_entropy(scores, torch.tensor([0])), expected)
 
 
 def test_steps_equal_stacked_cells():
