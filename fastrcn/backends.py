@@ -102,6 +102,11 @@ def check_name(name, source):
     return name
 
 
+def check_choice(name):
+    """An argument ``backend``: the name of one, or None for the best that can run."""
+    return None if name is None else check_name(name, "backend")
+
+
 @contextmanager
 def use_backend(name):
     """Within this context every operation runs on the named backend, or raises why that cannot be."""

@@ -292,8 +292,7 @@ def fuse(model, backend=None) -> FuseReport:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if backend is not None:
-        backends.check_name(backend, "backend")
+    backends.check_choice(backend)
     report = FuseReport()
     regions, failed = chains.regions(model)
     for region in regions:

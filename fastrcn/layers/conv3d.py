@@ -151,7 +151,7 @@ class _Chain(nn.Sequential):
 
     def _build(self, modules, backend):
         nn.Sequential.__init__(self, *modules)
-        self.backend = None if backend is None else backends.check_name(backend, "backend")
+        self.backend = backends.check_choice(backend)
 
     @classmethod
     def _from_modules(cls, backend, **modules):
@@ -302,7 +302,7 @@ class BatchNormReLUPool3d(nn.BatchNorm3d):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.relu = bool(relu)
         self.pool = Pool.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
-        self.backend = None if backend is None else backends.check_name(backend, "backend")
+        self.backend = backends.check_choice(backend)
 
     def forward(self, input):
         """Normalisation, ReLU and pooling."""

@@ -82,7 +82,7 @@ class C3D(nn.Module):
             raise ValueError(f"channels: expected five groups of one or two convolutions, got {channels}")
         if size < 16 or size % 16:
             raise ValueError(f"size: expected a multiple of 16, got {size}")
-        self.backend = None if backend is None else backends.check_name(backend, "backend")
+        self.backend = backends.check_choice(backend)
         self.frames, self.size = frames, size
         pools = [Pool.of((time, 2, 2)) for time in self.pool_times]
         last = (self.pool_times[4], 2, 2)

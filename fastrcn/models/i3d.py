@@ -145,7 +145,7 @@ class I3D(nn.Module):
             raise ValueError(f"temporal_padding: expected one of {expected}, got {temporal_padding!r}")
         if final_endpoint is not None:
             _check_endpoint(final_endpoint, "final_endpoint", ENDPOINTS)
-        backend = None if backend is None else backends.check_name(backend, "backend")
+        backend = backends.check_choice(backend)
         self.in_channels, self.size, self.frames = in_channels, size, frames
         options = (spatial_padding, temporal_padding, backend)
         last = final_endpoint or ENDPOINTS[-1]

@@ -342,7 +342,7 @@ def inflate(
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     if temporal_padding not in TEMPORAL_PADDINGS:
         raise ValueError(f"temporal_padding: expected one of {', '.join(TEMPORAL_PADDINGS)}, got {temporal_padding!r}")
-    backend = None if backend is None else backends.check_name(backend, "backend")
+    backend = backends.check_choice(backend)
     with torch.no_grad():
         try:
             graph = _Tracer(method, image).trace(copy.deepcopy(module).eval())

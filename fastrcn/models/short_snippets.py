@@ -130,7 +130,7 @@ class ShortSnippetsPooling(nn.Module):
         if cnn_options is not None and cnn != "alexnet":
             raise ValueError(f"cnn_options: expected None unless the cnn is alexnet, got {cnn_options}")
         self.pooling, self.num_frames, self.feature_shape = pooling, num_frames, tuple(feature_shape)
-        self.backend = None if backend is None else backends.check_name(backend, "backend")
+        self.backend = backends.check_choice(backend)
         self.frame_size: int | None = None
         if cnn == "alexnet":
             alexnet = AlexNet(None, **{"size": FRAME_SIZE, **(cnn_options or {})})

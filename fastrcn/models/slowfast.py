@@ -111,8 +111,7 @@ class SlowFast(nn.Module):
             raise ValueError(f"fusion_kernel: expected an odd number, got {fusion_kernel}")
         if res5_stride not in (1, 2):
             raise ValueError(f"res5_stride: expected 1 or 2, got {res5_stride}")
-        if backend is not None:
-            backends.check_name(backend, "backend")
+        backends.check_choice(backend)
         slow_frames(num_frames, alpha, sampling)
         self.alpha, self.sampling, self.in_channels = alpha, sampling, in_channels
         self.num_frames, self.size = num_frames, size

@@ -224,8 +224,7 @@ class VideoResNet(nn.Module):
             raise ValueError(f"width: expected a positive int, got {width}")
         if len(blocks) != len(BLOCKS) or min(blocks) < 1:
             raise ValueError(f"blocks: expected {len(BLOCKS)} positive ints, got {blocks}")
-        if backend is not None:
-            backends.check_name(backend, "backend")
+        backends.check_choice(backend)
         self.in_channels, self.num_frames, self.size = in_channels, num_frames, size
         self.pools_time = variant != "slow"
         self.least_frames = 2 if self.pools_time else 1

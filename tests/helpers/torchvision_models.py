@@ -10,7 +10,6 @@ import warnings
 import torch
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_LIBRARIES = []  # declarations live as long as these objects
 
 
 def _import():
@@ -24,10 +23,9 @@ def _import():
 try:
     torchvision = _import()
 except RuntimeError:
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # its declarations live as long as it does
     for name in ("nms", "qnms"):
         library.define(name + _SIGNATURE)
-    _LIBRARIES.append(library)
     torchvision = _import()
 
 models = torchvision.models

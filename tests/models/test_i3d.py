@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from fastrcn.models import I3D, I3DTwoStream, create
 from fastrcn.models.i3d import ENDPOINTS, from_tensorflow
-from tests.helpers.nets import count
+from tests.helpers.nets import count, randomize
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,16 +71,6 @@ def test_shapes_at_the_papers_size():
         assert net(x).shape == (2, 400)
         two = I3DTwoStream().eval()
         assert two(*two.example_inputs(2)).shape == (2, 400)
-
-
-def randomize(net):
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            if name.endswith(("running_var", "bn.weight")):
-                value.uniform_(0.5, 1.5)
-            elif value.is_floating_point():
-                value.normal_(0, 0.2)
-    return net
 
 
 class Port:
@@ -167,7 +157,7 @@ class Port:
 def test_equals_the_ports_arithmetic(size, paddings, backend):
     spatial, temporal = paddings
     options = {"spatial_padding": spatial, "temporal_padding": temporal, "backend": backend}
-    net = randomize(I3D(5, 2, width=8, size=max(size[1:]), **options).double().eval())
+    net = randomize(I3D(5, 2, width=8, size=max(size[1:]), **options).double().eval(), 0.2)
     port = Port(net.state_dict(), spatial, temporal)
     x = torch.randn(1, 2, *size, dtype=torch.float64)
     truth = port.per_step(x)
@@ -177,7 +167,7 @@ def test_equals_the_ports_arithmetic(size, paddings, backend):
 
 
 def test_every_endpoint_equals_the_ports():
-    net = randomize(I3D(5, width=8, backend="cpu").double().eval())
+    net = randomize(I3D(5, width=8, backend="cpu").double().eval(), 0.2)
     x = torch.randn(1, 3, 6, 13, 18, dtype=torch.float64)
     for name, maps in Port(net.state_dict()).endpoints(x).items():
         with torch.no_grad():
@@ -203,7 +193,7 @@ def assert_same_gradients(net, found, state, names, truth):
 
 
 def test_gradients_equal_the_ports():
-    net = randomize(I3D(5, width=8, size=32, backend="cpu").double().eval())
+    net = randomize(I3D(5, width=8, size=32, backend="cpu").double().eval(), 0.2)
     state, names = traced(net)
     x = torch.randn(2, 3, 17, 32, 31, dtype=torch.float64)
     assert_same_gradients(net, net(x), state, names, Port(state).per_step(x).mean(2))
@@ -212,7 +202,7 @@ def test_gradients_equal_the_ports():
 def test_training_step_equals_the_ports():
     """With statistics of the batch, of which a hundredth is kept. As far as the maps have many cells: rounding grows
     with every normalisation by few."""
-    net = randomize(I3D(width=8, final_endpoint="MaxPool3d_4a_3x3", backend="cpu").double().train())
+    net = randomize(I3D(width=8, final_endpoint="MaxPool3d_4a_3x3", backend="cpu").double().train(), 0.2)
     state, names = traced(net)
     port = Port(state, training=True)
     x = torch.randn(2, 3, 15, 32, 31, dtype=torch.float64)
@@ -241,7 +231,7 @@ def test_pooling_is_part_of_the_convolutions(monkeypatch):
 
 
 def test_weights_without_the_counters_of_new_versions_load_strictly():
-    net, other = randomize(I3D(5, width=8, size=32)), I3D(5, width=8, size=32)
+    net, other = randomize(I3D(5, width=8, size=32), 0.2), I3D(5, width=8, size=32)
     other.load_state_dict({n: v for n, v in net.state_dict().items() if not n.endswith("num_batches_tracked")})
     x = torch.randn(1, 3, 9, 32, 32)
     assert torch.equal(net.eval()(x), other.eval()(x))
@@ -251,7 +241,7 @@ def test_weights_without_the_counters_of_new_versions_load_strictly():
 
 def test_weights_from_tensorflow():
     """Names as in the authors' checkpoints, Mixed_5b's slip among them."""
-    net, other = randomize(I3D(5, width=8, size=32)), I3D(5, width=8, size=32)
+    net, other = randomize(I3D(5, width=8, size=32), 0.2), I3D(5, width=8, size=32)
     layers = {
         "b0": "Branch_0/Conv3d_0a_1x1", "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
         "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3", "b3b": "Branch_3/Conv3d_0b_1x1",
@@ -276,7 +266,7 @@ def test_weights_from_tensorflow():
 
 
 def test_a_net_that_ends_at_an_endpoint():
-    whole = randomize(I3D(5, width=8, size=32)).eval()
+    whole = randomize(I3D(5, width=8, size=32), 0.2).eval()
     x = torch.randn(1, 3, 6, 40, 20)
     for name in ("MaxPool3d_2a_3x3", "Mixed_3c", "Mixed_4e"):
         trunk = I3D(width=8, final_endpoint=name).eval()

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from fastrcn.models import InceptionV1
 from fastrcn.models.inception import MODULES
+from tests.helpers.nets import randomize
 from tests.helpers.tolerances import assert_close
 from tests.helpers.torchvision_models import models as torchvision_models
 
@@ -58,16 +59,6 @@ def test_shapes_at_the_papers_size():
     ]  # fmt: skip
 
 
-def randomize(net):
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            if name.endswith(("running_var", "bn.weight")):
-                value.uniform_(0.5, 1.5)
-            elif value.is_floating_point():
-                value.normal_(0, 0.3)
-    return net
-
-
 def test_equals_torchvisions():
     theirs = torchvision_models.googlenet(num_classes=7, aux_logits=False, init_weights=False).double()
     ours = InceptionV1(7, dropout=0.0).double()
@@ -98,7 +89,7 @@ def around(size, kernel, stride):
     [("torchvision", (52, 40)), ("same", (52, 40)), ("same", (64, 64)), ("same", (65, 47)), ("same", (33, 1))],
 )
 def test_equals_the_arithmetic_written_out(padding, size):
-    net = randomize(InceptionV1(5, width=8, padding=padding).double().eval())
+    net = randomize(InceptionV1(5, width=8, padding=padding).double().eval(), 0.3)
     p = net.state_dict()
 
     def block(x, name, stride=1):
@@ -152,7 +143,7 @@ def test_same_padding_divides_sizes_rounding_up(size):
 
 
 def test_paddings_differ_in_the_stem_alone_at_224():
-    one = randomize(InceptionV1(5, width=8))
+    one = randomize(InceptionV1(5, width=8), 0.3)
     other = InceptionV1(5, width=8, padding="same")
     other.load_state_dict(one.state_dict())
     x = torch.randn(1, 3, 224, 224)
@@ -172,7 +163,7 @@ def test_normalisation_has_the_papers_epsilon():
 
 
 def test_input_transform_is_torchvisions():
-    plain, transforming = (randomize(InceptionV1(5, width=8, transform_input=t).eval()) for t in (False, True))
+    plain, transforming = (randomize(InceptionV1(5, width=8, transform_input=t).eval(), 0.3) for t in (False, True))
     transforming.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 40, 40)
     first = x[:, :1] * (0.229 / 0.5) + (0.485 - 0.5) / 0.5

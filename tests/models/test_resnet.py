@@ -5,18 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from fastrcn.models import ResNet50
+from tests.helpers.nets import randomize_normalisations
 from tests.helpers.tolerances import assert_close
 from tests.helpers.torchvision_models import models as torchvision_models
-
-
-def randomize(net):
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            if name.endswith("running_var") or (name.endswith("weight") and value.dim() == 1):
-                value.uniform_(0.5, 1.5)
-            elif value.is_floating_point() and value.dim() == 1:
-                value.normal_(0, 0.2)
-    return net
 
 
 @pytest.mark.parametrize(("classes", "count"), [(1000, 25_557_032), (400, 24_327_632), (None, 23_508_032)])
@@ -35,7 +26,7 @@ def test_keys_and_their_order_are_torchvisions():
 
 def test_equals_torchvisions_with_all_gradients():
     """At the full width; evaluation and training, where the running statistics change too."""
-    theirs = randomize(torchvision_models.resnet50(num_classes=7)).double()
+    theirs = randomize_normalisations(torchvision_models.resnet50(num_classes=7)).double()
     ours = ResNet50(7).double()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     image = torch.randn(2, 3, 72, 56, dtype=torch.float64)
@@ -81,7 +72,7 @@ def test_shapes_at_the_papers_size():
 
 
 def test_pooled_features_lead_to_the_scores():
-    net = randomize(ResNet50(5, width=4)).eval()
+    net = randomize_normalisations(ResNet50(5, width=4)).eval()
     x = torch.randn(2, 3, 64, 64)
     maps = net.taps(x)[-1]
     pooled = maps.sum((2, 3)) / (maps.shape[2] * maps.shape[3])

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from fastrcn import models
 from fastrcn.models import SlowFast, VideoResNet, slow_frames
 from fastrcn.models.video_resnet import TEMPORAL_KERNELS
+from tests.helpers.nets import randomize_normalisations
 from tests.helpers.tolerances import assert_close, relative_error
 
 STAGES = {"s1": (64, 8), "s2": (256, 32), "s3": (512, 64), "s4": (1024, 128), "s5": (2048, 256)}
@@ -17,13 +18,7 @@ def small(**options):
     net = SlowFast(
         5, **{"width": 16, "num_frames": 16, "size": 48, "zero_init": False, "dropout": 0.0} | options
     ).double()  # fmt: skip
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            if name.endswith("running_var") or (name.endswith("weight") and value.dim() == 1):
-                value.uniform_(0.5, 1.5)
-            elif value.is_floating_point() and value.dim() == 1:
-                value.normal_(0, 0.2)
-    return net
+    return randomize_normalisations(net)
 
 
 def clips(net, batch=2):

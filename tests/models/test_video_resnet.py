@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from fastrcn import models
 from fastrcn.models import VideoResNet
+from tests.helpers.nets import randomize_normalisations
 from tests.helpers.tolerances import assert_close, relative_error
 from tests.helpers.torchvision_models import models as torchvision_models
 
@@ -23,19 +24,7 @@ def small(variant, **options):
     """A net whose normalisations are not those of the start."""
     torch.manual_seed(0)
     net = VideoResNet(5, variant, **{"width": 4, "zero_init": False, "dropout": 0.0} | options)
-    return randomize(net).double()
-
-
-def randomize(net):
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            if name.endswith("running_var") or (name.endswith("weight") and value.dim() == 1):
-                value.uniform_(0.5, 1.5)
-            elif value.is_floating_point() and value.dim() == 1:
-                value.normal_(0, 0.2)
-            elif name.endswith("conv_theta.weight"):  # else a softmax has one large weight, and magnifies rounding
-                value.mul_(0.1)
-    return net
+    return randomize_normalisations(net).double()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +123,7 @@ def as_clips(name):
 
 def test_c2d_of_a_still_clip_is_torchvisions_resnet50():
     """Scores and gradients, in evaluation and in training, where the statistics of equal frames are the frame's."""
-    image_net = randomize(torchvision_models.resnet50(num_classes=7)).double()
+    image_net = randomize_normalisations(torchvision_models.resnet50(num_classes=7)).double()
     net = VideoResNet(7, "c2d", dropout=0.0).double()
     state = {as_clips(n): v[:, :, None] if v.dim() == 4 else v for n, v in image_net.state_dict().items()}
     net.load_state_dict(state, strict=True)
