@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from fastrcn.data.checks import height_and_width
 from fastrcn.data.flow_encoding import flip_flow
 
 LIGHTING_VALUES = (0.2175, 0.0188, 0.0045)
@@ -40,14 +41,6 @@ def _check_clip(clip, flow):
         raise ValueError(f"clip: expected flow in pixels as floats, got {clip.dtype}")
 
 
-def _pair(name, size):
-    """Height and width of a size, a number standing for a square."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
-        raise ValueError(f"{name}: expected a positive int or two, height and width, got {size!r}")
-    return pair
-
-
 def resize(clip, size, *, flow=False):
     """A clip at another size, bilinear, with antialiasing where it gets smaller.
 
@@ -59,7 +52,7 @@ def resize(clip, size, *, flow=False):
     _check_clip(clip, flow)
     if clip.dtype != torch.uint8 and not clip.is_floating_point():
         raise ValueError(f"clip: expected uint8 or floats, got {clip.dtype}")
-    size, old = _pair("size", size), clip.shape[2:]
+    size, old = height_and_width("size", size), clip.shape[2:]
     if size == tuple(old):
         return clip
     clip = F.interpolate(clip, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -93,7 +86,7 @@ def take_crop(clip, crop: Crop, *, flow=False):
 
 def _room(frame, size, name="size"):
     """Rows and columns that are left beside a rectangle; ``frame`` is the frames' height and width."""
-    frame, size = _pair("frame", frame), _pair(name, size)
+    frame, size = height_and_width("frame", frame), height_and_width(name, size)
     if size[0] > frame[0] or size[1] > frame[1]:
         raise ValueError(f"{name}: expected at most the frames' {frame[0]}x{frame[1]} pixels, got {size[0]}x{size[1]}")
     return frame[0] - size[0], frame[1] - size[1], size
@@ -160,7 +153,7 @@ def multi_scale_crop(
         crop = corner_crops(frame, (height, width))[_draw(5, generator)]
     else:
         crop = random_crop(frame, (height, width), generator=generator)
-    return crop._replace(size=_pair("size", size))
+    return crop._replace(size=height_and_width("size", size))
 
 
 def random_flip(crop, *, generator=None):

@@ -12,18 +12,14 @@ from fractions import Fraction
 
 import torch
 
+from fastrcn.data.checks import check_counts
+
 AVERAGES = ("prob", "logit")
-
-
-def _check_counts(**counts):
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: expected a positive int, got {value!r}")
 
 
 def _last_start(frames, length, stride, loop):
     """The last frame that a clip may begin with: 0 in a video that is looped."""
-    _check_counts(frames=frames, length=length, stride=stride)
+    check_counts(frames=frames, length=length, stride=stride)
     span = (length - 1) * stride + 1
     if frames < span and not loop:
         raise ValueError(f"frames: expected at least {span}, for {length} that are {stride} apart, got {frames}")
@@ -53,7 +49,7 @@ def uniform_clips(frames, length, count, *, stride=1, loop=False):
     Returns: (count,length).
     Raises: ValueError naming the argument.
     """
-    _check_counts(count=count)
+    check_counts(count=count)
     last = _last_start(frames, length, stride, loop)
     if count == 1:
         return _clips([last // 2], frames, length, stride)
@@ -70,7 +66,7 @@ def dense_clips(frames, length, step, *, stride=1, loop=False, rest="align"):
     Returns: (K,length).
     Raises: ValueError naming the argument.
     """
-    _check_counts(step=step)
+    check_counts(step=step)
     if rest not in ("align", "drop"):
         raise ValueError(f'rest: expected "align" or "drop", got {rest!r}')
     last = _last_start(frames, length, stride, loop)
@@ -88,7 +84,7 @@ def whole_video(frames, *, stride=1, fewest=1):
     Returns: (1,T).
     Raises: ValueError naming the argument.
     """
-    _check_counts(frames=frames, stride=stride, fewest=fewest)
+    check_counts(frames=frames, stride=stride, fewest=fewest)
     length = (frames - 1) // stride + 1
     return _clips([0], frames, length, stride) if length >= fewest else _clips([0], frames, fewest, stride)
 
@@ -103,7 +99,7 @@ def at_rate(frames, frame_rate, rate):
     Returns: (T,), T = ceil of the duration times ``rate``, up to the rounding to frames.
     Raises: ValueError naming the argument.
     """
-    _check_counts(frames=frames)
+    check_counts(frames=frames)
     ratio = _rate("frame_rate", frame_rate) / _rate("rate", rate)
     indices, k = [], 0
     while (index := int(k * ratio + Fraction(1, 2))) < frames:
@@ -126,7 +122,7 @@ def sparse_frames(frames, frame_rate, length=300, rate=1):
     Returns: (length,).
     Raises: ValueError naming the argument.
     """
-    _check_counts(length=length)
+    check_counts(length=length)
     found = at_rate(frames, frame_rate, rate)
     return found[torch.arange(length) % len(found)]
 
@@ -141,7 +137,7 @@ def flow_pairs(indices, frames, frame_rate, rate=15):
     Returns: (T,2).
     Raises: ValueError naming the argument.
     """
-    _check_counts(frames=frames)
+    check_counts(frames=frames)
     apart = max(1, int(_rate("frame_rate", frame_rate) / _rate("rate", rate) + Fraction(1, 2)))
     if frames <= apart:
         raise ValueError(f"frames: expected at least {apart + 1}, a pair, got {frames}")
