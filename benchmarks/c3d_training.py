@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import fastrcn
-from fastrcn.demo.video import packaged_clip, read_clip
+from fastrcn.data import read_clip
+from fastrcn.demo.video import packaged_clip
 
 CLIPS = ("bikes.mp4", "carphone_pristine.mp4")
 FRAMES, SIZE, BATCH = 16, 56, 4

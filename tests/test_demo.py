@@ -6,36 +6,29 @@ import pytest
 import torch
 
 from fastrcn.__main__ import main
-from fastrcn.demo import video
+from fastrcn.data import read_clip
+from fastrcn.demo.video import packaged_clip
+from tests.helpers.clips import write_clip
 
 
 @pytest.fixture
 def clip(tmp_path):
     """A short clip of a bright square that moves right, one pixel per frame."""
-    av = pytest.importorskip("av", reason="PyAV is not installed")
-    path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for t in range(40):
-            frame = torch.full((32, 48, 3), 30, dtype=torch.uint8)
-            frame[10:20, t : t + 10] = 220
-            for packet in stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
+    frames = torch.full((40, 3, 32, 48), 30, dtype=torch.uint8)
+    for t, frame in enumerate(frames):
+        frame[:, 10:20, t : t + 10] = 220
+    return write_clip(tmp_path / "clip.mp4", frames)
 
 
 def test_reads_gray_frames(clip):
-    frames = video.read_clip(clip, 16, 4, 10)
+    frames = read_clip(clip, 16, 4, 10)
     assert frames.shape == (40, 1, 16, 24)
     assert frames.dtype == torch.float32
     assert 0 <= frames.min() < 0.3 < 0.7 < frames.max() <= 1
 
 
 def test_packaged_clip_is_found():
-    assert video.packaged_clip().name == "bikes.mp4"
+    assert packaged_clip().name == "bikes.mp4"
 
 
 def test_missing_and_unreadable_clips(clip, tmp_path, capsys):

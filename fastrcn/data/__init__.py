@@ -42,12 +42,14 @@ from fastrcn.data.sampling import (
     uniform_clips,
     whole_video,
 )
+from fastrcn.data.video import VideoReader, read_clip
 
 __all__ = [
     "PROTOCOLS",
     "Crop",
     "FlowBytes",
     "Protocol",
+    "VideoReader",
     "at_rate",
     "average_scores",
     "bidirectional_flow",
@@ -71,6 +73,7 @@ __all__ = [
     "random_clip",
     "random_crop",
     "random_flip",
+    "read_clip",
     "resize",
     "short_side_size",
     "sparse_frames",

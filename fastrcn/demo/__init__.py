@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from fastrcn import backends
+from fastrcn.data.video import read_clip
+from fastrcn.demo.video import packaged_clip
 
 
 def _positive(text):
@@ -40,7 +42,7 @@ def add_arguments(parser):
 def run(args) -> int:
     """The command; 1 where the forecaster does not beat repeating the last frame, 2 for unusable input."""
     try:
-        from fastrcn.demo import plots, video
+        from fastrcn.demo import plots
         from fastrcn.demo.compare import compare
         from fastrcn.demo.train import build, score, split, train, window
     except ModuleNotFoundError as error:
@@ -48,10 +50,10 @@ def run(args) -> int:
         return 2
     torch.set_num_threads(args.threads)
     try:
-        path = args.video or video.packaged_clip()
+        path = args.video or packaged_clip()
         fewest = 3 * (args.frames_in + args.frames_out)
-        clip = video.read_clip(path, args.size, args.patch, fewest)
-    except (FileNotFoundError, ValueError) as error:
+        clip = read_clip(path, args.size, args.patch, fewest)
+    except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from fastrcn import backends
+from fastrcn.data.video import read_clip
 from fastrcn.demo import _positive
+from fastrcn.demo.video import packaged_clip
 from fastrcn.visualization.filters import filter_clips
 from fastrcn.visualization.gradients import class_score_gradients, contribution, saliency
 from fastrcn.visualization.maximize import Regularizer, maximize
@@ -52,7 +54,6 @@ def run(args) -> int:
     try:
         from tqdm import tqdm
 
-        from fastrcn.demo import video
         from fastrcn.visualization import write
     except ModuleNotFoundError as error:
         print(f"visualize: {error}; run pip install 'fastrcn[demo]'", file=sys.stderr)
@@ -60,11 +61,11 @@ def run(args) -> int:
     begin = time.perf_counter()
     torch.set_num_threads(args.threads)
     try:
-        clip = video.read_clip(args.video or video.packaged_clip(), args.height, 2, 5 * FRAMES, color=True)
+        clip = read_clip(args.video or packaged_clip(), args.height, 2, 5 * FRAMES, color=True)
         if min(clip.shape[2:]) < smallest_side():
             size = "x".join(map(str, clip.shape[:1:-1]))
             raise ValueError(f"--height: expected frames of at least {smallest_side()} pixels a side, got {size}")
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"visualize: {error}", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.data import bidirectional_flow, optical_flow, tv_l1, warp
+from fastrcn.data import bidirectional_flow, optical_flow, read_clip, tv_l1, warp
 from fastrcn.data.optical_flow import METHODS, _divergence, _gradient, gray
-from fastrcn.demo.video import packaged_clip, read_clip
+from fastrcn.demo.video import packaged_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from fastrcn.demo.video import packaged_clip, read_clip
+from fastrcn.data import read_clip
+from fastrcn.demo.video import packaged_clip
 from fastrcn.models import GRURCN, VGG16Frames, gru_rcn_loss
 
 STEPS, SIZE = 6, 64

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from fastrcn.__main__ import main
-from fastrcn.demo.video import packaged_clip, read_clip
+from fastrcn.data import read_clip
+from fastrcn.demo.video import packaged_clip
 
 TINY = ["--steps", "3", "--ascent-steps", "2", "--ascent-size", "16", "--width", "4", "--batch", "4", "--height", "52"]
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fastrcn.demo.video import packaged_clip, read_clip
+from fastrcn.data import read_clip
+from fastrcn.demo.video import packaged_clip
 from fastrcn.visualization.motion import (
     CLASSES,
     MotionNet,
