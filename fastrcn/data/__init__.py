@@ -15,6 +15,7 @@ from fastrcn.data.crops import (
     ten_crops,
     three_crops,
 )
+from fastrcn.data.flow_cache import FlowCache
 from fastrcn.data.flow_encoding import (
     FlowBytes,
     bidirectional_flow,
@@ -48,6 +49,7 @@ __all__ = [
     "PROTOCOLS",
     "Crop",
     "FlowBytes",
+    "FlowCache",
     "Protocol",
     "VideoReader",
     "at_rate",
