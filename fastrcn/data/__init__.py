@@ -44,6 +44,7 @@ from fastrcn.data.sampling import (
     whole_video,
 )
 from fastrcn.data.video import VideoReader, read_clip
+from fastrcn.data.video_folder import VideoFolder
 
 __all__ = [
     "PROTOCOLS",
@@ -51,6 +52,7 @@ __all__ = [
     "FlowBytes",
     "FlowCache",
     "Protocol",
+    "VideoFolder",
     "VideoReader",
     "at_rate",
     "average_scores",

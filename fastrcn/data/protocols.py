@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+
 from fastrcn.data.crops import (
     center_crop,
     multi_scale_crop,
@@ -53,6 +55,15 @@ class Protocol(NamedTuple):
             return self.resize
         height, width = frame
         return short_side_size(height, width, side or self.resize)
+
+    def random_side(self, *, generator=None):
+        """The short side of a clip's frames in training; None where it is not drawn."""
+        if self.largest_side is None:
+            return None
+        if isinstance(self.resize, tuple) or self.largest_side < self.resize:
+            expected = f"None, or at least resize, a short side of {self.resize}"
+            raise ValueError(f"largest_side: expected {expected}, got {self.largest_side}")
+        return int(torch.randint(self.resize, self.largest_side + 1, (), generator=generator))
 
     def random_crop(self, frame, *, generator=None):
         """The crop of a clip in training, mirrored or not, of resized frames of this height and width."""

@@ -56,7 +56,14 @@ def test_protocol(name):
 def test_what_few_of_them_do():
     assert {name for name, p in PROTOCOLS.items() if p.color_jitter} == {"two_stream"}
     assert {name for name, p in PROTOCOLS.items() if p.largest_side} == {"slowfast"}
-    assert PROTOCOLS["slowfast"].frame_size((240, 320), side=320) == (320, 427)
+    slowfast = PROTOCOLS["slowfast"]
+    assert slowfast.frame_size((240, 320), side=320) == (320, 427)
+    sides = {slowfast.random_side(generator=torch.Generator().manual_seed(seed)) for seed in range(1000)}
+    assert sides == set(range(256, 321))
+    assert PROTOCOLS["i3d"].random_side() is None
+    for wrong in ({"resize": (256, 320)}, {"largest_side": 255}):
+        with pytest.raises(ValueError, match="largest_side: expected None, or at least resize"):
+            slowfast._replace(**wrong).random_side()
     kinetics = {"i3d", "convnet_lstm", "two_stream_inception", "two_stream_inception_flow"}
     assert {name for name, p in PROTOCOLS.items() if p.rate == 25.0} == kinetics
     assert {name for name, p in PROTOCOLS.items() if p.rate is None} == set(PROTOCOLS) - kinetics
