@@ -31,6 +31,7 @@ from fastrcn.data.flow_encoding import (
     stack_flow,
     to_bytes,
 )
+from fastrcn.data.moving_digits import moving_digits
 from fastrcn.data.optical_flow import optical_flow, tv_l1, warp
 from fastrcn.data.protocols import PROTOCOLS, Protocol
 from fastrcn.data.sampling import (
@@ -72,6 +73,7 @@ __all__ = [
     "follow_trajectories",
     "from_bytes",
     "i3d_flow",
+    "moving_digits",
     "multi_scale_crop",
     "optical_flow",
     "random_clip",

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn import models
+from fastrcn.data import moving_digits
 from fastrcn.models import ConvGRUForecaster, EncoderForecaster, FCLSTMForecaster, frame_cross_entropy
 from tests.helpers import loops
-from tests.helpers.moving_digits import moving_digits
 from tests.helpers.tolerances import assert_close
 
 
@@ -149,23 +149,6 @@ def test_zero_weights_give_constant_output(make):
     future = net(torch.rand(1, 2, 1, 4, 4), 6)
     assert future.shape == (1, 6, 1, 4, 4)
     assert (future == (0.5 if isinstance(net, FCLSTMForecaster) else 0.0)).all()
-
-
-def test_digits_move_and_bounce():
-    clips = moving_digits(3, 40, 32, digits=1)
-    assert clips.shape == (3, 40, 1, 32, 32)
-    assert clips.min() == 0
-    assert clips.max() <= 1
-    mass = clips.sum((2, 3, 4))
-    assert torch.allclose(mass, mass[:, :1].expand_as(mass), rtol=1e-5)  # it never leaves the frame
-    pixels = torch.arange(32.0)
-    rows = (clips.sum((2, 4)) * pixels).sum(2) / mass
-    columns = (clips.sum((2, 3)) * pixels).sum(2) / mass
-    speed = (rows.diff(dim=1) ** 2 + columns.diff(dim=1) ** 2).sqrt()
-    assert speed.median() == pytest.approx(2, abs=0.5)
-    assert (rows.diff(dim=1).sign().diff(dim=1).abs() == 2).any()
-    assert torch.equal(clips, moving_digits(3, 40, 32, digits=1))
-    assert not torch.equal(clips, moving_digits(3, 40, 32, digits=1, seed=1))
 
 
 @pytest.mark.slow
