@@ -46,6 +46,7 @@ from fastrcn.data.sampling import (
 )
 from fastrcn.data.video import VideoReader, read_clip
 from fastrcn.data.video_folder import VideoFolder
+from fastrcn.data.windows import VideoWindows, Windows
 
 __all__ = [
     "PROTOCOLS",
@@ -55,6 +56,8 @@ __all__ = [
     "Protocol",
     "VideoFolder",
     "VideoReader",
+    "VideoWindows",
+    "Windows",
     "at_rate",
     "average_scores",
     "bidirectional_flow",

@@ -10,6 +10,12 @@ def check_counts(**counts):
             raise ValueError(f"{name}: expected a positive int, got {value!r}")
 
 
+def check_seed(seed):
+    """Raises ValueError where it is not an int from 0 on."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed: expected an int that is not negative, got {seed!r}")
+
+
 def height_and_width(name, size):
     """Both of a size, a number standing for a square. Raises ValueError naming the argument."""
     pair = (size, size) if isinstance(size, int) else tuple(size)

@@ -18,6 +18,10 @@ class Entry(NamedTuple):
     end: int | None = None
 
 
+def _visible(folder):
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def read_folder(root):
     """(entries, classes) of a folder whose folders are classes, sorted by name, with nothing but videos in them.
 
@@ -26,12 +30,12 @@ def read_folder(root):
     Raises: ValueError naming what is not where it belongs.
     """
     root = Path(root)
-    visible = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    visible = _visible(root)
     classes = [path.name for path in visible if path.is_dir()]
     stray = [path for path in visible if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     entries = []
     for label, name in enumerate(classes):
-        inside = sorted(path for path in (root / name).iterdir() if not path.name.startswith("."))
+        inside = _visible(root / name)
         stray += [path for path in inside if path.is_dir() or path.suffix.lower() not in SUFFIXES]
         entries += [Entry(path, label) for path in inside]
         if not inside:
@@ -90,6 +94,23 @@ def read_source(source):
     if not source.exists():
         raise FileNotFoundError(f"source: there is no {source}")
     return (read_folder if source.is_dir() else read_csv)(source)
+
+
+def read_videos(source):
+    """Entries of one video file, of a folder with nothing but videos, or of what ``read_source`` takes.
+
+    Raises: FileNotFoundError; ValueError naming what is not a video.
+    """
+    source = Path(source)
+    if source.is_file() and source.suffix.lower() != ".csv":
+        return [Entry(source, 0)]
+    if source.is_dir() and not any(path.is_dir() for path in _visible(source)):
+        stray = [path for path in _visible(source) if path.suffix.lower() not in SUFFIXES]
+        if stray:
+            expected = f"a folder with nothing but videos ({', '.join(SUFFIXES)})"
+            raise ValueError(f"source: expected {expected}, got {', '.join(map(str, stray))}; a CSV file can name any")
+        return [Entry(path, 0) for path in _visible(source)]
+    return read_source(source)[0]
 
 
 def leave_out(entries, check):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from fastrcn.data.checks import check_seed
 from fastrcn.data.crops import color_jitter, resize, take_crop
 from fastrcn.data.entries import Entry, frames_of, leave_out, pick, read_source
 from fastrcn.data.flow_cache import FlowCache
@@ -47,8 +48,7 @@ class VideoFolder(Dataset):
     ):  # fmt: skip
         if inputs not in INPUTS:
             raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, got {inputs!r}")
-        if seed < 0:
-            raise ValueError(f"seed: expected a number that is not negative, got {seed}")
+        check_seed(seed)
         if not isinstance(protocol, Protocol) and protocol not in PROTOCOLS:
             raise ValueError(f"protocol: expected a Protocol or one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         self.protocol: Protocol = protocol if isinstance(protocol, Protocol) else PROTOCOLS[protocol]

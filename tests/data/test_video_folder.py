@@ -345,7 +345,7 @@ def test_errors(root):
         VideoFolder(root, "none")
     with pytest.raises(ValueError, match="inputs: expected one of frames, flow, both, got 'rgb'"):
         VideoFolder(root, SMALL, inputs="rgb")
-    with pytest.raises(ValueError, match="seed: expected a number that is not negative, got -1"):
+    with pytest.raises(ValueError, match="seed: expected an int that is not negative, got -1"):
         VideoFolder(root, SMALL, seed=-1)
     with pytest.raises(ValueError, match="epoch: expected a number that is not negative, got -1"):
         VideoFolder(root, SMALL).set_epoch(-1)
