@@ -31,7 +31,7 @@ from fastrcn.data.flow_encoding import (
     stack_flow,
     to_bytes,
 )
-from fastrcn.data.moving_digits import moving_digits
+from fastrcn.data.moving_digits import MovingDigits, moving_digits
 from fastrcn.data.optical_flow import optical_flow, tv_l1, warp
 from fastrcn.data.protocols import PROTOCOLS, Protocol
 from fastrcn.data.sampling import (
@@ -53,6 +53,7 @@ __all__ = [
     "Crop",
     "FlowBytes",
     "FlowCache",
+    "MovingDigits",
     "Protocol",
     "VideoFolder",
     "VideoReader",

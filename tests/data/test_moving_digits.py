@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from fastrcn.data import moving_digits
+from fastrcn.data import MovingDigits, moving_digits
 
 
 def test_digits_move_and_bounce():
@@ -31,6 +31,21 @@ def test_the_brighter_of_two_digits_is_seen():
     assert both.max() <= 1
 
 
+def test_as_a_dataset():
+    data = MovingDigits(4, 3, 2, size=32, seed=5)
+    assert len(data) == 4
+    clips = moving_digits(4, 5, 32, seed=5)
+    assert torch.equal(clips[:2], moving_digits(2, 5, 32, seed=5)), "a clip does not depend on how many there are"
+    for number in (3, 0, 2, 1, 0):
+        past, future, valid = data[number]
+        assert torch.equal(past, clips[number, :3])
+        assert torch.equal(future, clips[number, 3:])
+        assert valid.shape == future.shape
+        assert valid.all()
+    assert torch.equal(data.select([2])[0][1], clips[2, 3:])
+    assert not torch.equal(clips[0], clips[1])
+
+
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
@@ -40,8 +55,9 @@ def test_without_scikit_learn(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"clips": 0}, "clips: expected at least 1, got 0"),
-        ({"digits": 0}, "digits: expected at least 1, got 0"),
+        ({"clips": 0}, "clips: expected a positive int, got 0"),
+        ({"digits": 0}, "digits: expected a positive int, got 0"),
+        ({"seed": -1}, "seed: expected an int that is not negative, got -1"),
         ({"size": 16}, "size: expected more than a digit's 16 pixels, got 16"),
     ],
 )
