@@ -31,6 +31,7 @@ from fastrcn.data.flow_encoding import (
     stack_flow,
     to_bytes,
 )
+from fastrcn.data.gridded import GriddedWindows, statistics
 from fastrcn.data.moving_digits import MovingDigits, moving_digits
 from fastrcn.data.optical_flow import optical_flow, tv_l1, warp
 from fastrcn.data.protocols import PROTOCOLS, Protocol
@@ -53,6 +54,7 @@ __all__ = [
     "Crop",
     "FlowBytes",
     "FlowCache",
+    "GriddedWindows",
     "MovingDigits",
     "Protocol",
     "VideoFolder",
@@ -88,6 +90,7 @@ __all__ = [
     "short_side_size",
     "sparse_frames",
     "stack_flow",
+    "statistics",
     "take_crop",
     "ten_crops",
     "three_crops",

@@ -43,12 +43,17 @@ class Windows(Dataset):
         """All frames of a window (J+K,C,H,W), and where they are known, of the same shape."""
         raise NotImplementedError
 
+    def _past(self, frames, known):
+        """What of the past a model is given: its frames alone, unless a dataset gives what is known of them too."""
+        return frames
+
     def __len__(self):
         return len(self.windows)
 
     def __getitem__(self, index):
         frames, known = self._read(self.windows[range(len(self))[index]])
-        return frames[: self.inputs], frames[self.inputs :], known[self.inputs :]
+        past = self._past(frames[: self.inputs], known[: self.inputs])
+        return past, frames[self.inputs :], known[self.inputs :]
 
     def select(self, indices):
         """A copy of the dataset with these of its windows only, in this order.
