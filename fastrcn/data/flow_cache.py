@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-import tempfile
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +81,11 @@ def _load(path, size):
 def _store(path, field):
     """Written beside its place and then moved there, which is one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             np.save(file, field.numpy())
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

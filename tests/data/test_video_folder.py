@@ -222,6 +222,8 @@ def test_flow_is_kept_on_disk(moving, tmp_path, monkeypatch, one_thread):
     assert equal([first], [plain[0]])
     files = list((tmp_path / "cache").rglob("*"))
     assert sorted(path.name for path in files if path.is_file()) == [f"{k:06d}-{k + 1:06d}.npy" for k in range(7)]
+    (tmp_path / "plain").write_text("")
+    assert {path.stat().st_mode for path in files if path.is_file()} == {(tmp_path / "plain").stat().st_mode}
     calls = []
     monkeypatch.setattr(flow_cache, "optical_flow", lambda *a, **k: calls.append(a) or optical_flow(*a, **k))
     assert equal([first], [kept[0]])
