@@ -7,6 +7,8 @@ import torch
 
 from fastrcn.data import MovingDigits, moving_digits
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_digits_move_and_bounce():
     clips = moving_digits(3, 40, 32, digits=1)
