@@ -1,4 +1,4 @@
-"""What models are fed with, made from videos."""
+"""What models are fed with, made from videos and from files of gridded data."""
 
 from fastrcn.data.crops import (
     Crop,

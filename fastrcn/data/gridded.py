@@ -13,7 +13,7 @@ from fastrcn.data.gridded_file import open_gridded
 from fastrcn.data.windows import Windows, windows_of
 
 SUFFIXES = (".cdf", ".h5", ".hdf5", ".he5", ".nc", ".nc4")
-BLOCK = 64
+BLOCK = 16
 """Frames that ``statistics`` reads at once."""
 
 
@@ -92,7 +92,10 @@ class GriddedWindows(Windows):
         return chosen
 
     def stored_frames(self, sequence, first, end):
-        """Frames of a sequence, unpacked but not normalized, and where they are known: float64 and bool (T,C,H,W)."""
+        """Frames of a sequence, unpacked but not normalized, and where they are known: float64 and bool (T,C,H,W).
+
+        Values that are missing mean nothing.
+        """
         parts, begin = [], 0
         for path, start, stop in self.sequences[sequence]:
             inside = range(max(first - begin, 0) + start, min(end - begin + start, stop))
@@ -105,9 +108,8 @@ class GriddedWindows(Windows):
         return values, known
 
     def _read(self, window):
-        values, known = self.stored_frames(
-            window.sequence, window.start, window.start + self.inputs + self.targets
-        )  # fmt: skip
+        end = window.start + self.inputs + self.targets
+        values, known = self.stored_frames(window.sequence, window.start, end)
         values = (values - self.offset[:, None, None]) / self.scale[:, None, None]
         return values.where(known, 0.0).float(), known
 

@@ -101,7 +101,7 @@ class GriddedFile:
 
         Args:
             fill_value: another value, as it is stored, that stands for a missing one.
-        Returns: float64 and bool (T,C,H,W); what is missing is 0.
+        Returns: float64 and bool (T,C,H,W); values that are missing mean nothing.
         """
         dataset = self._dataset(variable)
         values, known = _decode(dataset, dataset[first:end], fill_value)
@@ -149,7 +149,7 @@ def _text(dataset, name):
 
 
 def _decode(dataset, raw, fill_value):
-    """Values float64, and which of them are known, of what is stored; missing values are 0."""
+    """Values float64, and which of them are known, of what is stored."""
     unsigned = raw.dtype.kind == "i" and str(_text(dataset, "_Unsigned")).lower() == "true"
 
     def stored(numbers):
@@ -180,4 +180,4 @@ def _decode(dataset, raw, fill_value):
             # Limits of packed integers are integers; as floats they are in the units of the values (NetCDF Users Guide)
             unpacked = limit.dtype.kind == "f" and data.dtype.kind != "f"
             known &= ~(outside(values, limit[0]) if unpacked else outside(data, stored(limit)[0]))
-    return np.where(known, values, 0.0), known
+    return values, known

@@ -69,7 +69,8 @@ class Windows(Dataset):
 
         Of the frames that a sequence's windows reach over, the later windows lie in the last ``share``, which is made
         longer where it has none; the earlier ones end before it. Windows across that moment are left out. A sequence
-        that is too short for a window on both sides stays whole among the earlier.
+        that is too short for a window on both sides stays whole among the earlier. Sequences that were made of the same
+        frames, by lines of a CSV file, are not told from others.
 
         Args:
             share: more than 0, less than 1.
