@@ -20,6 +20,8 @@ from fastrcn.data.flow_encoding import flip_flow
 LIGHTING_VALUES = (0.2175, 0.0188, 0.0045)
 LIGHTING_VECTORS = ((-0.5675, -0.5808, -0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203))
 """The principal components of ImageNet's colours (red, green, blue from 0 to 1), one a row; from fb.resnet.torch."""
+SIDES = (256, 224, 192, 168)
+"""Of multi-scale crops, in pixels."""
 
 
 class Crop(NamedTuple):
@@ -133,7 +135,7 @@ def three_crops(frame, size):
 
 
 def multi_scale_crop(
-    frame, size, *, sides=(256, 224, 192, 168), independent=True, corners=False, generator=None
+    frame, size, *, sides=SIDES, independent=True, corners=False, generator=None
 ):  # fmt: skip
     """A rectangle with sides drawn from a few, anywhere in the frames, resized to one size.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrcn.data.crops import (
+    SIDES,
     center_crop,
     multi_scale_crop,
     random_crop,
@@ -26,6 +27,16 @@ from fastrcn.data.sampling import dense_clips, random_clip, uniform_clips, whole
 def middle_only(frame, size):
     """The middle of the frames, as a list of one crop."""
     return [center_crop(frame, size)]
+
+
+def _keyword(function, name, wanted):
+    """What a protocol's function is given under a name; ValueError where it cannot be given something else."""
+    if wanted < 1:
+        raise ValueError(f"{name}: expected a positive int, got {wanted}")
+    value = getattr(function, "keywords", {}).get(name)
+    if value is None:
+        raise ValueError(f"{name}: expected None for a protocol whose functions do not name it, got {wanted}")
+    return value
 
 
 class Protocol(NamedTuple):
@@ -48,6 +59,38 @@ class Protocol(NamedTuple):
     rate: float | None = None
     largest_side: int | None = None
     color_jitter: bool = False
+
+    def scaled(self, size=None, frames=None):
+        """The same with crops of ``size`` pixels in training, all other sizes in proportion, and clips of ``frames``.
+
+        Raises: ValueError naming what is not positive, or is not known of a protocol's own functions.
+        """
+        found = self
+        if size is not None:
+            old = _keyword(self.train_crop, "size", size)
+
+            def to(value):
+                if isinstance(value, int):
+                    return max(1, round(value * size / old))
+                return tuple(to(each) for each in value)
+
+            crops = {}
+            for name in ("train_crop", "test_crops"):
+                function = getattr(self, name)
+                if function.func is multi_scale_crop:
+                    function = partial(function, sides=function.keywords.get("sides", SIDES))
+                sizes = {key: to(value) for key, value in function.keywords.items() if key in ("size", "sides")}
+                crops[name] = partial(function, **sizes)
+            largest = None if self.largest_side is None else to(self.largest_side)
+            found = found._replace(resize=to(self.resize), largest_side=largest, **crops)
+        if frames is not None:
+            _keyword(self.train_clip, "length", frames)
+            clips = {}
+            for name in ("train_clip", "test_clips"):
+                function = getattr(self, name)
+                clips[name] = partial(function, **{"fewest" if function.func is whole_video else "length": frames})
+            found = found._replace(**clips)
+        return found
 
     def frame_size(self, frame, *, side=None):
         """Height and width that frames of this size are resized to; ``side``: another short side, of training."""

@@ -30,7 +30,7 @@ class VideoFolder(Dataset):
     before each epoch; workers that persist hear it too.
 
     Args:
-        source: a folder (``read_folder``) or a CSV file (``read_csv``).
+        source: a folder (``read_folder``), a CSV file (``read_csv``), or a list of ``Entry`` with their ``classes``.
         protocol: a name in ``PROTOCOLS``, or a ``Protocol``.
         train: one random clip and crop; False: all of the protocol's for tests.
         inputs: "frames", "flow" or "both".
@@ -54,7 +54,12 @@ class VideoFolder(Dataset):
         self.protocol: Protocol = protocol if isinstance(protocol, Protocol) else PROTOCOLS[protocol]
         self.train, self.inputs, self.seed = train, inputs, seed
         self.flow = FlowCache() if flow is None else flow
-        self.entries, self.classes = read_source(source)
+        if isinstance(source, list):
+            if classes is None:
+                raise ValueError("classes: expected names of all classes with a list of entries, got None")
+            self.entries, self.classes = source, list(classes)
+        else:
+            self.entries, self.classes = read_source(source)
         if classes is not None:
             self._rename(list(classes))
         self.skipped: list[tuple[Entry, str]] = []

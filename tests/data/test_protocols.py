@@ -81,3 +81,43 @@ def test_videos_of_five_frames_are_looped_or_refused(name):
         for call in (protocol.train_clip, protocol.test_clips):
             with pytest.raises(ValueError, match=f"frames: expected at least {span}, for {length} that are"):
                 call(5)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_another_size_and_length(name):
+    length, _, _, crops, train_side, test_side, _ = FACTS[name]
+    half = PROTOCOLS[name].scaled(size=train_side // 2, frames=length + 3)
+    size = half.frame_size((240, 320))
+    assert abs(2 * size[0] - PROTOCOLS[name].frame_size((240, 320))[0]) <= 2
+    found = [half.random_crop(size, generator=torch.Generator().manual_seed(s)) for s in range(30)]
+    assert {crop.size for crop in found} == {(train_side // 2, train_side // 2)}
+    several = len({crop[2:4] for crop in found}) > 1
+    assert several == (name in ("very_deep_two_stream", "very_deep_two_stream_flow", "gru_rcn"))
+    tests = half.test_crops(size)
+    assert len(tests) == crops
+    assert all(abs(2 * crop.size[0] - test_side) <= 1 for crop in tests)
+    assert half.train_clip(300).shape == (length + 3,)
+    whole = name in ("i3d", "convnet_lstm")
+    assert whole or half.test_clips(300).shape[1] == length + 3
+    assert not whole or len(half.test_clips(10)[0]) == length + 3  # looped to that
+    assert half.scaled() == half
+
+
+def test_the_same_size_and_length_change_nothing():
+    for name, (length, _, _, _, side, _, size) in FACTS.items():
+        same = PROTOCOLS[name].scaled(size=side, frames=length)
+        assert same.frame_size((240, 320)) == size
+        seed = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+        crops = [p.random_crop(size, generator=g) for p, g in zip((same, PROTOCOLS[name]), seed, strict=True)]
+        assert crops[0] == crops[1]
+        assert torch.equal(same.test_clips(300), PROTOCOLS[name].test_clips(300))
+
+
+def test_sizes_that_cannot_be():
+    with pytest.raises(ValueError, match="size: expected a positive int, got 0"):
+        PROTOCOLS["c3d"].scaled(size=0)
+    with pytest.raises(ValueError, match="length: expected a positive int, got -1"):
+        PROTOCOLS["c3d"].scaled(frames=-1)
+    own = PROTOCOLS["c3d"]._replace(train_clip=lambda frames, generator=None: torch.arange(4))
+    with pytest.raises(ValueError, match="length: expected None for a protocol whose functions do not name it, got 8"):
+        own.scaled(frames=8)

@@ -140,6 +140,16 @@ def test_classes_that_a_part_of_the_data_lacks(root):
         VideoFolder(root, SMALL, classes=["jump", "swim"])
 
 
+def test_a_list_of_entries(root):
+    whole = VideoFolder(root, SMALL)
+    part = VideoFolder([whole.entries[1], whole.entries[0]], SMALL, classes=whole.classes)
+    assert part.entries == [whole.entries[1], whole.entries[0]]
+    assert part.classes == whole.classes
+    assert part[0][-1] == whole.entries[1].label
+    with pytest.raises(ValueError, match="classes: expected names of all classes with a list of entries, got None"):
+        VideoFolder(whole.entries, SMALL)
+
+
 def test_a_share_of_the_entries(root):
     data = VideoFolder(root, SMALL, train=False)
     part = data.select(torch.tensor([2, 0]))
