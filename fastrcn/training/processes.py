@@ -1,0 +1,115 @@
+"""The processes that share a training run: one, or those that ``torchrun`` has started."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from fastrcn.layers import ConvRecurrent
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among ``count``, and the device that it computes on."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self):
+        """Whether this one writes the files and tells how it goes."""
+        return self.rank == 0
+
+    def gather(self, thing) -> list[Any]:
+        """What every process has, in order, in every process."""
+        if self.count == 1:
+            return [thing]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, thing)
+        return found
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean over the processes of a number."""
+        value = value.detach().double().cpu() if self.device.type == "cpu" else value.detach().float()
+        if self.count > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.count
+        return float(value)
+
+    def wait(self):
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that torchrun has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def start(device=None):
+    """Join the processes that torchrun has started; without torchrun this is the only one.
+
+    Each process computes on the GPU of its number on its machine, or all on the CPU.
+    """
+    together = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if together and kind.type == "cuda":
+        if kind.index is not None:
+            raise ValueError(f'device: expected "cuda" with torchrun, which gives each process its own, got {device!r}')
+        kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if kind.type == "cuda":
+        torch.cuda.set_device(kind)
+    begun = together and not dist.is_initialized()
+    if begun:
+        dist.init_process_group(backend="nccl" if kind.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), kind) if together else Processes(0, 1, kind)
+    finally:
+        if begun:
+            dist.destroy_process_group()
+
+
+def share(module: nn.Module, processes: Processes, parallel, shard=()) -> nn.Module:
+    """A module whose processes average their gradients: DDP, or FSDP2, which also shares out weights and optimizer.
+
+    With FSDP2 fastrcn's recurrent layers, and modules of the classes named in ``shard``, are gathered each when it
+    runs, all else with the whole. Raises ValueError for a name in ``shard`` that no module's class has.
+    """
+    names = {type(m).__name__ for m in module.modules()}
+    if unknown := sorted(set(shard) - names):
+        raise ValueError(f"shard: expected classes of the model's modules ({', '.join(sorted(names))}), got {unknown}")
+    if processes.count == 1:
+        return module
+    if parallel == "ddp":
+        ids = None if processes.device.index is None else [processes.device.index]
+        return DistributedDataParallel(module, device_ids=ids)
+    for inner in reversed(list(module.modules())):  # the innermost first
+        if inner is not module and (isinstance(inner, ConvRecurrent) or type(inner).__name__ in shard):
+            fully_shard(inner)
+    fully_shard(module)
+    return module
+
+
+@contextmanager
+def gathered(module):
+    """Weights that FSDP2 has shared out are whole meanwhile, so that processes may run it at times of their own."""
+    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for k, part in enumerate(parts):
+            part.reshard()
+            part.set_reshard_after_forward(k > 0, recurse=False)
