@@ -1,4 +1,4 @@
-"""``python -m fastrcn info``, ``python -m fastrcn demo`` and ``python -m fastrcn visualize``."""
+"""``python -m fastrcn COMMAND``: info, demo, train, evaluate, predict, visualize."""
 
 import argparse
 import importlib
@@ -7,9 +7,19 @@ import sys
 _COMMANDS = {
     "info": "what this installation can do, seen by running it",
     "demo": "train a forecaster on a real clip, fused and unfused, and draw what it predicts",
+    "train": "train a model on your own videos, in one process or under torchrun",
+    "evaluate": "measure trained models on labelled videos, or a forecaster on sequences",
+    "predict": "tell the classes of videos, or how they go on",
     "visualize": "train a small 3-D net on a real clip to tell motions apart, and draw what it has learned",
 }
-_MODULES = {"info": "fastrcn.info", "demo": "fastrcn.demo", "visualize": "fastrcn.visualization.command"}
+_MODULES = {
+    "info": "fastrcn.info",
+    "demo": "fastrcn.demo",
+    "train": "fastrcn.training.commands.train",
+    "evaluate": "fastrcn.training.commands.evaluate",
+    "predict": "fastrcn.training.commands.predict",
+    "visualize": "fastrcn.visualization.command",
+}
 
 
 def main(argv=None):

@@ -1,0 +1,1 @@
+"""The commands of training, each a module with ``add_arguments`` and ``run``."""
