@@ -30,8 +30,9 @@ help:
 demo: $(DEMO_DONE)
 	$(IN_VENV) -m fastrcn demo $(ARGS)
 
+# Each of the processes that share the tests computes on one thread; tests that are about threads ask for them.
 test: $(TEST_DONE)
-	FASTRCN_REQUIRE_EXT=1 $(IN_VENV) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 FASTRCN_REQUIRE_EXT=1 $(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(TEST_DONE)
 	$(IN_VENV) -m benchmarks --quick $(ARGS)
