@@ -76,10 +76,20 @@ def test_native_bfloat16_storage(name, monkeypatch):
 @pytest.mark.parametrize("schedule", input_schedule.NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_both_schedules(name, schedule, dtype):
-    """The choice by shape takes one of them for each map; here both, on a small map and on one that threads share."""
+    """The choice by shape takes one of them for each map; here both, on a small map and on a larger one."""
     with input_schedule.use_schedule(schedule):
         compare(SUBJECTS[name], CASES["reverse_lengths"], dtype, "cpu")
         compare(SUBJECTS[name], Case(channels=17, height=12, width=9), dtype, "cpu", recompute=True)
+
+
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
+def test_any_number_of_threads(name, schedule, one_thread):
+    for threads in (2, 3, 5):
+        torch.set_num_threads(threads)  # the fixture resets it
+        with input_schedule.use_schedule(schedule):
+            compare(SUBJECTS[name], Case(channels=17, height=12, width=9), torch.float32, "cpu")
+            compare(SUBJECTS[name], CASES["many_chunks"], torch.float32, "cpu", recompute=True)
 
 
 def test_unknown_schedule():
