@@ -212,6 +212,17 @@ def test_options_of_a_resumed_run(runs, capsys):
     assert (runs / "a" / "config.yaml").read_bytes() == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint(runs, videos, tmp_path):
+    out = tmp_path / "run"
+    argv = ["--seed", str(ord("a")), "--data", str(videos), "--epochs", "2", "--out", str(out)]
+    assert main(["train", *NET, *argv]) == 0
+    (out / "last.pt").unlink()
+    (out / "best.pt").unlink()
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    columns = [[(r["step"], r["loss"]) for r in rows(place / "steps.csv")] for place in (out, runs / "a")]
+    assert columns[0] == columns[1]
+
+
 def test_a_yaml_file_and_flags_before_it(videos, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(f"model: slow_fusion_toy\nsmall: true\ndata: {videos}\nepochs: 5\nbatch_size: 3\nworkers: 0\n")

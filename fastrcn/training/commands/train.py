@@ -17,14 +17,14 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Train; 2 for what cannot be used, 1 where the loss is no number any more."""
-    from fastrcn.training.loop import CONFIG, LAST, train
+    from fastrcn.training.loop import CONFIG, train
 
     try:
         given = configs.given(args)
         found = configs.read(args.config) if args.config else {}
         out = given.get("out", found.get("out", ""))
         before = Path(out) / CONFIG
-        if args.resume and out and (Path(out) / LAST).exists() and before.exists():
+        if args.resume and out and before.exists():
             config = _resumed(configs.read(before), {**found, **given})
         else:
             config = configs.from_dict({**found, **given})
