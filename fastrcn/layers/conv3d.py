@@ -100,7 +100,8 @@ def _folded(conv, norm):
 
 def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None):  # noqa: B008
     """An ``nn.Conv3d``, an ``nn.BatchNorm3d``, the ReLU and the pooling after them: two operations in training, one in
-    evaluation. The modules keep their names wherever they are: for blocks whose state_dict's keys are given."""
+    evaluation. The modules keep their names wherever they are: for blocks whose state_dict's keys are given. An
+    ``nn.SyncBatchNorm`` is called, and then the ReLU and the pooling: its statistics are those of all processes."""
     _check_input(input, conv.in_channels, unbatched=False)
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
         return run_conv(conv, input, *_folded(conv, norm), relu, pool, backend)
@@ -108,6 +109,10 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
         maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
     else:
         maps = conv(input)
+    if isinstance(norm, nn.SyncBatchNorm):
+        for module in (norm, *_make_tail(relu, pool)):
+            maps = module(maps)
+        return maps
     return run_batch_norm(norm, maps, relu, pool, backend)
 
 

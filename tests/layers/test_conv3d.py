@@ -211,6 +211,23 @@ def test_exchanged_modules_and_hooks_are_called():
     torch.testing.assert_close(layer(x), nn.Sequential(*layer)(x))
 
 
+@pytest.mark.parametrize("relu", [True, False])
+def test_blocks_that_name_their_own_modules_call_a_synchronised_normalisation(relu):
+    """As ``convert_sync_batchnorm`` leaves the blocks of I3D, SlowFast and others."""
+    x, pool = torch.randn(2, 3, 6, 7, 8), conv3d.Pool.of(2, 2, 0, 1, False)
+    conv, norm = nn.Conv3d(3, 4, 3), nn.SyncBatchNorm(4)
+    plain = copy.deepcopy(nn.Sequential(conv, norm, nn.ReLU() if relu else nn.Identity(), nn.MaxPool3d(2)))
+    called = []
+    norm.register_forward_hook(lambda *_: called.append("norm"))
+    found = conv3d.run_conv_batch_norm(conv, norm, x, relu, pool)
+    assert called == ["norm"]
+    torch.testing.assert_close(found, plain(x))
+    torch.testing.assert_close(norm.running_var, plain[1].running_var)
+    norm.eval()
+    plain.eval()
+    torch.testing.assert_close(conv3d.run_conv_batch_norm(conv, norm, x, relu, pool), plain(x))
+
+
 def test_lazy_convolution():
     conv = nn.LazyConv3d(4, 3)
     layer = fastrcn.ConvReLUPool3d.from_modules(conv, nn.ReLU(), nn.MaxPool3d(2))
