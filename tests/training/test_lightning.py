@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,17 @@ def test_what_cannot_be_is_named(videos, tmp_path):
     for name, value in others.items():
         with pytest.raises(ValueError, match=rf"^trainer: expected {name}=.*, got {value!r}"):
             Trainer(**{**quiet(module.config), name: value}, enable_checkpointing=False).fit(module)
+
+
+# Of runs as short as this one.
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_the_example_of_the_page(videos, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale-out/README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "videos").symlink_to(videos)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert "'accuracy': " in capsys.readouterr().out
+    assert list(tmp_path.glob("run/**/*.ckpt"))
 
 
 def test_without_lightning_it_says_what_to_install(monkeypatch):
