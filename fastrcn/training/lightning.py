@@ -133,8 +133,9 @@ class TrainingModule(LightningModule):
         return loss
 
     def on_validation_epoch_start(self):
-        """Forgets the last epoch's records."""
+        """Forgets the last epoch's records, and takes the buffers that a checkpoint holds."""
         self._records = {}
+        self._processes().share_buffers(self.objective)
 
     def validation_step(self, batch, batch_idx):
         """The task's record of an item."""

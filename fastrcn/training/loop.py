@@ -63,6 +63,7 @@ def measure(task, objective, dataset, processes, progress=False):
     indices = range(processes.rank, len(dataset), processes.count)
     was_training = objective.training
     objective.eval()
+    processes.share_buffers(objective)  # those that a checkpoint holds
     records = {}
     items = one_by_one(dataset, indices, task.config.workers, processes.device.type == "cuda")
     with gathered(objective), tqdm(total=len(indices), desc="testing", leave=False, disable=not progress) as bar:

@@ -44,6 +44,12 @@ class Processes:
             value /= self.count
         return float(value)
 
+    def share_buffers(self, module: nn.Module):
+        """Give all processes the first one's buffers, such as batch normalisation's running statistics."""
+        if self.count > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
     def wait(self):
         """Until all processes are here."""
         if self.count > 1:
