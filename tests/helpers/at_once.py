@@ -16,7 +16,7 @@ def _run(function, rank, barrier, results):
 
 
 def at_once(function, count):
-    """``function(rank)`` of ``count`` processes, in their order. AssertionError with the traceback of one that fails."""
+    """``function(rank)`` of ``count`` processes, in their order. AssertionError with a traceback where one fails."""
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(count), context.Queue()
     processes = [context.Process(target=_run, args=(function, rank, barrier, results)) for rank in range(count)]

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-import subprocess
-import sys
+import time
+import warnings
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,10 @@ import torch
 import fastrcn
 from fastrcn.ops import autotune
 from fastrcn.ops.conv_recurrent.triton_config import Config
+from tests.helpers.at_once import at_once
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.triton
-ROOT = Path(__file__).parents[2]
 CONFIGS = [Config(128, 64, 64, 8, 3, 16), Config(64, 32, 64, 4, 3, 16), Config(64, 16, 64, 4, 3)]
 GPU = SimpleNamespace(name="NVIDIA Made-Up 1", major=9, minor=0, multi_processor_count=132)
 
@@ -173,50 +173,29 @@ def test_what_needs_too_much_of_a_processor_is_left_out(monkeypatch):
     assert list(json.loads(file().read_text())) == ["a"]
 
 
-WRITER = """
-import sys
-from types import SimpleNamespace
-import torch
-from fastrcn.ops import autotune
-from fastrcn.ops.conv_recurrent.triton_config import Config
-gpu = SimpleNamespace(name="NVIDIA Made-Up 1", major=9, minor=0)
-torch.cuda.get_device_properties = lambda device: gpu
-best, keys = int(sys.argv[1]), sys.argv[2:]
-configs = [Config(64, c, 64, 4, 3) for c in (16, 32)]
-print("ready", flush=True)
-sys.stdin.readline()
-with autotune.use_autotune(timer=lambda n: abs(n - best)):
-    found = [autotune.fastest(torch.empty(0), lambda: k, configs, None, configs.index) for k in keys]
-print(*(configs.index(c) for c in found))
-"""
-
-
-def test_processes_that_write_at_once():
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_processes_that_write_at_once(one_thread):
     """None loses what another wrote, and under one key all have the same; a later process measures nothing."""
-    shared = [f"shared{n}" for n in range(30)]
-    keys = [[k for n in range(30) for k in (f"own{best}.{n}", shared[n])] for best in (0, 1)]
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", WRITER, str(best), *keys[best]], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for best in (0, 1)
-    ]  # fmt: skip
-    assert [w.stdout.readline() for w in writers] == ["ready\n"] * 2
-    for writer in writers:
-        writer.stdin.write("\n")
-        writer.stdin.flush()
-    found = []
-    for writer in writers:
-        out, err = writer.communicate(timeout=60)
-        assert writer.returncode == 0, err
-        found.append(out.split())
-    assert found[0][1::2] == found[1][1::2]
-    assert {*found[0][::2]} == {"0"}
-    assert {*found[1][::2]} == {"1"}
-    assert set(json.loads(file().read_text())) == {*keys[0], *keys[1]}
+    shared = [f"shared{n}" for n in range(20)]
+    keys = [[k for n in range(20) for k in (f"own{best}.{n}", shared[n])] for best in range(4)]
+    configs = [Config(64, c, 64, 4, 3) for c in (16, 32, 64, 128)]
+
+    def write(best):
+        warnings.simplefilter("error")
+
+        def timer(n):
+            time.sleep(0.001)  # the others' turn
+            return abs(n - best)
+
+        with fastrcn.use_autotune(timer=timer):
+            found = [autotune.fastest(torch.empty(0), lambda: k, configs, None, configs.index) for k in keys[best]]  # noqa: B023
+        return [configs.index(config) for config in found]
+
+    found = at_once(write, 4)
+    assert [{*indices[0::2]} for indices in found] == [{0}, {1}, {2}, {3}]
+    assert all(indices[1::2] == found[0][1::2] for indices in found)
+    assert set(json.loads(file().read_text())) == {key for own in keys for key in own}
     assert sorted(os.listdir(file().parent)) == sorted([file().name, file().with_suffix(".lock").name])
-    configs = [Config(64, c, 64, 4, 3) for c in (16, 32)]
     with fastrcn.use_autotune(timer=never):
         for key, index in zip(keys[0], found[0], strict=True):
-            assert autotune.fastest(torch.empty(0), lambda: key, configs, None, None) == configs[int(index)]  # noqa: B023
+            assert autotune.fastest(torch.empty(0), lambda: key, configs, None, None) == configs[index]  # noqa: B023
