@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fastrcn.data.optical_flow import optical_flow
+from fastrcn.files import write_at_once
 
 
 class FlowCache:
@@ -79,13 +79,9 @@ def _load(path, size):
 
 
 def _store(path, field):
-    """Written beside its place and then moved there, which is one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
+    def write(place):
+        with place.open("wb") as file:  # given a path, np.save would add a suffix
             np.save(file, field.numpy())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_at_once(path, write)

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import threading
 import warnings
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from fastrcn._version import __version__
+from fastrcn.files import write_at_once
 from fastrcn.ops.triton_support import device_of, interpreting
 
 _asked: list[tuple] = []
@@ -159,23 +159,12 @@ def _record(file, key, candidates, chosen):
             found = _read(file)
             earlier = _matching(found.get(key), candidates)
             if earlier is None:
-                _replace(file, found | {key: astuple(chosen)})
+                text = json.dumps(found | {key: astuple(chosen)}, indent=1, sort_keys=True)
+                write_at_once(file, lambda place: place.write_text(text))
             return earlier or chosen
     except OSError as error:
         _tell(file, f"cannot be written ({error}): what was measured is lost with this process")
         return chosen
-
-
-def _replace(file, found):
-    """Whoever reads meanwhile sees the old file or the new one, whole."""
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-        try:
-            json.dump(found, new, indent=1, sort_keys=True)
-            new.close()
-            os.replace(new.name, file)
-        except BaseException:
-            os.unlink(new.name)
-            raise
 
 
 def _tell(file, what):

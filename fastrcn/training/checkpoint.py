@@ -4,9 +4,7 @@ Weights and optimizer are whole and under the names of the unshared model, howev
 run may go on with others.
 """
 
-import os
 import random
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +18,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from fastrcn.files import write_at_once
+
 FORMAT = 1
-
-
-def write_at_once(path, write):
-    """``write(temporary path)`` beside ``path``, then move it there: who looks finds the old file or the new one."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        with open(name, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def seed_random_state(seed):

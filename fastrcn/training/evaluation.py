@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fastrcn.files import write_at_once
 from fastrcn.training import checkpoint as checkpoints
 from fastrcn.training import config as configs
 from fastrcn.training.loop import CONFIG, measure
@@ -111,4 +112,4 @@ def _write(folder, result, rows):
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     for name, content in ((NUMBERS, json.dumps(result, indent=1) + "\n"), (ITEMS, text.getvalue())):
-        checkpoints.write_at_once(folder / name, lambda place, content=content: place.write_bytes(content.encode()))
+        write_at_once(folder / name, lambda place, content=content: place.write_bytes(content.encode()))

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from fastrcn.training.checkpoint import write_at_once
+from fastrcn.files import write_at_once
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "loss.png"
 

@@ -14,11 +14,12 @@ import torch
 from tqdm import tqdm
 
 from fastrcn._version import __version__
+from fastrcn.files import write_at_once
 from fastrcn.training import checkpoint
 from fastrcn.training import config as configs
 from fastrcn.training.batches import EpochBatches, loader, one_by_one
 from fastrcn.training.journal import Journal
-from fastrcn.training.processes import gathered, share, start
+from fastrcn.training.processes import gathered, share, start, synchronize
 from fastrcn.training.tasks import task_of
 
 CONFIG, ENVIRONMENT, DATA, LAST, BEST = "config.yaml", "environment.json", "data.csv", "last.pt", "best.pt"
@@ -101,7 +102,7 @@ class Run:
         self._write_what_it_is(found is not None)
         objective = self.task.build(load=found is None)
         if config.sync_batch_norm:
-            objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+            objective = synchronize(objective, processes)
         objective.to(processes.device).train()
         self.module = share(objective, processes, config.parallel, config.shard)
         self.objective = getattr(self.module, "module", self.module)  # without DDP, for tests
@@ -259,7 +260,7 @@ def _listing(dataset, part):
 
 
 def _write(path, text):
-    checkpoint.write_at_once(path, lambda place: place.write_bytes(text.encode()))
+    write_at_once(path, lambda place: place.write_bytes(text.encode()))
 
 
 def _name_of(device):

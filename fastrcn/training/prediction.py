@@ -9,8 +9,8 @@ import torch
 
 from fastrcn import data
 from fastrcn.data.entries import SUFFIXES, Entry
+from fastrcn.files import write_at_once
 from fastrcn.training.build import is_gridded
-from fastrcn.training.checkpoint import write_at_once
 from fastrcn.training.evaluation import fuse, load_run, shares
 from fastrcn.training.loop import autocast, measure, to_device
 from fastrcn.training.processes import start

@@ -63,16 +63,16 @@ def is_first() -> bool:
 
 @contextmanager
 def start(device=None):
-    """Join the processes that torchrun has started; without torchrun this is the only one.
+    """Join the processes that torchrun has started, or a process group that there is; else this is the only one.
 
     Each process computes on the GPU of its number on its machine, or all on the CPU.
     """
-    together = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    together = dist.is_initialized() or ("RANK" in os.environ and "WORLD_SIZE" in os.environ)
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if together and kind.type == "cuda":
         if kind.index is not None:
             raise ValueError(f'device: expected "cuda" with torchrun, which gives each process its own, got {device!r}')
-        kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        kind = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     if kind.type == "cuda":
         torch.cuda.set_device(kind)
     begun = together and not dist.is_initialized()
@@ -83,6 +83,20 @@ def start(device=None):
     finally:
         if begun:
             dist.destroy_process_group()
+
+
+def synchronize(module: nn.Module, processes: Processes) -> nn.Module:
+    """A module whose batch normalisations take the mean and variance of all processes' clips.
+
+    Raises: ValueError on the CPU, and where a normalisation does more than that, which would be lost.
+    """
+    if processes.device.type == "cpu":
+        raise ValueError("sync_batch_norm: expected False on the CPU, PyTorch synchronises on GPUs only, got True")
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and type(part) not in plain:
+            raise ValueError(f"sync_batch_norm: expected plain batch normalisations, {name} is {type(part).__name__}")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
 def share(module: nn.Module, processes: Processes, parallel, shard=()) -> nn.Module:

@@ -5,8 +5,9 @@ import csv
 import pytest
 import torch
 
+from fastrcn import BatchNormReLUPool3d
 from fastrcn.training import checkpoint
-from fastrcn.training.processes import Processes, share
+from fastrcn.training.processes import Processes, share, synchronize
 from tests.helpers.killed import run_to_end
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -76,3 +77,14 @@ def test_classes_that_are_to_be_sharded_must_be_there():
     assert share(net, one, "fsdp", ["Linear"]) is net
     with pytest.raises(ValueError, match=r"shard: expected classes of the model's modules \(Linear, Sequential\), got"):
         share(net, one, "fsdp", ["Bottleneck"])
+
+
+def test_what_cannot_be_synchronized_is_named():
+    gpu = Processes(0, 2, torch.device("cuda", 0))
+    net = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.BatchNorm3d(4))
+    assert isinstance(synchronize(net, gpu)[1], torch.nn.SyncBatchNorm)
+    with pytest.raises(ValueError, match="sync_batch_norm: expected False on the CPU"):
+        synchronize(net, Processes(0, 2, torch.device("cpu")))
+    net[1] = BatchNormReLUPool3d(4, pool_kernel_size=2)
+    with pytest.raises(ValueError, match=r"sync_batch_norm: expected plain .* 1 is BatchNormReLUPool3d"):
+        synchronize(net, gpu)

@@ -1,0 +1,23 @@
+"""Files that appear whole, or not at all."""
+
+import os
+import uuid
+from pathlib import Path
+
+
+def write_at_once(path, write):
+    """``write(another path)`` in the same folder, then move that to ``path``, which is one step.
+
+    Who looks meanwhile, or after a kill at any moment, finds the old file or the new one, whole. Its rights are those
+    that the process gives to new files.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # before the name is: or a loss of power could leave an empty file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
