@@ -1,19 +1,24 @@
 """ConvLSTM, ConvGRU, ConvRNN and the stacked ConvGRU as layers, and the first three as cells of one step."""
 
 from fastrcn import cells
+from fastrcn.layers.forget_bias import ForgetBias, check_forget_bias
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 
 
-class ConvLSTM(ConvRecurrent):
+class ConvLSTM(ForgetBias, ConvRecurrent):
     """ConvLSTM (Shi et al. 2015, arXiv 1506.04214), gates packed i, f, g, o; states (h, c).
 
     ``peephole``: None, "channel" (one weight per channel, the published models') or "full" (a map; needs ``map_size``).
-    All other arguments, shapes and errors as ``ConvRecurrent``.
+    ``forget_bias``: a number added to the forget gate before its sigmoid whenever the layer runs, beside the learned
+    bias (flax adds 1). All other arguments, shapes and errors as ``ConvRecurrent``.
     """
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, **options):
+    def __init__(
+        self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, forget_bias=0.0, **options
+    ):
         cell = cells.ConvLSTM(peephole is not None)
         super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, peephole=peephole, **options)
+        self.forget_bias = check_forget_bias(forget_bias)
 
 
 class ConvGRU(ConvRecurrent):
@@ -51,12 +56,13 @@ class StackedConvGRU(ConvRecurrent):
         super().__init__(cell, input_size, hidden_size, kernel_size, **options)
 
 
-class ConvLSTMCell(ConvRecurrentCell):
+class ConvLSTMCell(ForgetBias, ConvRecurrentCell):
     """One step of ``ConvLSTM``: (input, (h, c)) -> (h, c)."""
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, *, peephole=None, **options):
+    def __init__(self, input_size, hidden_size, kernel_size=3, *, peephole=None, forget_bias=0.0, **options):
         cell = cells.ConvLSTM(peephole is not None)
         super().__init__(cell, input_size, hidden_size, kernel_size, peephole=peephole, **options)
+        self.forget_bias = check_forget_bias(forget_bias)
 
 
 class ConvGRUCell(ConvRecurrentCell):

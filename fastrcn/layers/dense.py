@@ -3,6 +3,7 @@
 import torch
 
 from fastrcn import cells
+from fastrcn.layers.forget_bias import ForgetBias, check_forget_bias
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell, Weights
 
 
@@ -66,15 +67,17 @@ def _lstm(peephole):
     return cells.ConvLSTM(peephole is not None)
 
 
-class LSTM(_Layer):
+class LSTM(ForgetBias, _Layer):
     """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850.
 
     Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias
-    ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too.
+    ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too. ``forget_bias``: a number added
+    to the forget gate before its sigmoid whenever the layer runs, beside the learned bias.
     """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, **options):
+    def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, forget_bias=0.0, **options):
         super().__init__(_lstm(peephole), input_size, hidden_size, num_layers, peephole=peephole, **options)
+        self.forget_bias = check_forget_bias(forget_bias)
 
 
 class GRU(_GRU, _Layer):
@@ -95,11 +98,12 @@ class RNN(_Layer):
         super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, num_layers, **options)
 
 
-class LSTMCell(_Cell):
+class LSTMCell(ForgetBias, _Cell):
     """One step of ``LSTM``: (input (B,F) or (F,), (h, c)) -> (h, c). Loads state dicts of ``torch.nn.LSTMCell``."""
 
-    def __init__(self, input_size, hidden_size, *, peephole=None, **options):
+    def __init__(self, input_size, hidden_size, *, peephole=None, forget_bias=0.0, **options):
         super().__init__(_lstm(peephole), input_size, hidden_size, peephole=peephole, **options)
+        self.forget_bias = check_forget_bias(forget_bias)
 
 
 class GRUCell(_GRU, _Cell):

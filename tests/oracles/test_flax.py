@@ -30,15 +30,17 @@ def gates(x):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("label", ["k3", "k1x5"])
-def test_conv_lstm_equals_flax(label, backend, recompute):
+@pytest.mark.parametrize("forget_bias", [0.0, 1.0])
+def test_conv_lstm_equals_flax(label, backend, recompute, forget_bias):
     v = {name.removeprefix(f"{label}/"): VECTORS[name] for name in VECTORS.files if name.startswith(f"{label}/")}
     weight_ih, weight_hh = kernel(v["ih.kernel"]), kernel(v["hh.kernel"])
     channels = weight_hh.shape[1]
     layer = fastrcn.ConvLSTM(
-        weight_ih.shape[1], channels, tuple(weight_ih.shape[2:]), backend=backend, recompute=recompute
-    ).double()
+        weight_ih.shape[1], channels, tuple(weight_ih.shape[2:]), backend=backend, recompute=recompute,
+        forget_bias=forget_bias,
+    ).double()  # fmt: skip
     bias = gates(torch.from_numpy(v["ih.bias"] + v["hh.bias"]))
-    bias[channels : 2 * channels] += 1  # flax adds it when it runs
+    bias[channels : 2 * channels] += 1 - forget_bias  # flax adds 1 when it runs
     layer.load_state_dict({"weight_ih_l0": weight_ih, "weight_hh_l0": weight_hh, "bias_l0": bias})
     x, h, c = (maps_first(v[name]).clone().requires_grad_() for name in ("x", "h0", "c0"))
     output, (_, c_n) = layer(x, (h[None], c[None]))
