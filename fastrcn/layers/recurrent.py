@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from fastrcn import backends
-from fastrcn.checks import check_kernel
+from fastrcn.checks import check_kernel, check_lengths
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent, conv_recurrent_both
+from fastrcn.layers.pieces import Pieces, check_reset
 from fastrcn.ops.conv_recurrent.geometry import output_map
 
 
@@ -186,13 +187,19 @@ class ConvRecurrent(Weights):
     def _suffix(layer, direction):
         return f"_l{layer}" + ("_reverse" if direction else "")
 
-    def forward(self, input, hx=None, *, lengths=None):
+    def forward(self, input, hx=None, *, lengths=None, reset=None):
         """Run over a sequence.
 
         Args:
             input: see the class.
             hx: initial states, as the states that are returned; zeros if None.
             lengths: (B,) ints. Past its length a sequence's state is frozen and its output zero, in both directions.
+            reset: (T,B) booleans, (B,T) with ``batch_first``. Where one is True another sequence begins: the states of
+                all layers are zero before that step is taken, whatever ``hx`` says, and those of the second direction
+                after it, before the step that lies earlier is taken; no gradient passes. Without effect past a
+                sequence's length. The pieces between run as one batch, padded to the longest: resets at even distances
+                cost nothing, k at uneven ones at most k + 1 times a pass without. Read on the host: not for
+                ``torch.compile(fullgraph=True)``, export and ``vmap``.
         Returns:
             output, and the states after the last step (of the second direction: after the first).
         """
@@ -207,6 +214,8 @@ class ConvRecurrent(Weights):
         unbatched = inputs[0].dim() == rank - 1
         if unbatched and lengths is not None:
             raise ValueError("lengths: expected None with unbatched input; cut the sequence instead")
+        if unbatched and reset is not None:
+            raise ValueError("reset: expected None with unbatched input; cut the sequence instead")
         axis = 0 if self.batch_first else 1
         inputs = tuple(x.unsqueeze(axis) if unbatched else x for x in inputs)
         if self.batch_first:
@@ -214,7 +223,10 @@ class ConvRecurrent(Weights):
         if not self.maps:
             inputs = tuple(x[..., None, None] for x in inputs)
         states: Any = self._initial(hx, inputs[0], unbatched)
-        output, states = self._layers(inputs, states, lengths)
+        if reset is None:
+            output, states = self._layers(inputs, states, lengths)
+        else:
+            output, states = self._pieces(inputs, states, lengths, reset)
         if not self.maps:
             output, states = output[..., 0, 0], tuple(s[..., 0, 0] for s in states)
         if self.batch_first:
@@ -240,6 +252,19 @@ class ConvRecurrent(Weights):
                 raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")
         given = tuple(s.unsqueeze(1) if unbatched else s for s in given)
         return given if self.maps else tuple(s[..., None, None] for s in given)
+
+    def _pieces(self, inputs, states, lengths, reset):
+        """``_layers`` of the sequences between resets."""
+        steps, batch = inputs[0].shape[:2]
+        if any(x.shape[:2] != inputs[0].shape[:2] for x in inputs) or not steps:
+            shapes = [tuple(x.shape) for x in inputs]
+            raise ValueError(f"input: expected at least one step, and equally many of each input, got {shapes}")
+        reset = check_reset(reset, steps, batch, self.batch_first).to(inputs[0].device)
+        pieces = Pieces(reset, None if lengths is None else check_lengths(lengths, inputs[0]))
+        if states is not None:
+            states = tuple(pieces.cut_states(s, self._directions) for s in states)
+        output, states = self._layers(tuple(pieces.cut(x) for x in inputs), states, pieces.lengths)
+        return pieces.join(output), tuple(pieces.join_states(s, self._directions) for s in states)
 
     def _layers(self, inputs, states, lengths):
         finals: list[tuple[Any, ...]] = []
