@@ -24,7 +24,20 @@ def check_kernel(kernel, name):
         raise ValueError(f"{name}: expected odd kernel sizes, which keep the map's size, got {tuple(kernel)}")
 
 
-def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation):
+def check_padding(padding):
+    """The input convolution's padding as a pair, None for "same"."""
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f'padding: expected "same", "valid", an int or a pair of ints, got {padding!r}')
+        return None if padding == "same" else (0, 0)
+    pair = (padding, padding) if isinstance(padding, int) else padding
+    whole = isinstance(pair, (tuple, list)) and all(isinstance(p, int) and not isinstance(p, bool) for p in pair)
+    if not whole or len(pair) != 2 or min(pair) < 0:
+        raise ValueError(f'padding: expected "same", "valid", an int of at least 0 or a pair of them, got {padding!r}')
+    return tuple(pair)
+
+
+def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
     """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch."""
     weight_hh, bias, weight_ch = packed
     schedule = schedule_of(cell.key)
@@ -55,12 +68,19 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation):
             raise ValueError(f"{label}: expected T, B, H, W as in {_shape(inputs[0])}, got {_shape(x)}")
         if x.shape[0] == 0 or x.shape[3] == 0 or x.shape[4] == 0:
             raise ValueError(f"{label}: expected at least one step and a map of at least one pixel, got {_shape(x)}")
-        check_kernel(weight.shape[2:], f"weight_ih of {label}")
+        if padding is None:
+            check_kernel(weight.shape[2:], f"weight_ih of {label}")
         named |= {label: x, f"weight_ih of {label}": weight}
     b = inputs[0].shape[1]
-    h, w = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation)
+    h, w = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
+    if padding is not None and min(h, w) < 1:
+        kernel, size = tuple(weight_ih[0].shape[2:]), tuple(inputs[0].shape[3:])
+        raise ValueError(
+            f"input: expected a map that the kernel {kernel} with dilation {tuple(dilation)} and padding "
+            f"{padding} fits in, got {size}"
+        )
     for weight, name in zip(weight_ih[1:], names[1:], strict=True):
-        if output_map(inputs[0].shape[3:], weight.shape[2:], stride, dilation) != [h, w]:
+        if output_map(inputs[0].shape[3:], weight.shape[2:], stride, dilation, padding) != [h, w]:
             raise ValueError(f"weight_ih of input {name}: its convolution gives another map than the first input's")
     if bias is not None:
         named["bias"] = bias

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fastrcn import backends, cells
-from fastrcn.checks import check_call, check_lengths
+from fastrcn.checks import check_call, check_lengths, check_padding
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
@@ -61,18 +61,21 @@ def _plain(backend):
 
 def conv_recurrent(
     cell, input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, *,
-    stride: Any = 1, dilation: Any = 1, lengths=None, reverse=False, recompute=False, backend=None,
+    stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, reverse=False, recompute=False,
+    backend=None,
 ):  # fmt: skip
     """Run a recurrent convolutional cell over a sequence.
 
     Args:
         cell: a ``fastrcn.cells.Cell``; G is its number of convolutions of the input, S of states.
         input: (T,B,Cin,H,W); a tuple of such for a cell with several inputs.
-        weight_ih: (G*C,Cin,kh,kw); a tuple for a cell with several inputs. Padded to keep the map at stride 1.
+        weight_ih: (G*C,Cin,kh,kw); a tuple for a cell with several inputs. Odd kernel where ``padding`` is "same".
         weight_hh: (S*C,C,kh,kw), odd kernel; always stride 1.
         bias: (blocks*C,) or None. weight_ch: peepholes, (blocks*C,) or (blocks*C,H,W), where the cell has them.
         hx: initial states, a tuple of (B,C,H,W) in the order of the cell; None for zeros.
         stride, dilation: of the input convolution.
+        padding: of the input convolution: "same" (keeps the map at stride 1), "valid" (none), an int or a pair. The
+            recurrent convolution keeps the map that comes out.
         lengths: (B,) ints; past its length a sequence's state is frozen and its output zero.
         reverse: run from the last step to the first.
         recompute: keep only the states for backward and rebuild the pre-activations there.
@@ -85,18 +88,18 @@ def conv_recurrent(
     inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
     weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
     hx = () if hx is None else tuple(hx)
-    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    stride, dilation, padding = _pair(stride, "stride"), _pair(dilation, "dilation"), check_padding(padding)
     device = weight_hh.device.type
     tensors, without_autocast = _autocast(device, [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx])
     n = len(inputs)
     packed, states = tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :]
-    check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation)
+    check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation, padding)
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
     name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
     results = 1 + len(schedule_of(cell.key).states)
-    call = Call(name, cell.key, n, stride, dilation, bool(reverse), int(save), results)
+    call = Call(name, cell.key, n, stride, dilation, padding, bool(reverse), int(save), results)
     with without_autocast:
         output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, lengths])
     if lengths is not None:
@@ -105,8 +108,9 @@ def conv_recurrent(
 
 
 def conv_recurrent_both(
-    cell, input, first, second, *, stride: Any = 1, dilation: Any = 1, lengths=None, recompute=False, backend=None
-):
+    cell, input, first, second, *,
+    stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, recompute=False, backend=None,
+):  # fmt: skip
     """Run the two directions of a bidirectional layer, as two calls of ``conv_recurrent`` would.
 
     With the ``triton`` backend they share their launches where one direction does not fill the GPU (see
@@ -115,7 +119,7 @@ def conv_recurrent_both(
     Args:
         first, second: (weight_ih, weight_hh, bias, weight_ch, hx) of the direction from the first step to the last, and
             of the other one.
-        cell, input, stride, dilation, lengths, recompute, backend: as in ``conv_recurrent``.
+        cell, input, stride, dilation, padding, lengths, recompute, backend: as in ``conv_recurrent``.
     Returns:
         (output, last states) of the one direction and of the other.
     Raises:
@@ -135,15 +139,16 @@ def conv_recurrent_both(
     tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
     name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
     if name not in backends.BOTH_DIRECTIONS or _plain(name):
-        options: Any = {"stride": stride, "dilation": dilation, "lengths": lengths, "recompute": recompute}
+        options: Any = {"stride": stride, "dilation": dilation, "padding": padding, "lengths": lengths}
+        options["recompute"] = recompute
         return tuple(
             conv_recurrent(cell, input, *direction, **options, reverse=reverse, backend=backend)
             for direction, reverse in ((first, False), (second, True))
         )
-    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    stride, dilation, padding = _pair(stride, "stride"), _pair(dilation, "dilation"), check_padding(padding)
     middle = n + len(own[0])
     for part in (tensors[n:middle], tensors[middle:]):
-        check_call(cell, tensors[:n], part[:n], part[n : n + 3], part[n + 3 :], stride, dilation)
+        check_call(cell, tensors[:n], part[:n], part[n : n + 3], part[n + 3 :], stride, dilation, padding)
     if len(own[0]) != len(own[1]) or any(_sizes(a) != _sizes(b) for a, b in zip(*own, strict=True)):
         sizes = [[_sizes(t) for t in direction] for direction in own]
         raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
@@ -151,7 +156,7 @@ def conv_recurrent_both(
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
     k = len(schedule_of(cell.key).states)
-    call = BothCall(name, cell.key, n, stride, dilation, int(save), 2 + 2 * k)
+    call = BothCall(name, cell.key, n, stride, dilation, padding, int(save), 2 + 2 * k)
     with without_autocast:
         one, other, *states = run_fused(call, [*tensors, lengths])
     if lengths is not None:

@@ -32,7 +32,7 @@ class _Dense(Weights):
 
 
 def _without_maps(options):
-    for name in ("kernel_size", "recurrent_kernel_size", "stride", "dilation", "map_size"):
+    for name in ("kernel_size", "recurrent_kernel_size", "stride", "dilation", "padding", "map_size"):
         if name in options:
             raise TypeError(f"{name}: a layer of vectors has no maps, got {options[name]!r}")
     return options

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastrcn import backends
-from fastrcn.checks import check_kernel, check_lengths
+from fastrcn.checks import check_kernel, check_lengths, check_padding
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.layers.pieces import Pieces, check_reset
@@ -33,8 +33,8 @@ class Weights(nn.Module):
     """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``."""
 
     def __init__(
-        self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, peephole,
-        map_size, backend, maps=True,
+        self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
+        peephole, map_size, backend, maps=True,
     ):  # fmt: skip
         super().__init__()
         schedule = schedule_of(cell.key)
@@ -52,7 +52,9 @@ class Weights(nn.Module):
         self.recurrent_kernel_size = pair(
             kernel_size if recurrent_kernel_size is None else recurrent_kernel_size, "recurrent_kernel_size"
         )
-        check_kernel(self.kernel_size, "kernel_size")
+        self.padding = check_padding(padding) or "same"
+        if self.padding == "same":
+            check_kernel(self.kernel_size, "kernel_size")
         check_kernel(self.recurrent_kernel_size, "recurrent_kernel_size")
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
         self.has_bias, self.backend = bool(bias), backend
@@ -114,8 +116,8 @@ class Weights(nn.Module):
             text += f", kernel_size={self.kernel_size}"
         if not self.has_bias:
             text += ", bias=False"
-        one = (1, 1)
-        for name, usual in (("stride", one), ("dilation", one), ("peephole", None), ("backend", None)):
+        usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "backend": None}
+        for name, usual in usually.items():
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
         return text
@@ -139,10 +141,13 @@ class ConvRecurrent(Weights):
         input_size: channels of the input; a tuple for a cell with several inputs; 0 for none (the first layer then
             has no input weights and takes (T,B,0,H,W)).
         hidden_size: channels C of the state.
-        kernel_size, recurrent_kernel_size: odd ints or pairs; the second defaults to the first.
+        kernel_size, recurrent_kernel_size: odd ints or pairs; the second defaults to the first. The first may be even
+            where ``padding`` is not "same" and there is one layer.
         num_layers: stacked layers; each reads the output of the one below.
         bias, batch_first, dropout, bidirectional: as in ``torch.nn.LSTM``.
-        stride, dilation: of the input convolution; the stride belongs to the first layer.
+        stride, dilation, padding: of the input convolution; stride and padding belong to the first layer. ``padding``
+            is "same" (keeps the map at stride 1), "valid" (none, as in Keras), an int or a pair; the recurrent
+            convolution keeps the map that comes out, and so do further layers.
         peephole: "channel" or "full" for a cell with peepholes; "full" needs ``map_size`` (H,W) of the hidden map.
         backend: name of the backend to run on; None for the best that can.
         recompute: keep only the states for backward, a third of the memory for a little more time.
@@ -156,14 +161,16 @@ class ConvRecurrent(Weights):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, peephole=None, map_size=None,
-        backend=None, recompute=False, device=None, dtype=None, _maps=True,
+        bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, padding="same", peephole=None,
+        map_size=None, backend=None, recompute=False, device=None, dtype=None, _maps=True,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
         )  # fmt: skip
         self.num_layers = _positive(num_layers, "num_layers")
+        if num_layers > 1:
+            check_kernel(self.kernel_size, "kernel_size")  # further layers keep the map
         if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout!r}")
         if dropout and num_layers == 1:
@@ -246,7 +253,8 @@ class ConvRecurrent(Weights):
         lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
         tail = (self.hidden_size,)
         if self.maps:
-            tail += tuple(output_map(input.shape[3:], self.kernel_size, self.stride, self.dilation))
+            padding = check_padding(self.padding)
+            tail += tuple(output_map(input.shape[3:], self.kernel_size, self.stride, self.dilation, padding))
         for name, state in zip(names, given, strict=True):
             if tuple(state.shape) != lead + tail:
                 raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")
@@ -275,7 +283,8 @@ class ConvRecurrent(Weights):
                 hx = None if states is None else tuple(s[index] for s in states)
                 own.append((*self._arguments(self._suffix(layer, direction)), hx))
             options: Any = {
-                "stride": self.stride if layer == 0 else 1, "dilation": self.dilation, "lengths": lengths,
+                "stride": self.stride if layer == 0 else 1, "dilation": self.dilation,
+                "padding": self.padding if layer == 0 else "same", "lengths": lengths,
                 "recompute": self.recompute, "backend": self.backend,
             }  # fmt: skip
             if self.bidirectional:
@@ -311,11 +320,11 @@ class ConvRecurrentCell(Weights):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
-        dilation=1, peephole=None, map_size=None, backend=None, device=None, dtype=None, _maps=True,
+        dilation=1, padding="same", peephole=None, map_size=None, backend=None, device=None, dtype=None, _maps=True,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
         )  # fmt: skip
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         self._create("", sizes, {"device": device, "dtype": dtype})
@@ -340,7 +349,8 @@ class ConvRecurrentCell(Weights):
         weight_ih, weight_hh, bias, weight_ch = self._arguments("")
         _, last = conv_recurrent(
             self.cell, tuple(x[None] for x in maps(inputs)), weight_ih, weight_hh, bias, weight_ch,
-            None if states is None else maps(states), stride=self.stride, dilation=self.dilation, backend=self.backend,
+            None if states is None else maps(states), stride=self.stride, dilation=self.dilation, padding=self.padding,
+            backend=self.backend,
         )  # fmt: skip
         if not self.maps:
             last = tuple(s[..., 0, 0] for s in last)

@@ -64,12 +64,25 @@ class Case:
     recurrent_kernel: tuple[int, int] | None = None
     stride: int = 1
     dilation: int = 1
+    padding: Any = "same"
     bias: bool = True
     states: bool = True
     lengths: tuple[int, ...] | None = None
     reverse: bool = False
     layout: str = "contiguous"
     scale: float = 0.4  # of the weights; long recurrences want less, or they amplify any rounding
+
+    @property
+    def map(self):
+        """Height and width of the states."""
+        if self.padding == "same":
+            return [1 + (n - 1) // self.stride for n in (self.height, self.width)]
+        before = {"valid": (0, 0)}.get(self.padding, self.padding)
+        reach = [self.dilation * (k - 1) for k in self.kernel]
+        return [
+            (n + 2 * p - r - 1) // self.stride + 1
+            for n, p, r in zip((self.height, self.width), before, reach, strict=True)
+        ]
 
 
 CASES = {
@@ -97,13 +110,21 @@ CASES = {
     "no_input": Case(inputs=0),
 }
 
+PADDINGS = {
+    "valid": Case(padding="valid", kernel=(3, 2), recurrent_kernel=(3, 3), lengths=(4, 2)),
+    "wide_padding": Case(padding=(3, 0), kernel=(3, 4), recurrent_kernel=(1, 3)),  # wider than the kernel's reach
+    "valid_stride": Case(padding=(0, 1), stride=2, dilation=2, height=8, width=8, reverse=True),
+    "padding_of_1x1": Case(padding=(1, 2), kernel=(1, 1)),
+}
+"""Of the input convolution, other than "same"."""
+
 
 def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
     """Random leaves by name: x, (below), weights, bias, peepholes, h0, (c0)."""
     generator = torch.Generator().manual_seed(seed)
     c, (kh, kw) = case.channels, case.kernel
     rh, rw = case.recurrent_kernel or case.kernel
-    h, w = (1 + (n - 1) // case.stride for n in (case.height, case.width))
+    h, w = case.map
     shapes = {"x": (case.steps, case.batch, case.inputs, case.height, case.width)}
     shapes["weight_ih"] = (subject.gates[0] * c, case.inputs, kh, kw)
     if subject.below:
@@ -132,7 +153,7 @@ def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
 def run_loop(subject: Subject, case: Case, tensors):
     """The hand-written loop on these tensors: (output, last states)."""
     p = {name: tensors.get(name) for name in ("weight_ih", "weight_bh", "weight_hh", "bias", "weight_ch")}
-    h, w = (1 + (n - 1) // case.stride for n in (case.height, case.width))
+    h, w = case.map
     zero = tensors["weight_hh"].new_zeros(case.batch, case.channels, h, w)
     states = tuple(tensors.get(name, zero) for name in ("h0", "c0")[: subject.states])
     x = (tensors["x"], tensors["below"]) if subject.below else tensors["x"]
@@ -142,7 +163,17 @@ def run_loop(subject: Subject, case: Case, tensors):
         wide = torch.zeros(*x.shape[:2], 1, *x.shape[3:], dtype=x.dtype)
         p["weight_ih"] = torch.zeros(p["weight_ih"].shape[0], 1, *case.kernel, dtype=x.dtype)
         x = wide
-    return loops.run(step, p, x, states, lengths, case.reverse, stride=case.stride, dilation=case.dilation)
+    return loops.run(
+        step,
+        p,
+        x,
+        states,
+        lengths,
+        case.reverse,
+        stride=case.stride,
+        dilation=case.dilation,
+        padding=case.padding,
+    )
 
 
 def run_package(subject: Subject, case: Case, tensors, backend, recompute=False):
@@ -154,8 +185,8 @@ def run_package(subject: Subject, case: Case, tensors, backend, recompute=False)
     hx = tuple(tensors[name] for name in ("h0", "c0")[: subject.states]) if case.states else None
     return conv_recurrent(
         subject.cell, x, weight_ih, tensors["weight_hh"], tensors.get("bias"), tensors.get("weight_ch"), hx,
-        stride=case.stride, dilation=case.dilation, lengths=case.lengths, reverse=case.reverse, recompute=recompute,
-        backend=backend,
+        stride=case.stride, dilation=case.dilation, padding=case.padding, lengths=case.lengths, reverse=case.reverse,
+        recompute=recompute, backend=backend,
     )  # fmt: skip
 
 

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 
-def same(x, weight, bias=None, stride=1, dilation=1):
-    """Zero-padded convolution that keeps the map's size at stride 1."""
+def same(x, weight, bias=None, stride=1, dilation=1, padding="same"):
+    """Convolution whose padding, unless another is given, keeps the map's size at stride 1."""
+    if padding != "same":
+        return F.conv2d(x, weight, bias, stride, padding, dilation)
     kh, kw = weight.shape[2:]
     dh, dw = (dilation, dilation) if isinstance(dilation, int) else dilation
     return F.conv2d(x, weight, bias, stride, (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (dh, dw))

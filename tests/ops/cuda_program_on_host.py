@@ -9,7 +9,7 @@ import torch
 from fastrcn import backends
 from fastrcn.cells import BUILT_IN
 from fastrcn.ops.conv_recurrent import cuda, input_schedule
-from tests.helpers.cells import CASES, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
+from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
 from tests.ops.cuda_on_host import stage_cases
 from tests.ops.cuda_on_host.stages import HostKernels
 
@@ -52,19 +52,19 @@ def test_equals_hand_written_loop(name, case):
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "gru_after", "stacked"])
-@pytest.mark.parametrize("case", ["no_bias_no_states", "stride"])
+@pytest.mark.parametrize("case", ["no_bias_no_states", "stride", "padding_of_1x1"])
 def test_inputs_convolved_in_the_loop(name, case):
     with input_schedule.use_schedule("in_loop"):
-        compare_with_loop(name, CASES[case], "cuda", torch.float64)
+        compare_with_loop(name, (CASES | PADDINGS)[case], "cuda", torch.float64)
 
 
-SHAPES = sorted(set(CASES) - {"plain", "reverse_lengths", "many_chunks", "no_input"})
+SHAPES = [*sorted(set(CASES) - {"plain", "reverse_lengths", "many_chunks", "no_input"}), *PADDINGS]
 
 
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
 @pytest.mark.parametrize("case", SHAPES)
 def test_shapes(name, case):
-    compare_with_loop(name, CASES[case], "cuda")
+    compare_with_loop(name, (CASES | PADDINGS)[case], "cuda")
 
 
 @pytest.mark.parametrize("name", ["rnn_tanh", "lstm_channel", "lstm_full", "gru_before", "stacked", "mgu"])

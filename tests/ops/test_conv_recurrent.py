@@ -10,7 +10,7 @@ from fastrcn.ops.conv_recurrent import input_schedule
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Program
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
-from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.tolerances import assert_close
 
 DTYPES = [torch.float64, torch.float32]
@@ -47,6 +47,20 @@ def test_equals_hand_written_loop(name, case, dtype, backend):
     if case == "no_input" and SUBJECTS[name].below:
         case = "plain"
     compare(SUBJECTS[name], CASES[case], dtype, backend)
+
+
+@pytest.mark.parametrize("schedule", [None, *input_schedule.NAMES])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "stacked"])
+@pytest.mark.parametrize("case", PADDINGS)
+def test_paddings_equal_hand_written_loop(name, case, dtype, schedule, one_thread):
+    """``schedule`` None: the plain form."""
+    if schedule is None:
+        compare(SUBJECTS[name], PADDINGS[case], dtype, "reference")
+        return
+    with input_schedule.use_schedule(schedule):
+        compare(SUBJECTS[name], PADDINGS[case], dtype, "cpu")
+        compare(SUBJECTS[name], PADDINGS[case], dtype, "cpu", recompute=True)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -103,7 +117,7 @@ def test_unknown_schedule():
 def test_many_chunks_really_has_many():
     case = CASES["many_chunks"]
     schedule = schedule_of(SUBJECTS["lstm"].cell.key)
-    geometry = Geometry(schedule, case.steps, case.batch, 3, case.height, case.width, (1, 1), (1, 1), False)
+    geometry = Geometry(schedule, case.steps, case.batch, 3, case.height, case.width, (1, 1), (1, 1), None, False)
     assert len(chunks_of(Program, geometry)) > 2
     assert sum(steps for _, steps in chunks_of(Program, geometry)) == case.steps
 

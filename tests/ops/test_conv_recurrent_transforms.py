@@ -37,7 +37,7 @@ def test_opcheck(name, save):
     weights = [t["weight_ih"], t["weight_bh"]] if subject.below else [t["weight_ih"]]
     hx = [t[n] for n in ("h0", "c0")[: subject.states]]
     common = (inputs, weights, t["weight_hh"], t["bias"], t.get("weight_ch"), hx, torch.tensor([3, 1]))
-    options = ([1, 1], [1, 1], False)
+    options = ([1, 1], [1, 1], None, False)
     forward = ("cpu", subject.cell.key, *common, *options, save)
     assert set(torch.library.opcheck(torch.ops.fastrcn.conv_recurrent_fwd.default, forward).values()) == {"SUCCESS"}
     if not save:

@@ -37,7 +37,7 @@ def program(shape, dtype, steps, channels):
     images, height, width, _, _, kernel, stride, dilation = shape
     h, w = output_map((height, width), kernel, stride, dilation)
     schedule = schedule_of(cells.ConvLSTM().key)
-    geometry = Geometry(schedule, 1, images, channels, h, w, stride, dilation, False)
+    geometry = Geometry(schedule, 1, images, channels, h, w, stride, dilation, None, False)
     return Program(geometry, steps, dtype, images, None, {})
 
 

@@ -74,8 +74,8 @@ def run_both(subject, case, tensors, recompute=False):
         hx = tuple(p[n] for n in ("h0", "c0")[: subject.states]) if case.states else None
         own.append((weight_ih, p["weight_hh"], p.get("bias"), p.get("weight_ch"), hx))
     one, other = conv_recurrent_both(
-        subject.cell, x, *own, stride=case.stride, dilation=case.dilation, lengths=case.lengths, recompute=recompute,
-        backend="triton",
+        subject.cell, x, *own, stride=case.stride, dilation=case.dilation, padding=case.padding, lengths=case.lengths,
+        recompute=recompute, backend="triton",
     )  # fmt: skip
     return one[0], (other[0], *one[1], *other[1])
 
@@ -109,9 +109,10 @@ def test_equals_hand_written_loops(name, launches):
         ("lstm_full", CASES["one_step"]),
         ("lstm_channel", Case(**SMALL, bias=False, states=False)),
         ("gru_before", Case(**SMALL | {"height": 7}, stride=2)),
+        ("lstm_full", Case(**SMALL, padding=(1, 0))),
         ("gru_after", Case(**SMALL | {"kernel": (5, 3)}, recurrent_kernel=(1, 1), states=False)),
     ],
-    ids=["one_step", "no_bias_no_states", "stride", "two_kernels"],
+    ids=["one_step", "no_bias_no_states", "stride", "padding", "two_kernels"],
 )
 def test_shapes(name, case):
     compare(name, case)
@@ -229,7 +230,7 @@ def test_opcheck():
         [tensors[f"{n}{k}"] for n in ("weight_ih", "weight_hh", "bias", "weight_ch", "h0", "c0")] for k in (1, 2)
     ]  # fmt: skip
     head = ("triton", subject.cell.key)
-    geometry = ([1, 1], [1, 1])
+    geometry = ([1, 1], [1, 1], None)
     forward = torch.ops.fastrcn.conv_recurrent_both_fwd.default
     arguments = (*head, [tensors["x"]], *own, None, *geometry, 2)
     torch.library.opcheck(forward, arguments)

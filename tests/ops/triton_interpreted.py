@@ -1,5 +1,7 @@
 """Run by test_triton_interpreter.py with TRITON_INTERPRET=1: the Triton program against hand-written float64 loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
-from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 
@@ -80,6 +82,12 @@ def test_shapes_of_inputs_convolved_in_the_loop(name, shape):
         compare(name, SHAPES[shape])
 
 
+@pytest.mark.parametrize("case", PADDINGS)
+def test_paddings_of_inputs_convolved_in_the_loop(case):
+    with input_schedule.use_schedule("in_loop"):
+        compare("lstm_channel", replace(PADDINGS[case], steps=2, batch=1, lengths=None))
+
+
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
 def test_many_chunks(name, monkeypatch):
     case = Case(steps=17, batch=1, channels=3, scale=0.2)
@@ -108,7 +116,7 @@ def test_recompute(name):
 
 def _geometry(cell, case):
     size = (case.channels, case.height, case.width)
-    return Geometry(schedule_of(cell.key), case.steps, case.batch, *size, (1, 1), (1, 1), case.reverse)
+    return Geometry(schedule_of(cell.key), case.steps, case.batch, *size, (1, 1), (1, 1), None, case.reverse)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

@@ -10,11 +10,11 @@ from fastrcn.ops.registration import register
 
 _FORWARD = (
     "str backend, str cell, Tensor[] inputs, Tensor?[] first, Tensor?[] second, Tensor? lengths, int[] stride, "
-    "int[] dilation, int save"
+    "int[] dilation, int[]? padding, int save"
 )
 _BACKWARD = (
     "str backend, str cell, Tensor?[] grads, Tensor[] inputs, Tensor?[] first, Tensor?[] second, Tensor? lengths, "
-    "Tensor[] outputs, Tensor[] saved, int[] stride, int[] dilation, bool[] needs"
+    "Tensor[] outputs, Tensor[] saved, int[] stride, int[] dilation, int[]? padding, bool[] needs"
 )
 
 
@@ -31,40 +31,40 @@ def _of_directions(cell, results):
     return [first[0], second[0], *first[1:n], *second[1:n], *first[n:], *second[n:]]
 
 
-def _run(backend, cell, inputs, first, stride, dilation, generators):
+def _run(backend, cell, inputs, first, stride, dilation, padding, generators):
     """What the two directions return, run as they are asked to or as the shape says."""
     weight_ih, weight_hh, *_ = _split(inputs, first)
     program = operators.program_of(backend)
-    geometry = Geometry.of(schedule_of(cell), inputs, weight_ih, weight_hh, stride, dilation, False)
+    geometry = Geometry.of(schedule_of(cell), inputs, weight_ih, weight_hh, stride, dilation, padding, False)
     if directions.together(program, geometry):
         return fused.in_step(generators, program.run_both)
     return [fused.in_turn(generator) for generator in generators]
 
 
-def _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, save) -> Any:
+def _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save) -> Any:
     """The arguments of each direction's own operator."""
     return [
-        (backend, cell, inputs, *_split(inputs, own), lengths, stride, dilation, reverse, save)
+        (backend, cell, inputs, *_split(inputs, own), lengths, stride, dilation, padding, reverse, save)
         for own, reverse in ((first, False), (second, True))
     ]
 
 
-def forward(backend, cell, inputs, first, second, lengths, stride, dilation, save):
+def forward(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save):
     """The operator's body: [outputs (T,B,C,H,W) of both directions, last states (B,C,H,W) ... of one and of the other,
     saved ... likewise]."""
-    each = _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, save)
+    each = _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save)
     generators = [operators.forward_requests(*arguments) for arguments in each]
-    return _of_directions(cell, _run(backend, cell, inputs, first, stride, dilation, generators))
+    return _of_directions(cell, _run(backend, cell, inputs, first, stride, dilation, padding, generators))
 
 
-def forward_fake(backend, cell, inputs, first, second, lengths, stride, dilation, save):
+def forward_fake(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save):
     """Shapes, strides and types of what ``forward`` returns."""
-    each = _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, save)
+    each = _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save)
     return _of_directions(cell, [operators.forward_fake(*arguments) for arguments in each])
 
 
 def _each_backward(
-    backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, needs
+    backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, padding, needs
 ) -> Any:  # fmt: skip
     """The arguments of each direction's own operator."""
     n, k, s = len(inputs), len(schedule_of(cell).states), len(saved) // 2
@@ -73,7 +73,7 @@ def _each_backward(
     return [
         (
             backend, cell, [grads[d], *grads[2 + d * k : 2 + (d + 1) * k]], inputs, *_split(inputs, own), lengths,
-            outputs[d], saved[d * s : (d + 1) * s], stride, dilation, d == 1, [*needs[:n], *own_needs[d]],
+            outputs[d], saved[d * s : (d + 1) * s], stride, dilation, padding, d == 1, [*needs[:n], *own_needs[d]],
         )
         for d, own in enumerate((first, second))
     ]  # fmt: skip
@@ -86,17 +86,23 @@ def _merge(inputs, needs, results):
     return [*(a + b for a, b in zip(one[:n], other[:n], strict=True)), *one[n:], *other[n:]]
 
 
-def backward(backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, needs):
+def backward(backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, padding, needs):
     """The operator's body: the gradients that ``needs`` asks for, in the order of the tensors (inputs, first, second),
     the others left out. ``grads``, ``saved``: in the order of what ``forward`` returns."""
-    each = _each_backward(backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, needs)
+    each = _each_backward(
+        backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, padding, needs
+    )
     generators = [operators.backward_requests(*arguments) for arguments in each]
-    return _merge(inputs, needs, _run(backend, cell, inputs, first, stride, dilation, generators))
+    return _merge(inputs, needs, _run(backend, cell, inputs, first, stride, dilation, padding, generators))
 
 
-def backward_fake(backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, needs):
+def backward_fake(
+    backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, padding, needs
+):
     """Shapes, strides and types of what ``backward`` returns."""
-    each = _each_backward(backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, needs)
+    each = _each_backward(
+        backend, cell, grads, inputs, first, second, lengths, outputs, saved, stride, dilation, padding, needs
+    )
     return _merge(inputs, needs, [operators.backward_fake(*arguments) for arguments in each])
 
 

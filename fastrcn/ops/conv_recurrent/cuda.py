@@ -154,7 +154,7 @@ class Program(program.Program):
         self.sums: list[tuple[Buffer, torch.Tensor]] = []
         compiled = has_kernels(self.geometry.schedule)
         for n, step in enumerate(self.steps):
-            if compiled and isinstance(step, Convolution) and not self._is_product(step):
+            if compiled and isinstance(step, Convolution) and not step.is_product:
                 takers = _takers(self.steps, n, self.geometry.channels, keep)
                 if takers:
                     self.addends[n] = _Addend(step, takers, self._begins_at_zero(n))
@@ -193,11 +193,6 @@ class Program(program.Program):
         for buffer, partial in self.sums:
             buffer.data[0] += partial.sum(0)
             partial.zero_()
-
-    @staticmethod
-    def _is_product(step: Convolution):
-        """A 1x1 convolution is a product of matrices, which adds to its target as it writes it."""
-        return tuple(step.weight.shape[2:]) == (1, 1) and tuple(step.stride) == (1, 1)
 
     def _begins_at_zero(self, n):
         """Whether the step before sets the target to zero for this convolution alone."""

@@ -12,9 +12,9 @@ def same_padding(kernel, dilation):
     return [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
 
 
-def output_map(size, kernel, stride, dilation):
-    """Height and width after the input convolution."""
-    padding = same_padding(kernel, dilation)
+def output_map(size, kernel, stride, dilation, padding=None):
+    """Height and width after the input convolution; ``padding`` None for that which keeps the map at stride 1."""
+    padding = same_padding(kernel, dilation) if padding is None else padding
     return [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, k, s, d in zip(size, padding, kernel, stride, dilation, strict=True)
@@ -47,7 +47,8 @@ def group_bias(group, bias, channels):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a call: ``steps`` T, ``batch`` B, ``channels`` of the state, its map, and the convolutions' options."""
+    """Sizes of a call: ``steps`` T, ``batch`` B, ``channels`` of the state, its map, and the options of the input's
+    convolution; ``padding`` None keeps the map at stride 1."""
 
     schedule: Schedule
     steps: int
@@ -57,13 +58,21 @@ class Geometry:
     width: int
     stride: tuple[int, int]
     dilation: tuple[int, int]
+    padding: tuple[int, int] | None
     reverse: bool
 
     @classmethod
-    def of(cls, schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse):
+    def of(cls, schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse):
         steps, batch = inputs[0].shape[:2]
-        height, width = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation)
-        return cls(schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), reverse)
+        height, width = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
+        padding = None if padding is None else tuple(padding)
+        return cls(
+            schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), padding, reverse
+        )
+
+    def input_padding(self, kernel):
+        """Padding of an input's convolution, per dimension of its kernel."""
+        return tuple(same_padding(kernel, self.dilation) if self.padding is None else self.padding)
 
     @property
     def map(self):

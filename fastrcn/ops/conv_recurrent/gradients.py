@@ -14,8 +14,7 @@ def _of_one_frame(weight_shape):
     return (*weight_shape[:2], 1, *weight_shape[2:])
 
 
-def _add_weight_gradient(x, grad, weight_shape, stride, dilation, total):
-    padding = same_padding(weight_shape[2:], dilation)
+def _add_weight_gradient(x, grad, weight_shape, stride, dilation, padding, total):
     conv_weight_gradient(
         x.unsqueeze(1),
         grad.unsqueeze(1),
@@ -57,6 +56,7 @@ class Gradients:
     def add_chunk(self, time, d_groups, states, operands, begins):
         """Add what a span of time contributes, given the gradients of its pre-activations."""
         seq, schedule, one = self.seq, self.seq.schedule, (1, 1)
+        recurrent = one, one, same_padding(seq.weight_hh.shape[2:], one)
         for n, (group, d) in enumerate(zip(schedule.groups, d_groups, strict=True)):
             flat = d.flatten(0, 1)
             if n in self.bias:
@@ -68,7 +68,7 @@ class Gradients:
                     continue
                 total, shape = self.totals[o, n], (flat.shape[-1], *seq.weight_hh.shape[1:])
                 if o in schedule.computed_operands:
-                    _add_weight_gradient(operands[o].flatten(0, 1), flat, shape, one, one, total)
+                    _add_weight_gradient(operands[o].flatten(0, 1), flat, shape, *recurrent, total)
                     continue
                 k = schedule.state_index(o)
                 before, missing = states_before(states, k, seq, time)
@@ -76,9 +76,9 @@ class Gradients:
                 if missing:
                     after, edge = (d[:-1], d[-1]) if seq.geometry.reverse else (d[1:], d[0])
                     if seq.given:
-                        _add_weight_gradient(seq.initial[k], edge, shape, one, one, total)
+                        _add_weight_gradient(seq.initial[k], edge, shape, *recurrent, total)
                 if len(before):
-                    _add_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, one, one, total)
+                    _add_weight_gradient(before.flatten(0, 1), after.flatten(0, 1), shape, *recurrent, total)
 
     def _add_input(self, name, n, group, flat, time):
         seq, g = self.seq, self.seq.geometry
@@ -86,18 +86,19 @@ class Gradients:
         weight = seq.weight_ih[k]
         if weight.shape[1] == 0 or not (self.needs["inputs"][k] or self.needs["weight_ih"][k]):
             return
-        x = seq.input(name, time).flatten(0, 1)
+        x, padding = seq.input(name, time).flatten(0, 1), g.input_padding(weight.shape[2:])
         if (name, n) in self.totals:
             shape = (flat.shape[-1], *weight.shape[1:])
-            _add_weight_gradient(x, flat, shape, g.stride, g.dilation, self.totals[name, n])
+            _add_weight_gradient(x, flat, shape, g.stride, g.dilation, padding, self.totals[name, n])
         if self.needs["inputs"][k]:
             dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
-            if g.stride == (1, 1):
+            # What is left of the kernel's reach: the padding of the convolution with the reflected weight.
+            rest = [d * (k - 1) - p for d, k, p in zip(g.dilation, weight.shape[2:], padding, strict=True)]
+            if g.stride == (1, 1) and min(rest) >= 0:
                 if (name, n) not in self.reflected:
                     self.reflected[name, n] = Weight(rows.data, True)
-                seq.convolve(flat, dx, self.reflected[name, n], dilation=g.dilation)
+                seq.convolve(flat, dx, self.reflected[name, n], rest, dilation=g.dilation)
                 return
-            padding = same_padding(weight.shape[2:], g.dilation)
             found, _, _ = torch.ops.aten.convolution_backward(
                 maps_first(flat), maps_first(x), rows.data, None, g.stride, padding, g.dilation,
                 False, [0, 0], 1, [True, False, False],

@@ -23,6 +23,7 @@ class Call(NamedTuple):
     inputs: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    padding: tuple[int, ...] | None
     reverse: bool
     save: int
     differentiable: int
@@ -37,7 +38,14 @@ class Call(NamedTuple):
     def forward(self, tensors):
         """The operator's results."""
         return operators.conv_recurrent_fwd(
-            self.backend, self.cell, *self.split(tensors), self.stride, self.dilation, self.reverse, self.save
+            self.backend,
+            self.cell,
+            *self.split(tensors),
+            self.stride,
+            self.dilation,
+            self.padding,
+            self.reverse,
+            self.save,
         )
 
     def backward(self, needs, grads, tensors, kept):
@@ -45,7 +53,7 @@ class Call(NamedTuple):
         output, *saved = kept
         return operators.conv_recurrent_bwd(
             self.backend, self.cell, list(grads), *self.split(tensors), output, saved, self.stride, self.dilation,
-            self.reverse, needs[:-1],
+            self.padding, self.reverse, needs[:-1],
         )  # fmt: skip
 
     def plain(self, tensors):
@@ -53,7 +61,7 @@ class Call(NamedTuple):
         inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths = self.split(tensors)
         output, states = reference.conv_recurrent(
             schedule_of(self.cell), inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, self.stride,
-            self.dilation, self.reverse,
+            self.dilation, self.padding, self.reverse,
         )  # fmt: skip
         return (output, *states)
 
@@ -68,6 +76,7 @@ class BothCall(NamedTuple):
     inputs: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    padding: tuple[int, ...] | None
     save: int
     differentiable: int
     kept: int = 2
@@ -81,14 +90,14 @@ class BothCall(NamedTuple):
     def forward(self, tensors):
         """The operator's results."""
         return both_operators.conv_recurrent_both_fwd(
-            self.backend, self.cell, *self.split(tensors), self.stride, self.dilation, self.save
+            self.backend, self.cell, *self.split(tensors), self.stride, self.dilation, self.padding, self.save
         )
 
     def backward(self, needs, grads, tensors, kept):
         """The operator's gradients."""
         return both_operators.conv_recurrent_both_bwd(
             self.backend, self.cell, list(grads), *self.split(tensors), kept[:2], kept[2:], self.stride, self.dilation,
-            needs[:-1],
+            self.padding, needs[:-1],
         )  # fmt: skip
 
     def plain(self, tensors):
@@ -97,8 +106,8 @@ class BothCall(NamedTuple):
         results = []
         for own, reverse in ((first, False), (second, True)):
             call = Call(
-                self.backend, self.cell, self.inputs, self.stride, self.dilation, reverse, self.save,
-                self.differentiable // 2,
+                self.backend, self.cell, self.inputs, self.stride, self.dilation, self.padding, reverse,
+                self.save, self.differentiable // 2,
             )  # fmt: skip
             results.append(call.plain([*inputs, *own, lengths]))
         return tuple(r[0] for r in results) + tuple(state for r in results for state in r[1:])

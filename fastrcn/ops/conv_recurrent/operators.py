@@ -10,12 +10,13 @@ _BACKENDS = {"cpu": cpu, "triton": triton_program, "cuda": cuda}
 
 _FORWARD = (
     "str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "
-    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, bool reverse, int save"
+    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, int[]? padding, bool reverse, "
+    "int save"
 )
 _BACKWARD = (
     "str backend, str cell, Tensor?[] grads, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, "
     "Tensor? bias, Tensor? weight_ch, Tensor[] hx, Tensor? lengths, Tensor output, Tensor[] saved, int[] stride, "
-    "int[] dilation, bool reverse, bool[] needs"
+    "int[] dilation, int[]? padding, bool reverse, bool[] needs"
 )
 
 
@@ -29,11 +30,11 @@ def _cast(tensors, dtype):
 
 
 def forward_requests(
-    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse, save
+    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse, save
 ):
     """What ``forward`` returns, as a generator of requests (see ``fused.Request``)."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     output, finals, saved = yield from fused.forward(
         program_of(backend), geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
@@ -49,11 +50,11 @@ def forward(*arguments):
 
 
 def forward_fake(
-    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse, save
+    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse, save
 ):
     """Shapes, strides and types of what ``forward`` returns."""
     schedule = schedule_of(cell)
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     b, h, w, c = geometry.map
     compute = _BACKENDS[backend].compute_type(weight_hh.dtype)
     results = [weight_hh.new_empty(geometry.steps, b, h, w, c).movedim(-1, -3)]
@@ -70,11 +71,11 @@ def forward_fake(
 
 def backward_requests(
     backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, stride, dilation,
-    reverse, needs,
+    padding, reverse, needs,
 ):  # fmt: skip
     """What ``backward`` returns, as a generator of requests."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     n = len(inputs)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     found = yield from fused.backward(
@@ -97,7 +98,7 @@ def backward(*arguments):
 
 def backward_fake(
     backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, stride, dilation,
-    reverse, needs,
+    padding, reverse, needs,
 ):  # fmt: skip
     """Shapes, strides and types of what ``backward`` returns."""
     n = len(inputs)

@@ -73,7 +73,7 @@ class Fill:
 
 @dataclass
 class Convolution:
-    """target += convolution of source with ``weight`` (Co,Ci,kh,kw), padded to keep the map's size at stride 1."""
+    """target += convolution of source with ``weight`` (Co,Ci,kh,kw); by default ``padding`` keeps the map's size."""
 
     source: Buffer
     target: Buffer
@@ -81,10 +81,16 @@ class Convolution:
     skip_first: bool = False
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    padding: Any = None
+
+    def __post_init__(self):
+        if self.padding is None:
+            self.padding = tuple(same_padding(self.weight.shape[2:], self.dilation))
 
     @property
-    def padding(self):
-        return tuple(same_padding(self.weight.shape[2:], self.dilation))
+    def is_product(self):
+        """Whether it is a product of matrices, which adds to its target as it writes it."""
+        return (*self.weight.shape[2:], *self.stride, *self.padding) == (1, 1, 1, 1, 0, 0)
 
 
 @dataclass
@@ -189,7 +195,7 @@ class Program:
 
     def _multiplies_once(self, step):
         """Whether a step is a product with a weight that the sequence's few pixels do not pay for packing."""
-        if not isinstance(step, Convolution) or tuple(step.weight.shape[2:]) != (1, 1) or step.stride != (1, 1):
+        if not isinstance(step, Convolution) or not step.is_product:
             return False
         steps, one = self.geometry.steps, self.geometry.steps == 1
         few = steps * self.geometry.pixels <= _MOST_PRODUCT_PIXELS[one]
@@ -198,7 +204,7 @@ class Program:
     def _add_convolution(self, loop, step: Convolution):
         c_out, c_in, kh, kw = step.weight.shape
         source, target = step.source.data.shape[-3:-1], step.target.data.shape[-3:-1]
-        if kh == kw == 1 and step.stride == (1, 1):
+        if step.is_product:
             # Rows of the map do not matter here; without them there are fewer, longer runs of pixels.
             source = target = (1, self.images * target[0] * target[1])
         if id(step.weight) not in self.packed:

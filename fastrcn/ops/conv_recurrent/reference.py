@@ -14,12 +14,14 @@ from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
 
 
-def conv_recurrent(schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, reverse):
+def conv_recurrent(
+    schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse
+):
     """Run a cell over time; see ``fastrcn.functional.conv_recurrent``. States past ``lengths`` stay frozen.
 
     Returns the output state at every step (T,B,C,H,W) and the tuple of last states (B,C,H,W).
     """
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, reverse)
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     b, h, w, c = geometry.map
     wide = accumulate_type(weight_hh.dtype)
     projections = [_project(geometry, g, inputs, weight_ih, bias) for g in schedule.groups]
@@ -103,7 +105,7 @@ def _project(geometry, group, inputs, weight_ih, bias):
             nothing = x.sum() + weight.sum()
             extra = nothing.expand(len(group.slots) * c) if extra is None else extra + nothing
             continue
-        padding = same_padding(weight.shape[2:], geometry.dilation)
+        padding = geometry.input_padding(weight.shape[2:])
         rows = blocks_of(weight, group.input_blocks(name), c)
         term = F.conv2d(x.flatten(0, 1), rows, extra, geometry.stride, padding, geometry.dilation)
         extra = None

@@ -1,9 +1,11 @@
 """One sequence as forward and backward see it: its spans of time, its weights, and the steps of its time loop."""
 
+from dataclasses import replace
+
 from fastrcn import memory
 from fastrcn.compiler.signature import forward_signatures
 from fastrcn.ops.conv_recurrent.convolution import add_convolution
-from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.layout import maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
@@ -86,17 +88,19 @@ class Sequence:
             for name in self.schedule.groups[n].inputs:
                 if (name, n) in self.input_weights:
                     weight, g = self.input_weights[name, n], self.geometry
-                    self.convolve(self.input(name, time).flatten(0, 1), flat, weight, g.stride, g.dilation)
+                    padding = g.input_padding(weight.shape[2:])
+                    self.convolve(self.input(name, time).flatten(0, 1), flat, weight, padding, g.stride, g.dilation)
 
-    def convolve(self, source, target, weight, stride=(1, 1), dilation=(1, 1)):
+    def convolve(self, source, target, weight, padding, stride=(1, 1), dilation=(1, 1)):
         """target += convolution of source, for all maps at once."""
         if weight.shape[2:] == (1, 1) or not self.program.convolves(self.dtype):
-            padding = same_padding(weight.shape[2:], dilation)
             add_convolution(target, source, weight.dense(), padding, stride, dilation)
             return
+        # The target may be an input's gradient, which has another map than the states.
+        geometry = replace(self.geometry, height=target.shape[-3], width=target.shape[-2])
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
-        step = Convolution(source, target, weight, stride=stride, dilation=dilation)
-        self.run([step], images=len(target.data))
+        step = Convolution(source, target, weight, stride=stride, dilation=dilation, padding=padding)
+        self.program(geometry, [step], self.dtype, len(target.data), None, self.packed).run(0, 1, False)
 
     def run(self, steps, images):
         """Run steps once, on ``images`` maps at one time."""
@@ -156,7 +160,12 @@ class Sequence:
                 for name in schedule.groups[n].inputs:
                     if (name, n) in self.input_weights:
                         weight, g = self.input_weights[name, n], self.geometry
-                        steps.append(Convolution(inputs[name], groups[n], weight, stride=g.stride, dilation=g.dilation))
+                        steps.append(
+                            Convolution(
+                                inputs[name], groups[n], weight, stride=g.stride, dilation=g.dilation,
+                                padding=g.input_padding(weight.shape[2:]),
+                            )
+                        )  # fmt: skip
 
         for n, group in enumerate(schedule.groups):
             if not group.operands:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
-from fastrcn.ops.conv_recurrent.geometry import Geometry, same_padding
+from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, joins_directions, power
 from fastrcn.ops.conv_recurrent.triton_together import run_both
@@ -241,9 +241,10 @@ class _Launch:
             one = convolutions[0]
             found = [n for c in convolutions for n, (t, _) in enumerate(slots) if maps_key(t) == maps_key(c.target)]
             kernel = tuple(one.weight.shape[2:])
-            padding = tuple(same_padding(kernel, one.dilation))
             source = self._pointer(one.source, True)
-            products.append(Product(source, tuple(found), kernel, tuple(one.stride), tuple(one.dilation), padding))
+            products.append(
+                Product(source, tuple(found), kernel, tuple(one.stride), tuple(one.dilation), tuple(one.padding))
+            )
         timed = tuple(b.timed for b, _ in self.pointers)
         self.phase = Phase(
             timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
@@ -286,7 +287,7 @@ class _Launch:
         words += [name for name, is_so in flags.items() if is_so]
         words += [f"{program.dtype}{' tf32' if program.tf32 else ''}", f"C={g.channels}", f"map={g.height}x{g.width}"]
         for c in work.convolutions:
-            sizes = (c.weight.shape, c.stride, c.dilation, c.source.data.shape[-3:-1])
+            sizes = (c.weight.shape, c.stride, c.dilation, c.padding, c.source.data.shape[-3:-1])
             words.append("/".join("x".join(map(str, size)) for size in sizes))
         return " ".join(words)
 

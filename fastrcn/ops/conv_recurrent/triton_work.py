@@ -89,8 +89,8 @@ def share_source(convolutions):
     """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
     shared: dict = {}
     for c in convolutions:
-        key = (maps_key(c.source), tuple(c.weight.shape[1:]), tuple(c.stride), tuple(c.dilation), c.skip_first)
-        shared.setdefault(key, []).append(c)
+        options = (tuple(c.stride), tuple(c.dilation), tuple(c.padding), c.skip_first)
+        shared.setdefault((maps_key(c.source), tuple(c.weight.shape[1:]), options), []).append(c)
     groups = []
     for members in shared.values():
         # Two convolutions into the same target stay apart: they add.
