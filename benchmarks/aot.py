@@ -59,7 +59,7 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     weight_ch = torch.zeros(blocks["peephole"] * channels, dtype=dtype) if blocks["peephole"] else None
     hx = [torch.zeros(1, channels, *size, dtype=dtype) for _ in schedule.states]
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, (1, 1), (1, 1), None, False)
-    arguments = (inputs, weight_ih, weight_hh, bias, weight_ch, hx, torch.full((1,), 2))
+    arguments = (inputs, weight_ih, weight_hh, bias, weight_ch, hx, [], torch.full((1,), 2))
     named = {}
     with use_config(config), use_schedule(schedule_name):
         _Recorder.found = []

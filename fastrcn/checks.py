@@ -3,7 +3,7 @@
 import torch
 
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.ops.conv_recurrent.geometry import output_map
+from fastrcn.ops.conv_recurrent.geometry import accumulate_type, output_map
 
 
 def _shape(tensor):
@@ -38,7 +38,8 @@ def check_padding(padding):
 
 
 def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
-    """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch."""
+    """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch. Returns
+    the shape of the output (T,B,C,H,W)."""
     weight_hh, bias, weight_ch = packed
     schedule = schedule_of(cell.key)
     blocks = schedule.blocks
@@ -104,6 +105,25 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
             if _shape(value) != (b, c, h, w):
                 raise ValueError(f"hx ({state.name}): expected shape {(b, c, h, w)}, got {_shape(value)}")
     check_same(named, inputs[0])
+    return inputs[0].shape[0], b, c, h, w
+
+
+def check_masks(cell, masks, shape, first):
+    """The masks of a cell: as many as it asks for, of a state's ``shape`` (T,B,C,H,W) or spread over axes of it."""
+    channels = shape[2]
+    number, kind = len(schedule_of(cell.key).masks), accumulate_type(first.dtype)
+    if len(masks) != number:
+        raise ValueError(f"masks: expected {number} for {cell!r}, got {len(masks)}")
+    shapes = [shape, (1, *shape[1:]), (1, 1, channels, 1, 1)]
+    for k, m in enumerate(masks):
+        if _shape(m) not in shapes:
+            raise ValueError(f"masks ({k}): expected one of the shapes {shapes}, got {_shape(m)}")
+        if m.dtype != kind:
+            raise TypeError(f"masks ({k}): expected {kind}, in which {first.dtype} is summed, got {m.dtype}")
+        if m.device != first.device:
+            raise RuntimeError(f"masks ({k}): expected device {first.device}, the input's, got {m.device}")
+        if m.requires_grad:
+            raise ValueError(f"masks ({k}): expected a tensor without gradient, got one that requires it")
 
 
 def check_same(named, first):

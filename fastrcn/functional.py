@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fastrcn import backends, cells
-from fastrcn.checks import check_call, check_lengths, check_padding
+from fastrcn.checks import check_call, check_lengths, check_masks, check_padding
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
@@ -61,7 +61,7 @@ def _plain(backend):
 
 def conv_recurrent(
     cell, input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, *,
-    stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, reverse=False, recompute=False,
+    masks=(), stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, reverse=False, recompute=False,
     backend=None,
 ):  # fmt: skip
     """Run a recurrent convolutional cell over a sequence.
@@ -73,6 +73,9 @@ def conv_recurrent(
         weight_hh: (S*C,C,kh,kw), odd kernel; always stride 1.
         bias: (blocks*C,) or None. weight_ch: peepholes, (blocks*C,) or (blocks*C,H,W), where the cell has them.
         hx: initial states, a tuple of (B,C,H,W) in the order of the cell; None for zeros.
+        masks: for a cell that calls ``mask()`` as many tensors: (T,B,C,H',W'), (1,B,C,H',W') for all steps, or
+            (1,1,C,1,1) for all steps, sequences and pixels; of the type in which is summed, float32 for 16-bit inputs;
+            without gradient.
         stride, dilation: of the input convolution.
         padding: of the input convolution: "same" (keeps the map at stride 1), "valid" (none), an int or a pair. The
             recurrent convolution keeps the map that comes out.
@@ -93,22 +96,23 @@ def conv_recurrent(
     tensors, without_autocast = _autocast(device, [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx])
     n = len(inputs)
     packed, states = tensors[2 * n : 2 * n + 3], tensors[2 * n + 3 :]
-    check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation, padding)
+    shape = check_call(cell, tensors[:n], tensors[n : 2 * n], packed, states, stride, dilation, padding)
+    check_masks(cell, masks, shape, tensors[0])
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
     name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
     results = 1 + len(schedule_of(cell.key).states)
-    call = Call(name, cell.key, n, stride, dilation, padding, bool(reverse), int(save), results)
+    call = Call(name, cell.key, n, len(masks), stride, dilation, padding, bool(reverse), int(save), results)
     with without_autocast:
-        output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, lengths])
+        output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, *masks, lengths])
     if lengths is not None:
         output = _zero_past(output, lengths)
     return output, tuple(states)
 
 
 def conv_recurrent_both(
-    cell, input, first, second, *,
+    cell, input, first, second, *, masks=((), ()),
     stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, recompute=False, backend=None,
 ):  # fmt: skip
     """Run the two directions of a bidirectional layer, as two calls of ``conv_recurrent`` would.
@@ -119,6 +123,7 @@ def conv_recurrent_both(
     Args:
         first, second: (weight_ih, weight_hh, bias, weight_ch, hx) of the direction from the first step to the last, and
             of the other one.
+        masks: of the one direction and of the other.
         cell, input, stride, dilation, padding, lengths, recompute, backend: as in ``conv_recurrent``.
     Returns:
         (output, last states) of the one direction and of the other.
@@ -142,13 +147,15 @@ def conv_recurrent_both(
         options: Any = {"stride": stride, "dilation": dilation, "padding": padding, "lengths": lengths}
         options["recompute"] = recompute
         return tuple(
-            conv_recurrent(cell, input, *direction, **options, reverse=reverse, backend=backend)
-            for direction, reverse in ((first, False), (second, True))
+            conv_recurrent(cell, input, *direction, **options, masks=m, reverse=reverse, backend=backend)
+            for direction, m, reverse in ((first, masks[0], False), (second, masks[1], True))
         )
     stride, dilation, padding = _pair(stride, "stride"), _pair(dilation, "dilation"), check_padding(padding)
     middle = n + len(own[0])
-    for part in (tensors[n:middle], tensors[middle:]):
-        check_call(cell, tensors[:n], part[:n], part[n : n + 3], part[n + 3 :], stride, dilation, padding)
+    parts = tensors[n:middle], tensors[middle:]
+    for part, own_masks in zip(parts, masks, strict=True):
+        shape = check_call(cell, tensors[:n], part[:n], part[n : n + 3], part[n + 3 :], stride, dilation, padding)
+        check_masks(cell, own_masks, shape, tensors[0])
     if len(own[0]) != len(own[1]) or any(_sizes(a) != _sizes(b) for a, b in zip(*own, strict=True)):
         sizes = [[_sizes(t) for t in direction] for direction in own]
         raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
@@ -156,9 +163,9 @@ def conv_recurrent_both(
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
     k = len(schedule_of(cell.key).states)
-    call = BothCall(name, cell.key, n, stride, dilation, padding, int(save), 2 + 2 * k)
+    call = BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
     with without_autocast:
-        one, other, *states = run_fused(call, [*tensors, lengths])
+        one, other, *states = run_fused(call, [*tensors[:n], *parts[0], *masks[0], *parts[1], *masks[1], lengths])
     if lengths is not None:
         one, other = (_zero_past(output, lengths) for output in (one, other))
     return (one, tuple(states[:k])), (other, tuple(states[k:]))

@@ -1,9 +1,10 @@
 """Recurrent cells, each written once as its equations. A new cell is a subclass of ``Cell`` with a ``step``."""
 
-from fastrcn.cells.cell import Cell, bias, conv, exp, peephole, relu, sigmoid, tanh
+from fastrcn.cells.cell import Cell, bias, conv, exp, mask, peephole, relu, sigmoid, tanh
 from fastrcn.cells.conv_gru import ConvGRU
 from fastrcn.cells.conv_lstm import ConvLSTM
 from fastrcn.cells.conv_rnn import ConvRNN
+from fastrcn.cells.noise import RecurrentDropout, Zoneout
 from fastrcn.cells.stacked_conv_gru import StackedConvGRU
 
 BUILT_IN = (
@@ -24,10 +25,13 @@ __all__ = [
     "ConvGRU",
     "ConvLSTM",
     "ConvRNN",
+    "RecurrentDropout",
     "StackedConvGRU",
+    "Zoneout",
     "bias",
     "conv",
     "exp",
+    "mask",
     "peephole",
     "relu",
     "sigmoid",

@@ -68,6 +68,11 @@ def bias() -> Any:
     return record().bias()
 
 
+def mask() -> Any:
+    """A map that the caller hands in, for each step or once for a sequence, such as dropout's; no gradient is taken."""
+    return record().mask()
+
+
 class Cell:
     """Base class of all cells.
 

@@ -11,6 +11,7 @@ from typing import Any
 import sympy
 
 from fastrcn.compiler.schedule import Schedule, Stage
+from fastrcn.compiler.trace import Mask
 
 
 class Positive(sympy.Function):
@@ -86,7 +87,8 @@ def gradient_symbol(symbol: sympy.Symbol) -> sympy.Symbol:
 
 @cache
 def backward_code(stage: Stage) -> Code:
-    """The stage's VJP. Reads the stage's reads and the gradient of every output; gives the gradient of every read.
+    """The stage's VJP. Reads the stage's reads and the gradient of every output; gives the gradient of every read
+    that is no mask.
 
     Outputs that are operands of a convolution are given again: the weight gradient needs them.
     """
@@ -113,7 +115,8 @@ def backward_code(stage: Stage) -> Code:
         else:
             push(expr, adjoint)
     again = tuple((s, e) for s, e in code.outputs if s.name.startswith("operand_"))
-    grads = tuple((gradient_symbol(s), sympy.Add(*contributions.get(s, []))) for s in stage.reads)
+    wanted = [s for s in stage.reads if not isinstance(s, Mask)]
+    grads = tuple((gradient_symbol(s), sympy.Add(*contributions.get(s, []))) for s in wanted)
     incoming = tuple(gradient_symbol(s) for s, _ in code.outputs)
     return _prune(Code((*code.reads, *incoming), tuple(body), (*again, *grads)))
 

@@ -73,6 +73,7 @@ class Schedule:
     stages: tuple[Stage | None, ...]
     final: Stage
     params: tuple[tuple[sympy.Symbol, str, int], ...]
+    masks: tuple[sympy.Symbol, ...]
     blocks: dict[str, int]
 
     @cached_property
@@ -182,6 +183,7 @@ def make_schedule(cell) -> Schedule:
     blocks["h"] = sum(not isinstance(t.source, str) for t in trace.terms)
     blocks["bias"] = blocks[cell.inputs[0]] + len(trace.biases)
     blocks["peephole"] = len(trace.peepholes)
+    masks = tuple(trace.masks)
 
     operands = list(dict.fromkeys(t.source for t in trace.terms if not isinstance(t.source, str)))
     by_symbol = {t.symbol: t for t in trace.terms}
@@ -228,7 +230,12 @@ def make_schedule(cell) -> Schedule:
     read = set(final.reads).union(*(stage.reads for stage in stages if stage))
     lone = [(b, "bias", explicit_bias[b]) for b in trace.biases if b in read]
     params = (*peepholes, *lone)
-    return Schedule(cell.inputs, trace.states, tuple(expressions), groups, levels, tuple(stages), final, params, blocks)
+    unread = [m for m in masks if m not in read]
+    if unread:
+        raise ValueError(f"{cell!r}.step: {unread[0]} is asked for but no new state depends on it")
+    return Schedule(
+        cell.inputs, trace.states, tuple(expressions), groups, levels, tuple(stages), final, params, masks, blocks
+    )
 
 
 def _levels(expressions, groups):

@@ -2,7 +2,7 @@
 
 A stage walks over pixels; an argument is a buffer with one row of channels per pixel. Its ``role`` says which buffer
 it is; ``mode`` whether the stage loads, stores or accumulates it; ``wide`` marks buffers kept in the accumulation
-type (states that no convolution reads, their gradients, parameters) whatever the data type of the rest.
+type (states that no convolution reads, their gradients, parameters, masks) whatever the data type of the rest.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fastrcn.compiler.schedule import Schedule, Stage
 
 @dataclass(frozen=True)
 class Arg:
-    """One buffer argument. ``index`` counts slots, states, operands or parameters, as ``role`` says."""
+    """One buffer argument. ``index`` counts slots, states, operands, parameters or masks, as ``role`` says."""
 
     name: str
     role: str
@@ -56,6 +56,8 @@ def _role(schedule: Schedule, symbol: sympy.Symbol):
     if symbol in schedule.states:
         k = schedule.states.index(symbol)
         return "state", k, not schedule.convolved_states[k]
+    if symbol in schedule.masks:
+        return "mask", schedule.masks.index(symbol), True
     for k, (param, _, _) in enumerate(schedule.params):
         if param == symbol:
             return "param", k, True
@@ -87,7 +89,8 @@ def _backward(schedule, index, stage: Stage, final, written):
             k = int(symbol.name.split("_")[1])
             args.append(Arg(gradient_symbol(symbol).name, "d_operand", k, "load"))
             args.append(Arg(symbol.name, "operand", k, "store"))
-    grads = [*stage.reads, *(s for s in schedule.states if final and s not in stage.reads)]
+    grads = [s for s in stage.reads if s not in schedule.masks]
+    grads += [s for s in schedule.states if final and s not in stage.reads]
     params = [p for p, _, _ in schedule.params]
     zeroes = []
     # Gradients of parameters come last: they are sums over pixels, which the caller provides differently.

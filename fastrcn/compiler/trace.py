@@ -1,10 +1,14 @@
-"""Run a cell's ``step`` once on symbols and write down which convolutions, peepholes and biases it asked for."""
+"""Run a cell's ``step`` once on symbols and write down which convolutions, peepholes, biases and masks it asked for."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
+
+
+class Mask(sympy.Symbol):
+    """A map that the caller hands in; nothing is differentiated with respect to it."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +22,23 @@ class Term:
 
 @dataclass
 class Trace:
-    """What one run of ``step`` recorded, and the expressions of the new states that it returned."""
+    """What one run of ``step`` recorded, and the expressions of the new states that it returned.
+
+    ``factor``: of what is convolved, other than inputs.
+    """
 
     inputs: dict[sympy.Symbol, str]
     states: tuple[sympy.Symbol, ...]
     terms: list[Term] = field(default_factory=list)
     peepholes: list[sympy.Symbol] = field(default_factory=list)
     biases: list[sympy.Symbol] = field(default_factory=list)
+    masks: list[sympy.Symbol] = field(default_factory=list)
+    factor: Any = 1
     results: tuple[sympy.Expr, ...] = ()
 
     def conv(self, operand):
         operand = sympy.sympify(operand)
-        source = self.inputs.get(operand, operand)
+        source = self.inputs.get(operand, self.factor * operand)
         mixed = set() if isinstance(source, str) else operand.free_symbols & set(self.inputs)
         if mixed:
             raise ValueError(
@@ -49,14 +58,27 @@ class Trace:
         self.biases.append(sympy.Symbol(f"bias_{len(self.biases)}", real=True))
         return self.biases[-1]
 
+    def mask(self):
+        self.masks.append(Mask(f"mask_{len(self.masks)}", real=True))
+        return self.masks[-1]
+
+    @contextmanager
+    def convolving_times(self, factor):
+        """Within this context what is convolved, other than inputs, is multiplied by ``factor`` before."""
+        before, self.factor = self.factor, self.factor * factor
+        try:
+            yield
+        finally:
+            self.factor = before
+
 
 _active: list[Trace] = []
 
 
 def record() -> Trace:
-    """The trace under way; ``conv``, ``peephole`` and ``bias`` mean something only inside a cell's ``step``."""
+    """The trace under way; ``conv``, ``peephole``, ``bias``, ``mask`` mean something only inside a cell's ``step``."""
     if not _active:
-        raise RuntimeError("conv, peephole and bias can be called only inside Cell.step, while a cell is traced")
+        raise RuntimeError("conv, peephole, bias and mask can be called only inside Cell.step, while a cell is traced")
     return _active[-1]
 
 

@@ -12,6 +12,7 @@ from fastrcn.checks import check_kernel, check_lengths, check_padding
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.layers.pieces import Pieces, check_reset
+from fastrcn.layers.state_noise import StateNoise
 from fastrcn.ops.conv_recurrent.geometry import output_map
 
 
@@ -34,7 +35,7 @@ class Weights(nn.Module):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
-        peephole, map_size, backend, maps=True,
+        peephole, map_size, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, maps=True,
     ):  # fmt: skip
         super().__init__()
         schedule = schedule_of(cell.key)
@@ -60,6 +61,7 @@ class Weights(nn.Module):
         self.has_bias, self.backend = bool(bias), backend
         self.peephole = _check_peephole(schedule, peephole, map_size)
         self.map_size = None if map_size is None else pair(map_size, "map_size")
+        self._noise = StateNoise(cell, zoneout, zoneout_cell, recurrent_dropout)
 
     def _create(self, suffix, sizes, factory):
         blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
@@ -88,6 +90,16 @@ class Weights(nn.Module):
         if len({*labels, "hh", "ch"}) != len(labels) + 2:
             raise ValueError(f"cell: its inputs {self._inputs} give the weights ambiguous names {labels}")
         return labels
+
+    def _map(self, input) -> tuple[int, ...]:
+        """Height and width of the states."""
+        padding = check_padding(self.padding)
+        return tuple(output_map(input.shape[-2:], self.kernel_size, self.stride, self.dilation, padding))
+
+    def _masks(self, input):
+        """What the cell with noise is given for one layer and direction; ``input`` (T,B,C,H,W)."""
+        size = (self.hidden_size, *(max(n, 0) for n in self._map(input)))
+        return self._noise.masks(self.training, input.shape[:2], size, next(self.parameters()))
 
     def _arguments(self, suffix) -> Any:
         """The parameters of one layer and direction as arguments of ``conv_recurrent``."""
@@ -120,6 +132,9 @@ class Weights(nn.Module):
         for name, usual in usually.items():
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
+        for name in ("zoneout", "zoneout_cell", "recurrent_dropout"):
+            if getattr(self._noise, name):
+                text += f", {name}={getattr(self._noise, name)!r}"
         return text
 
 
@@ -150,6 +165,11 @@ class ConvRecurrent(Weights):
             convolution keeps the map that comes out, and so do further layers.
         peephole: "channel" or "full" for a cell with peepholes; "full" needs ``map_size`` (H,W) of the hidden map.
         backend: name of the backend to run on; None for the best that can.
+        zoneout, zoneout_cell: probabilities with which each unit of the first state, and of the others (c), keeps its
+            value of the step before (Krueger et al. 2017, arXiv 1606.01305); in evaluation the expectation.
+        recurrent_dropout: probability with which each unit of the state is zero in what the recurrent convolutions
+            read, the others scaled up; one mask for all gates and all steps of a call (Gal and Ghahramani 2016,
+            arXiv 1512.05287). Masks need as much memory as the output, for each state with zoneout, and one step's.
         recompute: keep only the states for backward, a third of the memory for a little more time.
     Shapes:
         input (T,B,Cin,H,W), or (B,T,Cin,H,W) with ``batch_first``, or unbatched (T,Cin,H,W); a tuple of such for a cell
@@ -162,11 +182,13 @@ class ConvRecurrent(Weights):
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
         bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, padding="same", peephole=None,
-        map_size=None, backend=None, recompute=False, device=None, dtype=None, _maps=True,
+        map_size=None, zoneout=0.0, zoneout_cell=0.0, recurrent_dropout=0.0, backend=None, recompute=False, device=None,
+        dtype=None, _maps=True,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
+            zoneout_cell=zoneout_cell, recurrent_dropout=recurrent_dropout, maps=_maps,
         )  # fmt: skip
         self.num_layers = _positive(num_layers, "num_layers")
         if num_layers > 1:
@@ -253,8 +275,7 @@ class ConvRecurrent(Weights):
         lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
         tail = (self.hidden_size,)
         if self.maps:
-            padding = check_padding(self.padding)
-            tail += tuple(output_map(input.shape[3:], self.kernel_size, self.stride, self.dilation, padding))
+            tail += self._map(input)
         for name, state in zip(names, given, strict=True):
             if tuple(state.shape) != lead + tail:
                 raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")
@@ -276,8 +297,9 @@ class ConvRecurrent(Weights):
 
     def _layers(self, inputs, states, lengths):
         finals: list[tuple[Any, ...]] = []
+        cell, first = self._noise.cell(self.training), inputs[0]
         for layer in range(self.num_layers):
-            own = []
+            own, masks = [], [self._masks(first) for _ in range(self._directions)]
             for direction in range(self._directions):
                 index = layer * self._directions + direction
                 hx = None if states is None else tuple(s[index] for s in states)
@@ -288,10 +310,10 @@ class ConvRecurrent(Weights):
                 "recompute": self.recompute, "backend": self.backend,
             }  # fmt: skip
             if self.bidirectional:
-                results = conv_recurrent_both(self.cell, inputs, *own, **options)
+                results = conv_recurrent_both(cell, inputs, *own, masks=masks, **options)
                 output = torch.cat([output for output, _ in results], dim=2)
             else:
-                results = [conv_recurrent(self.cell, inputs, *own[0], **options)]
+                results = [conv_recurrent(cell, inputs, *own[0], masks=masks[0], **options)]
                 output = results[0][0]
             finals += [last for _, last in results]
             if self.dropout and self.training and layer + 1 < self.num_layers:
@@ -312,7 +334,8 @@ class ConvRecurrent(Weights):
 
 
 class ConvRecurrentCell(Weights):
-    """One step of any cell, for streaming. Arguments as ``ConvRecurrent``; weights are named without a suffix.
+    """One step of any cell, for streaming. Arguments as ``ConvRecurrent``; weights are named without a suffix. There is
+    no recurrent dropout, whose mask spans steps.
 
     Shapes: input (B,Cin,H,W) or unbatched (Cin,H,W); states (B,C,H',W') or (C,H',W'): a tensor for a cell with one
     state, else a tuple.
@@ -320,11 +343,13 @@ class ConvRecurrentCell(Weights):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
-        dilation=1, padding="same", peephole=None, map_size=None, backend=None, device=None, dtype=None, _maps=True,
+        dilation=1, padding="same", peephole=None, map_size=None, zoneout=0.0, zoneout_cell=0.0, backend=None,
+        device=None, dtype=None, _maps=True,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, maps=_maps,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
+            zoneout_cell=zoneout_cell, maps=_maps,
         )  # fmt: skip
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         self._create("", sizes, {"device": device, "dtype": dtype})
@@ -347,10 +372,11 @@ class ConvRecurrentCell(Weights):
 
         last: Any
         weight_ih, weight_hh, bias, weight_ch = self._arguments("")
+        inputs = tuple(x[None] for x in maps(inputs))
         _, last = conv_recurrent(
-            self.cell, tuple(x[None] for x in maps(inputs)), weight_ih, weight_hh, bias, weight_ch,
-            None if states is None else maps(states), stride=self.stride, dilation=self.dilation, padding=self.padding,
-            backend=self.backend,
+            self._noise.cell(self.training), inputs, weight_ih, weight_hh, bias, weight_ch,
+            None if states is None else maps(states), masks=self._masks(inputs[0]), stride=self.stride,
+            dilation=self.dilation, padding=self.padding, backend=self.backend,
         )  # fmt: skip
         if not self.maps:
             last = tuple(s[..., 0, 0] for s in last)

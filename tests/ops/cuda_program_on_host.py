@@ -10,6 +10,7 @@ from fastrcn import backends
 from fastrcn.cells import BUILT_IN
 from fastrcn.ops.conv_recurrent import cuda, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
+from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.ops.cuda_on_host import stage_cases
 from tests.ops.cuda_on_host.stages import HostKernels
 
@@ -78,6 +79,12 @@ def test_low_precision_is_no_worse_than_twice_the_plain_loop(name, dtype):
 def test_low_precision_in_packs(name, dtype):
     """Eight channels at a time; without a ReLU, which a rounding may open."""
     compare_with_loop(name, Case(channels=16, lengths=(4, 2), scale=0.1), "cuda", dtype)
+
+
+@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_masks(name, recompute):
+    compare_noisy(name, CASE, "cuda", torch.float64, recompute)
 
 
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "mgu"])

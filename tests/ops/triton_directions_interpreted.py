@@ -118,6 +118,19 @@ def test_shapes(name, case):
     compare(name, case)
 
 
+def test_masks(launches):
+    """Each direction has its own; the plain form with the same seed is the truth."""
+    layer = fastrcn.ConvLSTM(2, 3, zoneout=0.3, recurrent_dropout=0.4, bidirectional=True)
+    x, results = torch.randn(3, 2, 2, 3, 4, requires_grad=True), []
+    for layer.backend in ("reference", "triton"):
+        torch.manual_seed(0)
+        output, _ = layer(x, lengths=[3, 2])
+        results.append([output, *torch.autograd.grad(output.square().sum(), [x, *layer.parameters()])])
+    assert launches["two"] >= 6
+    for truth, found in zip(*results, strict=True):
+        assert_close(found, truth)
+
+
 def test_many_tiles():
     with use_config(Config(16, 16, 16, 4, 1)):
         compare("lstm_channel", Case(steps=2, batch=2, channels=17, height=3, width=4, kernel=(1, 3), lengths=(2, 1)))

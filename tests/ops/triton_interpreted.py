@@ -14,6 +14,7 @@ from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 
@@ -86,6 +87,11 @@ def test_shapes_of_inputs_convolved_in_the_loop(name, shape):
 def test_paddings_of_inputs_convolved_in_the_loop(case):
     with input_schedule.use_schedule("in_loop"):
         compare("lstm_channel", replace(PADDINGS[case], steps=2, batch=1, lengths=None))
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_masks(name):
+    compare_noisy(name, replace(CASE, steps=3, batch=2, lengths=(3, 1)), "triton", torch.float32)
 
 
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before"])

@@ -1,5 +1,5 @@
 """Both directions of a layer as one pair of PyTorch operators, so that they may share launches. The tensors of one
-direction are a list: weight_ih ..., weight_hh, bias, weight_ch, initial states ..."""
+direction are a list: weight_ih ..., weight_hh, bias, weight_ch, initial states ..., masks ..."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ _BACKWARD = (
 )
 
 
-def _split(inputs, own) -> Any:
-    """A direction's list as (weight_ih, weight_hh, bias, weight_ch, hx)."""
-    n = len(inputs)
-    return list(own[:n]), *own[n : n + 3], list(own[n + 3 :])
+def _split(cell, inputs, own) -> Any:
+    """A direction's list as (weight_ih, weight_hh, bias, weight_ch, hx, masks)."""
+    n, end = len(inputs), len(own) - len(schedule_of(cell).masks)
+    return list(own[:n]), *own[n : n + 3], list(own[n + 3 : end]), list(own[end:])
 
 
 def _of_directions(cell, results):
@@ -33,7 +33,7 @@ def _of_directions(cell, results):
 
 def _run(backend, cell, inputs, first, stride, dilation, padding, generators):
     """What the two directions return, run as they are asked to or as the shape says."""
-    weight_ih, weight_hh, *_ = _split(inputs, first)
+    weight_ih, weight_hh, *_ = _split(cell, inputs, first)
     program = operators.program_of(backend)
     geometry = Geometry.of(schedule_of(cell), inputs, weight_ih, weight_hh, stride, dilation, padding, False)
     if directions.together(program, geometry):
@@ -44,7 +44,7 @@ def _run(backend, cell, inputs, first, stride, dilation, padding, generators):
 def _each_forward(backend, cell, inputs, first, second, lengths, stride, dilation, padding, save) -> Any:
     """The arguments of each direction's own operator."""
     return [
-        (backend, cell, inputs, *_split(inputs, own), lengths, stride, dilation, padding, reverse, save)
+        (backend, cell, inputs, *_split(cell, inputs, own), lengths, stride, dilation, padding, reverse, save)
         for own, reverse in ((first, False), (second, True))
     ]
 
@@ -72,7 +72,7 @@ def _each_backward(
     own_needs = (needs[n:middle], needs[middle:])
     return [
         (
-            backend, cell, [grads[d], *grads[2 + d * k : 2 + (d + 1) * k]], inputs, *_split(inputs, own), lengths,
+            backend, cell, [grads[d], *grads[2 + d * k : 2 + (d + 1) * k]], inputs, *_split(cell, inputs, own), lengths,
             outputs[d], saved[d * s : (d + 1) * s], stride, dilation, padding, d == 1, [*needs[:n], *own_needs[d]],
         )
         for d, own in enumerate((first, second))

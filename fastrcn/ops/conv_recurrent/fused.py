@@ -61,11 +61,11 @@ def in_turn(direction):
     return in_step([direction], lambda requests: requests[0].run())[0]
 
 
-def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, save):
+def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, save):
     """Run the sequence by ``program``, a class like ``program.Program``: a generator of requests. Returns dense maps:
     the output state (T,B,H,W,C), the last states (B,H,W,C), and what ``save`` asks for: the other states at every step
     (T,B,H,W,C) and the groups' pre-activations."""
-    seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+    seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths)
     g, schedule = geometry, geometry.schedule
     # Without a backward only the output is kept of every step; other states are overwritten in place.
     states = [seq.empty(g.steps, dtype=t) if save else seq.empty(dtype=t) for t in seq.state_types]
@@ -73,7 +73,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
     new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
-    params, chunks = seq.params(g.batch), chunks_of(program, g)
+    params, masks, chunks = seq.params(g.batch), seq.mask_buffers(), chunks_of(program, g)
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
     lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
     kept = [seq.empty(*lead, width=len(group.slots) * g.channels) for group in schedule.groups]
@@ -83,7 +83,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
         if seq.hoisted:
             seq.project(data, time)
         buffers = seq.group_buffers(data, bool(lead), time.start)
-        body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, new)
+        body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, masks, new)
         run = seq.program_of(body, lengths=lengths, keep=save == Save.ALL)
         yield Request(run, False, start, steps, first == 0)
     last = 0 if g.reverse else g.steps - 1
@@ -93,12 +93,12 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
 
 
 def backward(
-    program, geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, needs
+    program, geometry, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, output, saved, needs
 ):
     """A generator of requests that returns the gradients of everything that ``needs`` names, as a dictionary: inputs,
     weight_ih (lists), weight_hh, bias, weight_ch, hx (list). ``grads``: of the output (T,B,C,H,W) and the last states
     (B,C,H,W), None for zero."""
-    seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)
+    seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths)
     g, schedule, c = geometry, geometry.schedule, geometry.channels
     states = [output, *saved[: len(schedule.states) - 1]]
     kept = saved[len(schedule.states) - 1 :]
@@ -117,7 +117,7 @@ def backward(
     d_operands = {o: Buffer(seq.empty(), width=c) for o in schedule.computed_operands}
     backward_weights = {key: Weight(weight.data, True) for key, weight in seq.weights.items()}
 
-    params = seq.params(g.batch)
+    params, mask_buffers = seq.params(g.batch), seq.mask_buffers()
     for first, steps in reversed(chunks):
         time, start = span_of(g, first, steps)
         data = kept if kept else _recompute(seq, states, time)
@@ -127,6 +127,7 @@ def backward(
             "slot": seq.slots_of(groups),
             "state": seq.previous(states),
             "param": params,
+            "mask": mask_buffers,
             "operand": {o: Buffer(d, True, width=c, origin=time.start) for o, d in operands.items()},
             "d_slot": seq.slots_of(d_buffers),
             "d_state": [Buffer(d, width=c) for d in d_states],
@@ -199,7 +200,7 @@ def _recompute(seq, states, time):
     images = steps * g.batch
     operands = {o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands}
     flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
-    params = seq.params(images)
-    body = seq.forward_steps(flat, inputs, previous, operands, params, zero_first=False)
+    params, masks = seq.params(images), seq.flat_mask_buffers(time)
+    body = seq.forward_steps(flat, inputs, previous, operands, params, masks, zero_first=False)
     seq.run(body, images=images)
     return data

@@ -16,11 +16,12 @@ BUILT_IN_KEYS = tuple(cell.key for cell in BUILT_IN)
 
 class Call(NamedTuple):
     """What is constant in a call (see ``autograd.Call``). The tensors: inputs, weight_ih, weight_hh, bias, weight_ch,
-    hx, lengths; the results: output, last states."""
+    hx, masks, lengths; the results: output, last states."""
 
     backend: str
     cell: str
     inputs: int
+    masks: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     padding: tuple[int, ...] | None
@@ -30,10 +31,13 @@ class Call(NamedTuple):
     kept: int = 1
 
     def split(self, tensors) -> tuple[Any, ...]:
-        """The flat list as the operators' arguments (inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths)."""
+        """The flat list as the operators' arguments: inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks,
+        lengths."""
         n = self.inputs
-        *hx, lengths = tensors[2 * n + 3 :]
-        return (list(tensors[:n]), list(tensors[n : 2 * n]), *tensors[2 * n : 2 * n + 3], hx, lengths)
+        *states, lengths = tensors[2 * n + 3 :]
+        end = len(states) - self.masks
+        packed = tensors[2 * n : 2 * n + 3]
+        return (list(tensors[:n]), list(tensors[n : 2 * n]), *packed, states[:end], states[end:], lengths)
 
     def forward(self, tensors):
         """The operator's results."""
@@ -58,9 +62,9 @@ class Call(NamedTuple):
 
     def plain(self, tensors):
         """The plain form."""
-        inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths = self.split(tensors)
+        inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths = self.split(tensors)
         output, states = reference.conv_recurrent(
-            schedule_of(self.cell), inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, self.stride,
+            schedule_of(self.cell), inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, self.stride,
             self.dilation, self.padding, self.reverse,
         )  # fmt: skip
         return (output, *states)
@@ -68,12 +72,13 @@ class Call(NamedTuple):
 
 class BothCall(NamedTuple):
     """What is constant in a call of both directions of a layer (see ``autograd.Call``). The tensors: inputs, then for
-    one direction and for the other weight_ih, weight_hh, bias, weight_ch, hx, at last lengths; the results: both
+    one direction and for the other weight_ih, weight_hh, bias, weight_ch, hx, masks, at last lengths; the results: both
     outputs, the last states of one direction and of the other."""
 
     backend: str
     cell: str
     inputs: int
+    masks: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     padding: tuple[int, ...] | None
@@ -106,8 +111,8 @@ class BothCall(NamedTuple):
         results = []
         for own, reverse in ((first, False), (second, True)):
             call = Call(
-                self.backend, self.cell, self.inputs, self.stride, self.dilation, self.padding, reverse,
-                self.save, self.differentiable // 2,
+                self.backend, self.cell, self.inputs, self.masks, self.stride, self.dilation, self.padding,
+                reverse, self.save, self.differentiable // 2,
             )  # fmt: skip
             results.append(call.plain([*inputs, *own, lengths]))
         return tuple(r[0] for r in results) + tuple(state for r in results for state in r[1:])

@@ -10,13 +10,13 @@ _BACKENDS = {"cpu": cpu, "triton": triton_program, "cuda": cuda}
 
 _FORWARD = (
     "str backend, str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, "
-    "Tensor? weight_ch, Tensor[] hx, Tensor? lengths, int[] stride, int[] dilation, int[]? padding, bool reverse, "
-    "int save"
+    "Tensor? weight_ch, Tensor[] hx, Tensor[] masks, Tensor? lengths, int[] stride, int[] dilation, "
+    "int[]? padding, bool reverse, int save"
 )
 _BACKWARD = (
     "str backend, str cell, Tensor?[] grads, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, "
-    "Tensor? bias, Tensor? weight_ch, Tensor[] hx, Tensor? lengths, Tensor output, Tensor[] saved, int[] stride, "
-    "int[] dilation, int[]? padding, bool reverse, bool[] needs"
+    "Tensor? bias, Tensor? weight_ch, Tensor[] hx, Tensor[] masks, Tensor? lengths, Tensor output, Tensor[] saved, "
+    "int[] stride, int[] dilation, int[]? padding, bool reverse, bool[] needs"
 )
 
 
@@ -30,15 +30,16 @@ def _cast(tensors, dtype):
 
 
 def forward_requests(
-    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse, save
-):
+    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, stride, dilation, padding,
+    reverse, save,
+):  # fmt: skip
     """What ``forward`` returns, as a generator of requests (see ``fused.Request``)."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     output, finals, saved = yield from fused.forward(
         program_of(backend), geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
-        weight_ch, _cast(hx, compute), lengths, save,
+        weight_ch, _cast(hx, compute), masks, lengths, save,
     )  # fmt: skip
     public = [maps_first(t).to(dtype) for t in (output, *finals)]
     return public + saved
@@ -50,8 +51,9 @@ def forward(*arguments):
 
 
 def forward_fake(
-    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse, save
-):
+    backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, stride, dilation, padding,
+    reverse, save,
+):  # fmt: skip
     """Shapes, strides and types of what ``forward`` returns."""
     schedule = schedule_of(cell)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
@@ -70,8 +72,8 @@ def forward_fake(
 
 
 def backward_requests(
-    backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, stride, dilation,
-    padding, reverse, needs,
+    backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, output, saved, stride,
+    dilation, padding, reverse, needs,
 ):  # fmt: skip
     """What ``backward`` returns, as a generator of requests."""
     schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
@@ -80,7 +82,7 @@ def backward_requests(
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     found = yield from fused.backward(
         program_of(backend), geometry, _cast(grads, compute), _cast(inputs, compute),
-        _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), lengths,
+        _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), masks, lengths,
         maps_last(output).to(compute), [s.contiguous() for s in saved],
         {
             "inputs": needs[:n], "weight_ih": needs[n : 2 * n], "weight_hh": needs[2 * n],
@@ -88,6 +90,7 @@ def backward_requests(
         },
     )  # fmt: skip
     flat = [*found["inputs"], *found["weight_ih"], found["weight_hh"], found["bias"], found["weight_ch"], *found["hx"]]
+    flat += [None] * len(masks)
     return [grad.to(dtype) for grad, need in zip(flat, needs, strict=True) if need]
 
 
@@ -97,13 +100,14 @@ def backward(*arguments):
 
 
 def backward_fake(
-    backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, output, saved, stride, dilation,
-    padding, reverse, needs,
+    backend, cell, grads, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, output, saved, stride,
+    dilation, padding, reverse, needs,
 ):  # fmt: skip
     """Shapes, strides and types of what ``backward`` returns."""
     n = len(inputs)
     results = []
-    for k, (tensor, need) in enumerate(zip([*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx], needs, strict=True)):
+    tensors = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx, *masks]
+    for k, (tensor, need) in enumerate(zip(tensors, needs, strict=True)):
         if not need:
             continue
         if k < n or k >= 2 * n + 3:

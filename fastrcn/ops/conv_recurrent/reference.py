@@ -15,7 +15,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, block
 
 
 def conv_recurrent(
-    schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths, stride, dilation, padding, reverse
+    schedule, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, stride, dilation, padding, reverse
 ):
     """Run a cell over time; see ``fastrcn.functional.conv_recurrent``. States past ``lengths`` stay frozen.
 
@@ -45,6 +45,7 @@ def conv_recurrent(
     outputs = []
     for t in geometry.time_order():
         values = dict(zip(schedule.states, states, strict=True)) | params
+        values |= {symbol: m[t if len(m) > 1 else 0] for symbol, m in zip(schedule.masks, masks, strict=True)}
         done: list[Any] = [None if p is None else p[t] for p in projections]
         waiting = [len(group.operands) for group in schedule.groups]
 

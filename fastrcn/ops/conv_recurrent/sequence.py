@@ -46,7 +46,7 @@ def states_before(states, index, seq, time):
 class Sequence:
     """What forward and backward share: the packed weights, the states' types and the buffers of stages."""
 
-    def __init__(self, program, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, lengths):
+    def __init__(self, program, geometry: Geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths):
         self.program, self.geometry, self.schedule = program, geometry, geometry.schedule
         self.inputs, self.weight_ih, self.weight_hh = inputs, weight_ih, weight_hh
         self.bias, self.weight_ch = bias, weight_ch
@@ -54,6 +54,7 @@ class Sequence:
         self.lengths = lengths
         self.state_types = [self.dtype if conv else self.wide for conv in self.schedule.convolved_states]
         self.given = bool(hx)
+        self.masks = [maps_last(m).to(self.wide) for m in masks]
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
         self.hoisted = not in_loop(program, geometry, self.dtype)
@@ -137,6 +138,26 @@ class Sequence:
             buffers.append(Buffer(data, width=c, per_row=block.dim() == 3))
         return buffers
 
+    def mask_buffers(self):
+        """Buffers of the masks over the whole sequence."""
+        buffers = []
+        for mask in self.masks:
+            timed, per_row = len(mask) > 1, mask.shape[1:] != (1, 1, 1, self.geometry.channels)
+            data = mask if timed else mask[0]
+            buffers.append(Buffer(data, timed, width=self.geometry.channels, per_row=per_row))
+        return buffers
+
+    def flat_mask_buffers(self, time):
+        """Buffers of the masks for all maps of a span of time at once."""
+        buffers = []
+        for buffer in self.mask_buffers():
+            if buffer.timed:
+                data = buffer.data[time].flatten(0, 1)
+            else:
+                data = buffer.data.repeat(time.stop - time.start, 1, 1, 1) if buffer.per_row else buffer.data
+            buffers.append(replace(buffer, data=data, timed=False))
+        return buffers
+
     def previous(self, states):
         """The states before each step, as buffers over the stored states after each step."""
         shift, c = -self.geometry.direction, self.geometry.channels
@@ -145,12 +166,12 @@ class Sequence:
             for s, first in zip(states, self.initial, strict=True)
         ]
 
-    def forward_steps(self, groups, inputs, previous, operands, params, new=None, zero_first=True):
+    def forward_steps(self, groups, inputs, previous, operands, params, masks, new=None, zero_first=True):
         """The steps of one time step; without ``new`` states the last stage is left out."""
         schedule = self.schedule
         signatures = iter(forward_signatures(schedule))
         roles = {"slot": self.slots_of(groups), "state": previous, "operand": operands, "param": params}
-        roles["new_state"] = new
+        roles |= {"mask": masks, "new_state": new}
         steps, begun = [], set()
 
         def begin(n):
