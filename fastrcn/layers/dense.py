@@ -4,7 +4,8 @@ import torch
 
 from fastrcn import cells
 from fastrcn.layers.forget_bias import ForgetBias, check_forget_bias
-from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell, Weights
+from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
+from fastrcn.layers.weights import Weights
 
 
 class _Dense(Weights):

@@ -4,7 +4,7 @@ import math
 
 import torch.nn.functional as F
 
-from fastrcn.layers.recurrent import Weights
+from fastrcn.layers.weights import Weights
 
 
 def check_forget_bias(value):

@@ -1,151 +1,16 @@
-"""The layer behind all recurrent layers: parameters, stacking, directions; the math is the cell's."""
+"""The layer behind all recurrent layers, and one step of it: stacking, directions; the math is the cell's."""
 
-import math
 import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastrcn import backends
-from fastrcn.checks import check_kernel, check_lengths, check_padding
+from fastrcn.checks import check_kernel, check_lengths
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.layers.pieces import Pieces, check_reset
-from fastrcn.layers.state_noise import StateNoise
-from fastrcn.ops.conv_recurrent.geometry import output_map
-
-
-def _positive(value, name):
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a positive int, got {value!r}")
-    return value
-
-
-def pair(value, name) -> Any:
-    """A positive int or a pair of them as a pair."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2:
-        raise ValueError(f"{name}: expected an int or a pair of ints, got {value!r}")
-    return tuple(_positive(v, name) for v in values)
-
-
-class Weights(nn.Module):
-    """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``."""
-
-    def __init__(
-        self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
-        peephole, map_size, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, maps=True,
-    ):  # fmt: skip
-        super().__init__()
-        schedule = schedule_of(cell.key)
-        sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
-        if len(sizes) != len(schedule.inputs) or any(not isinstance(n, int) or n < 0 for n in sizes):
-            raise ValueError(
-                f"input_size: expected {len(schedule.inputs)} whole numbers, for {schedule.inputs}, got {input_size!r}"
-            )
-        if backend is not None and backend not in backends.NAMES:
-            raise ValueError(f"backend: expected one of {', '.join(backends.NAMES)} or None, got {backend!r}")
-        self.cell, self.maps = cell, maps
-        self.input_size = input_size
-        self.hidden_size = _positive(hidden_size, "hidden_size")
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.recurrent_kernel_size = pair(
-            kernel_size if recurrent_kernel_size is None else recurrent_kernel_size, "recurrent_kernel_size"
-        )
-        self.padding = check_padding(padding) or "same"
-        if self.padding == "same":
-            check_kernel(self.kernel_size, "kernel_size")
-        check_kernel(self.recurrent_kernel_size, "recurrent_kernel_size")
-        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        self.has_bias, self.backend = bool(bias), backend
-        self.peephole = _check_peephole(schedule, peephole, map_size)
-        self.map_size = None if map_size is None else pair(map_size, "map_size")
-        self._noise = StateNoise(cell, zoneout, zoneout_cell, recurrent_dropout)
-
-    def _create(self, suffix, sizes, factory):
-        blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
-
-        def add(name, *shape):
-            self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
-
-        def kernel(size):
-            return size if self.maps else ()
-
-        for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
-            add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
-        add("weight_hh", blocks["h"] * c, c, *kernel(self.recurrent_kernel_size))
-        if self.has_bias:
-            add("bias", blocks["bias"] * c)
-        if self.peephole:
-            add("weight_ch", blocks["peephole"] * c, *((self.map_size or ()) if self.peephole == "full" else ()))
-
-    @property
-    def _inputs(self) -> Any:
-        return schedule_of(self.cell.key).inputs
-
-    def _input_labels(self):
-        """Names of the input weights: weight_ih for the first input, then weight_<first letter>h."""
-        labels = ["ih", *(f"{name[0]}h" for name in self._inputs[1:])]
-        if len({*labels, "hh", "ch"}) != len(labels) + 2:
-            raise ValueError(f"cell: its inputs {self._inputs} give the weights ambiguous names {labels}")
-        return labels
-
-    def _map(self, input) -> tuple[int, ...]:
-        """Height and width of the states."""
-        padding = check_padding(self.padding)
-        return tuple(output_map(input.shape[-2:], self.kernel_size, self.stride, self.dilation, padding))
-
-    def _masks(self, input):
-        """What the cell with noise is given for one layer and direction; ``input`` (T,B,C,H,W)."""
-        size = (self.hidden_size, *(max(n, 0) for n in self._map(input)))
-        return self._noise.masks(self.training, input.shape[:2], size, next(self.parameters()))
-
-    def _arguments(self, suffix) -> Any:
-        """The parameters of one layer and direction as arguments of ``conv_recurrent``."""
-
-        def get(name) -> Any:
-            return getattr(self, name + suffix, None)
-
-        def maps(weight):
-            return weight if self.maps else weight[:, :, None, None]
-
-        weight_ih = tuple(maps(get(f"weight_{label}")) for label in self._input_labels())
-        return weight_ih, maps(get("weight_hh")), get("bias"), get("weight_ch")
-
-    def reset_parameters(self):
-        """Uniform within 1/sqrt(hidden_size * recurrent kernel), torch.nn.LSTM's rule; peepholes zero."""
-        bound = 1 / math.sqrt(self.hidden_size * math.prod(self.recurrent_kernel_size))
-        for name, parameter in self.named_parameters():
-            if parameter.numel() and name.startswith("weight_ch"):
-                nn.init.zeros_(parameter)
-            elif parameter.numel():
-                nn.init.uniform_(parameter, -bound, bound)
-
-    def extra_repr(self):
-        text = f"{self.input_size}, {self.hidden_size}"
-        if self.maps:
-            text += f", kernel_size={self.kernel_size}"
-        if not self.has_bias:
-            text += ", bias=False"
-        usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "backend": None}
-        for name, usual in usually.items():
-            if getattr(self, name) != usual:
-                text += f", {name}={getattr(self, name)!r}"
-        for name in ("zoneout", "zoneout_cell", "recurrent_dropout"):
-            if getattr(self._noise, name):
-                text += f", {name}={getattr(self._noise, name)!r}"
-        return text
-
-
-def _check_peephole(schedule, peephole, map_size):
-    if peephole not in (None, "channel", "full"):
-        raise ValueError(f'peephole: expected None, "channel" or "full", got {peephole!r}')
-    if (peephole is None) != (schedule.blocks["peephole"] == 0):
-        raise ValueError(f"peephole: the cell has {schedule.blocks['peephole']} peepholes, got {peephole!r}")
-    if peephole == "full" and map_size is None:
-        raise ValueError('map_size: expected the (H,W) of the hidden map, which peephole="full" needs, got None')
-    return peephole
+from fastrcn.layers.weights import Weights, positive
 
 
 class ConvRecurrent(Weights):
@@ -190,7 +55,7 @@ class ConvRecurrent(Weights):
             dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
             zoneout_cell=zoneout_cell, recurrent_dropout=recurrent_dropout, maps=_maps,
         )  # fmt: skip
-        self.num_layers = _positive(num_layers, "num_layers")
+        self.num_layers = positive(num_layers, "num_layers")
         if num_layers > 1:
             check_kernel(self.kernel_size, "kernel_size")  # further layers keep the map
         if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
