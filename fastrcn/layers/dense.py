@@ -41,7 +41,7 @@ def _without_maps(options):
 
 class _Layer(_Dense, ConvRecurrent):
     def __init__(self, cell, input_size, hidden_size, num_layers, **options):
-        super().__init__(cell, input_size, hidden_size, 1, num_layers, _maps=False, **_without_maps(options))
+        super().__init__(cell, input_size, hidden_size, 1, num_layers, _axes=0, **_without_maps(options))
 
     def _suffixes(self):
         return [self._suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
@@ -49,7 +49,7 @@ class _Layer(_Dense, ConvRecurrent):
 
 class _Cell(_Dense, ConvRecurrentCell):
     def __init__(self, cell, input_size, hidden_size, **options):
-        super().__init__(cell, input_size, hidden_size, 1, _maps=False, **_without_maps(options))
+        super().__init__(cell, input_size, hidden_size, 1, _axes=0, **_without_maps(options))
 
 
 class _GRU(_Dense):

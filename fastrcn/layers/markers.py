@@ -21,7 +21,7 @@ def run_with_markers(layer, input, markers, hx=None):
         raise ValueError(
             "layer: expected one direction, a marker says nothing about the other; got a bidirectional one"
         )
-    rank = 5 if layer.maps else 3
+    rank = 3 + layer.axes
     first = input if isinstance(input, torch.Tensor) else input[0]
     if first.dim() != rank:
         raise ValueError(f"input: expected {rank} dimensions, a batch of sequences, got shape {tuple(first.shape)}")

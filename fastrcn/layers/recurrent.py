@@ -12,6 +12,8 @@ from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.layers.pieces import Pieces, check_reset
 from fastrcn.layers.weights import Weights, positive
 
+_AXES = ("features", "C,L", "C,H,W")
+
 
 class ConvRecurrent(Weights):
     """A recurrent convolutional layer of any cell.
@@ -48,12 +50,12 @@ class ConvRecurrent(Weights):
         self, cell, input_size, hidden_size, kernel_size=3, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
         bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, padding="same", peephole=None,
         map_size=None, zoneout=0.0, zoneout_cell=0.0, recurrent_dropout=0.0, backend=None, recompute=False, device=None,
-        dtype=None, _maps=True,
+        dtype=None, _axes=2,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
             dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
-            zoneout_cell=zoneout_cell, recurrent_dropout=recurrent_dropout, maps=_maps,
+            zoneout_cell=zoneout_cell, recurrent_dropout=recurrent_dropout, axes=_axes,
         )  # fmt: skip
         self.num_layers = positive(num_layers, "num_layers")
         if num_layers > 1:
@@ -98,8 +100,7 @@ class ConvRecurrent(Weights):
             output, and the states after the last step (of the second direction: after the first).
         """
         inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
-        rank = 5 if self.maps else 3
-        axes = "C,H,W" if self.maps else "features"
+        rank, axes = 3 + self.axes, _AXES[self.axes]
         for x in inputs:
             if not isinstance(x, torch.Tensor) or x.dim() not in (rank - 1, rank):
                 came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
@@ -114,15 +115,13 @@ class ConvRecurrent(Weights):
         inputs = tuple(x.unsqueeze(axis) if unbatched else x for x in inputs)
         if self.batch_first:
             inputs = tuple(x.transpose(0, 1) for x in inputs)
-        if not self.maps:
-            inputs = tuple(x[..., None, None] for x in inputs)
+        inputs = tuple(self._widened(x) for x in inputs)
         states: Any = self._initial(hx, inputs[0], unbatched)
         if reset is None:
             output, states = self._layers(inputs, states, lengths)
         else:
             output, states = self._pieces(inputs, states, lengths, reset)
-        if not self.maps:
-            output, states = output[..., 0, 0], tuple(s[..., 0, 0] for s in states)
+        output, states = self._narrowed(output), tuple(self._narrowed(s) for s in states)
         if self.batch_first:
             output = output.transpose(0, 1)
         if unbatched:
@@ -138,14 +137,12 @@ class ConvRecurrent(Weights):
         if len(given) != len(names):
             raise ValueError(f"hx: expected {len(names)} states ({', '.join(s.name for s in names)}), got {len(given)}")
         lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
-        tail = (self.hidden_size,)
-        if self.maps:
-            tail += self._map(input)
+        tail = (self.hidden_size, *self._map(input)[2 - self.axes :])
         for name, state in zip(names, given, strict=True):
             if tuple(state.shape) != lead + tail:
                 raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")
         given = tuple(s.unsqueeze(1) if unbatched else s for s in given)
-        return given if self.maps else tuple(s[..., None, None] for s in given)
+        return tuple(self._widened(s) for s in given)
 
     def _pieces(self, inputs, states, lengths, reset):
         """``_layers`` of the sequences between resets."""
@@ -209,12 +206,12 @@ class ConvRecurrentCell(Weights):
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
         dilation=1, padding="same", peephole=None, map_size=None, zoneout=0.0, zoneout_cell=0.0, backend=None,
-        device=None, dtype=None, _maps=True,
+        device=None, dtype=None, _axes=2,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
             dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
-            zoneout_cell=zoneout_cell, maps=_maps,
+            zoneout_cell=zoneout_cell, axes=_axes,
         )  # fmt: skip
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         self._create("", sizes, {"device": device, "dtype": dtype})
@@ -223,7 +220,7 @@ class ConvRecurrentCell(Weights):
     def forward(self, input, hx=None):
         """One step; returns the new state, or the tuple of new states."""
         inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
-        rank, axes = (4, "C,H,W") if self.maps else (2, "features")
+        rank, axes = 2 + self.axes, _AXES[self.axes]
         for x in inputs:
             if not isinstance(x, torch.Tensor) or x.dim() not in (rank - 1, rank):
                 came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
@@ -233,7 +230,7 @@ class ConvRecurrentCell(Weights):
 
         def maps(tensors):
             tensors = tuple(t[None] for t in tensors) if unbatched else tensors
-            return tensors if self.maps else tuple(t[..., None, None] for t in tensors)
+            return tuple(self._widened(t) for t in tensors)
 
         last: Any
         weight_ih, weight_hh, bias, weight_ch = self._arguments("")
@@ -243,8 +240,7 @@ class ConvRecurrentCell(Weights):
             None if states is None else maps(states), masks=self._masks(inputs[0]), stride=self.stride,
             dilation=self.dilation, padding=self.padding, backend=self.backend,
         )  # fmt: skip
-        if not self.maps:
-            last = tuple(s[..., 0, 0] for s in last)
+        last = tuple(self._narrowed(s) for s in last)
         if unbatched:
             last = tuple(s[0] for s in last)
         return last if len(last) > 1 else last[0]

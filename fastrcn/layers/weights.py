@@ -28,11 +28,15 @@ def pair(value, name) -> Any:
 
 
 class Weights(nn.Module):
-    """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``."""
+    """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``.
+
+    ``axes``: how many a map has for the caller, 2, 1 (lines of pixels) or 0 (vectors); inside it always has 2, the
+    others of size 1.
+    """
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
-        peephole, map_size, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, maps=True,
+        peephole, map_size, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, axes=2,
     ):  # fmt: skip
         super().__init__()
         schedule = schedule_of(cell.key)
@@ -43,7 +47,7 @@ class Weights(nn.Module):
             )
         if backend is not None and backend not in backends.NAMES:
             raise ValueError(f"backend: expected one of {', '.join(backends.NAMES)} or None, got {backend!r}")
-        self.cell, self.maps = cell, maps
+        self.cell, self.axes = cell, axes
         self.input_size = input_size
         self.hidden_size = positive(hidden_size, "hidden_size")
         self.kernel_size = pair(kernel_size, "kernel_size")
@@ -67,7 +71,7 @@ class Weights(nn.Module):
             self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
 
         def kernel(size):
-            return size if self.maps else ()
+            return size[2 - self.axes :]
 
         for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
             add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
@@ -75,7 +79,7 @@ class Weights(nn.Module):
         if self.has_bias:
             add("bias", blocks["bias"] * c)
         if self.peephole:
-            add("weight_ch", blocks["peephole"] * c, *((self.map_size or ()) if self.peephole == "full" else ()))
+            add("weight_ch", blocks["peephole"] * c, *(kernel(self.map_size) if self.peephole == "full" else ()))
 
     @property
     def _inputs(self) -> Any:
@@ -104,11 +108,23 @@ class Weights(nn.Module):
         def get(name) -> Any:
             return getattr(self, name + suffix, None)
 
-        def maps(weight):
-            return weight if self.maps else weight[:, :, None, None]
+        weight_ih = tuple(self._widened(get(f"weight_{label}")) for label in self._input_labels())
+        weight_ch = get("weight_ch")
+        if self.peephole == "full":
+            weight_ch = self._widened(weight_ch)
+        return weight_ih, self._widened(get("weight_hh")), get("bias"), weight_ch
 
-        weight_ih = tuple(maps(get(f"weight_{label}")) for label in self._input_labels())
-        return weight_ih, maps(get("weight_hh")), get("bias"), get("weight_ch")
+    def _widened(self, tensor):
+        """A tensor with maps of the caller's axes as one with maps of two."""
+        if self.axes == 2:
+            return tensor
+        return tensor.unsqueeze(-2) if self.axes else tensor[..., None, None]
+
+    def _narrowed(self, tensor):
+        """The other way."""
+        if self.axes == 2:
+            return tensor
+        return tensor[..., 0, :] if self.axes else tensor[..., 0, 0]
 
     def reset_parameters(self):
         """Uniform within 1/sqrt(hidden_size * recurrent kernel), torch.nn.LSTM's rule; peepholes zero."""
@@ -121,8 +137,8 @@ class Weights(nn.Module):
 
     def extra_repr(self):
         text = f"{self.input_size}, {self.hidden_size}"
-        if self.maps:
-            text += f", kernel_size={self.kernel_size}"
+        if self.axes:
+            text += f", kernel_size={self.kernel_size[2 - self.axes :]}"
         if not self.has_bias:
             text += ", bias=False"
         usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "backend": None}

@@ -33,11 +33,11 @@ def test_equals_the_loop_with_all_gradients(name, bias, backend, one_thread):
     with torch.no_grad():
         for p in layer.parameters():
             p.uniform_(-0.5, 0.5)
-    x = torch.randn(4, 2, 2, *((4, 5) if layer.maps else ()), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 2, 2, *((4, 5) if layer.axes else ()), dtype=torch.float64, requires_grad=True)
     output, (_, c_n) = layer(x)
 
     def maps(tensor):
-        return tensor if layer.maps else tensor[..., None, None]
+        return tensor if layer.axes else tensor[..., None, None]
 
     below, cells = maps(x), []
     zero = x.new_zeros(2, 3, *below.shape[3:])
@@ -52,7 +52,7 @@ def test_equals_the_loop_with_all_gradients(name, bias, backend, one_thread):
             parts.append(found)
             cells.append(c)
         below = torch.cat(parts, 2)
-    truth, true_c = (below, torch.stack(cells)) if layer.maps else (below[..., 0, 0], torch.stack(cells)[..., 0, 0])
+    truth, true_c = (below, torch.stack(cells)) if layer.axes else (below[..., 0, 0], torch.stack(cells)[..., 0, 0])
     assert_close(output, truth)
     assert_close(c_n, true_c)
     leaves, to_output = [x, *layer.parameters()], torch.randn_like(truth)

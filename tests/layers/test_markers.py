@@ -45,7 +45,7 @@ def test_equals_the_loop_with_all_gradients(name, layers, given, batch_first, on
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-0.5, 0.5)
-    tail = (4, 5) if layer.maps else ()
+    tail = (4, 5) if layer.axes else ()
     x = torch.randn(6, 4, 2, *tail, dtype=torch.float64, requires_grad=True)
     hx = [torch.randn(layers, 4, 3, *tail, dtype=torch.float64, requires_grad=True) for _ in range(n_states)]
     states = (tuple(hx) if n_states > 1 else hx[0]) if given else None
@@ -56,18 +56,18 @@ def test_equals_the_loop_with_all_gradients(name, layers, given, batch_first, on
         output, last = run_with_markers(layer, x, MARKERS, states)
 
     def maps(tensor):
-        return tensor if layer.maps else tensor[..., None, None]
+        return tensor if layer.axes else tensor[..., None, None]
 
     below, true_last = maps(x), []
     for k in range(layers):
         p = {n.removesuffix(f"_l{k}"): v for n, v in layer.named_parameters() if n.endswith(f"_l{k}")}
-        p = {n: v if layer.maps or v.dim() == 1 else v[..., None, None] for n, v in p.items()}
+        p = {n: v if layer.axes or v.dim() == 1 else v[..., None, None] for n, v in p.items()}
         begin = tuple(maps(s[k] if given else torch.zeros_like(s[k])) for s in hx)
         below, states = loop_layer(step, p, below, begin, MARKERS)
         true_last.append(states)
-    truth = below if layer.maps else below[..., 0, 0]
+    truth = below if layer.axes else below[..., 0, 0]
     assert_close(output, truth)
-    true_last = [torch.stack(s) if layer.maps else torch.stack(s)[..., 0, 0] for s in zip(*true_last, strict=True)]
+    true_last = [torch.stack(s) if layer.axes else torch.stack(s)[..., 0, 0] for s in zip(*true_last, strict=True)]
     for found, expected in zip(as_tuple(last), true_last, strict=True):
         assert_close(found, expected)
     inputs = [x, *layer.parameters(), *(hx if given else ())]

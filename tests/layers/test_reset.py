@@ -43,13 +43,13 @@ def test_equals_the_loop_with_all_gradients(name, bidirectional, lengths, backen
     make, step, n_states = LAYERS[name]
     options = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": True, "backend": backend}
     layer, directions = make(2, 3, **options).double(), 2 if bidirectional else 1
-    tail = (4, 5) if layer.maps else ()
+    tail = (4, 5) if layer.axes else ()
     x = torch.randn(6, 4, 2, *tail, dtype=torch.float64, requires_grad=True)
     hx = [torch.randn(2 * directions, 4, 3, *tail, dtype=torch.float64, requires_grad=True) for _ in range(n_states)]
     exact = [x, *layer.parameters(), *hx]
 
     def maps(tensor):
-        return tensor if layer.maps else tensor[..., None, None]
+        return tensor if layer.axes else tensor[..., None, None]
 
     below, last = maps(x), []
     for k in range(2):
@@ -57,7 +57,7 @@ def test_equals_the_loop_with_all_gradients(name, bidirectional, lengths, backen
         for d in range(directions):
             suffix = f"_l{k}" + "_reverse" * d
             p = {n.removesuffix(suffix): v for n, v in layer.named_parameters() if n.endswith(suffix)}
-            p = {n: v if layer.maps or v.dim() == 1 else v[..., None, None] for n, v in p.items()}
+            p = {n: v if layer.axes or v.dim() == 1 else v[..., None, None] for n, v in p.items()}
             begin = tuple(maps(s[k * directions + d]) for s in hx)
             ends = torch.tensor([6] * 4 if lengths is None else lengths)
             found, states = loop(step, p, below, begin, RESET, ends, d == 1)
@@ -65,7 +65,7 @@ def test_equals_the_loop_with_all_gradients(name, bidirectional, lengths, backen
             last.append(states)
         below = torch.cat(parts, 2)
     truth = [below, *(torch.stack(s) for s in zip(*last, strict=True))]
-    truth = truth if layer.maps else [t[..., 0, 0] for t in truth]
+    truth = truth if layer.axes else [t[..., 0, 0] for t in truth]
     weights = [torch.randn_like(t) for t in truth]
     true_loss: Any = sum((w * t).sum() for w, t in zip(weights, truth, strict=True))
     expected = torch.autograd.grad(true_loss, exact)
