@@ -1,21 +1,26 @@
 """ConvLSTM: Shi et al. 2015, https://arxiv.org/abs/1506.04214; peepholes after Graves, https://arxiv.org/abs/1308.0850.
 
 Gates are packed i, f, g, o as in torch.nn.LSTM; peepholes i, f, o. The output gate's peephole reads the new c.
+Peepholes that are convolutions are blocks of the recurrent weight: i of h, i of c, f of h, f of c, g of h, o of h, o of
+the new c.
 """
+
+from typing import Any
 
 from fastrcn.cells.cell import Cell, conv, peephole, sigmoid, tanh
 
 
 class ConvLSTM(Cell):
-    """The ConvLSTM of Shi et al.; with ``peephole`` the gates also see the cell state."""
+    """The ConvLSTM of Shi et al.; with ``peephole`` the gates also see the cell state: True, times a weight for each
+    channel or pixel, or "conv", through a convolution."""
 
-    peephole: bool
+    peephole: bool | str
 
-    def __init__(self, peephole=False):
-        super().__init__(peephole=bool(peephole))
+    def __init__(self, peephole: bool | str = False):
+        super().__init__(peephole=peephole if peephole == "conv" else bool(peephole))
 
     def step(self, x, h, c):
-        look = peephole if self.peephole else lambda state: 0
+        look: Any = {"conv": conv, True: peephole, False: lambda state: 0}[self.peephole]
         i = sigmoid(conv(x) + conv(h) + look(c))
         f = sigmoid(conv(x) + conv(h) + look(c))
         g = tanh(conv(x) + conv(h))

@@ -1,14 +1,16 @@
 """ConvLSTM, ConvGRU, ConvRNN and the stacked ConvGRU as layers, and the first three as cells of one step."""
 
 from fastrcn import cells
-from fastrcn.layers.forget_bias import ForgetBias, check_forget_bias
+from fastrcn.layers.lstm import LSTMWeights, check_forget_bias, lstm_cell
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 
 
-class ConvLSTM(ForgetBias, ConvRecurrent):
+class ConvLSTM(LSTMWeights, ConvRecurrent):
     """ConvLSTM (Shi et al. 2015, arXiv 1506.04214), gates packed i, f, g, o; states (h, c).
 
-    ``peephole``: None, "channel" (one weight per channel, the published models') or "full" (a map; needs ``map_size``).
+    ``peephole``: None, "channel" (one weight per channel, the published models'), "full" (a map; needs ``map_size``) or
+    "conv" (a convolution of c, whose weights are blocks of ``weight_hh_l0`` (7C,C,kh,kw): i of h, i of c, f of h, f of
+    c, g of h, o of h, o of the new c; not compiled ahead: on the CPU its stages are PyTorch code).
     ``forget_bias``: a number added to the forget gate before its sigmoid whenever the layer runs, beside the learned
     bias (flax adds 1). All other arguments, shapes and errors as ``ConvRecurrent``.
     """
@@ -16,7 +18,7 @@ class ConvLSTM(ForgetBias, ConvRecurrent):
     def __init__(
         self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, forget_bias=0.0, **options
     ):
-        cell = cells.ConvLSTM(peephole is not None)
+        cell, peephole = lstm_cell(peephole, ("channel", "full"), "conv")
         super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, peephole=peephole, **options)
         self.forget_bias = check_forget_bias(forget_bias)
 
@@ -56,11 +58,11 @@ class StackedConvGRU(ConvRecurrent):
         super().__init__(cell, input_size, hidden_size, kernel_size, **options)
 
 
-class ConvLSTMCell(ForgetBias, ConvRecurrentCell):
+class ConvLSTMCell(LSTMWeights, ConvRecurrentCell):
     """One step of ``ConvLSTM``: (input, (h, c)) -> (h, c)."""
 
     def __init__(self, input_size, hidden_size, kernel_size=3, *, peephole=None, forget_bias=0.0, **options):
-        cell = cells.ConvLSTM(peephole is not None)
+        cell, peephole = lstm_cell(peephole, ("channel", "full"), "conv")
         super().__init__(cell, input_size, hidden_size, kernel_size, peephole=peephole, **options)
         self.forget_bias = check_forget_bias(forget_bias)
 

@@ -3,7 +3,7 @@
 import torch
 
 from fastrcn import cells
-from fastrcn.layers.forget_bias import ForgetBias, check_forget_bias
+from fastrcn.layers.lstm import LSTMWeights, check_forget_bias, lstm_cell
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 from fastrcn.layers.weights import Weights
 
@@ -62,14 +62,10 @@ class _GRU(_Dense):
         return torch.cat([bias_ih[:n] + bias_hh[:n], bias_ih[n:], bias_hh[n:]])
 
 
-def _lstm(peephole):
-    if peephole not in (None, "channel"):
-        raise ValueError(f'peephole: expected None or "channel", got {peephole!r}')
-    return cells.ConvLSTM(peephole is not None)
-
-
-class LSTM(ForgetBias, _Layer):
-    """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850.
+class LSTM(LSTMWeights, _Layer):
+    """LSTM, drop-in for ``torch.nn.LSTM``; ``peephole="channel"`` gives that of Graves 2013, arXiv 1308.0850; "full"
+    has matrices in place of its diagonals, blocks of ``weight_hh_l0`` (7H,H): i of h, i of c, f of h, f of c, g of h, o
+    of h, o of the new c.
 
     Input (T,B,F), (B,T,F) with ``batch_first`` or (T,F); states (h, c), each (layers*directions,B,H). One bias
     ``bias_l0`` (4H,) per layer; state dicts of ``torch.nn.LSTM``, with two, load too. ``forget_bias``: a number added
@@ -77,7 +73,8 @@ class LSTM(ForgetBias, _Layer):
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, peephole=None, forget_bias=0.0, **options):
-        super().__init__(_lstm(peephole), input_size, hidden_size, num_layers, peephole=peephole, **options)
+        cell, peephole = lstm_cell(peephole, ("channel",), "full")
+        super().__init__(cell, input_size, hidden_size, num_layers, peephole=peephole, **options)
         self.forget_bias = check_forget_bias(forget_bias)
 
 
@@ -99,11 +96,12 @@ class RNN(_Layer):
         super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, num_layers, **options)
 
 
-class LSTMCell(ForgetBias, _Cell):
+class LSTMCell(LSTMWeights, _Cell):
     """One step of ``LSTM``: (input (B,F) or (F,), (h, c)) -> (h, c). Loads state dicts of ``torch.nn.LSTMCell``."""
 
     def __init__(self, input_size, hidden_size, *, peephole=None, forget_bias=0.0, **options):
-        super().__init__(_lstm(peephole), input_size, hidden_size, peephole=peephole, **options)
+        cell, peephole = lstm_cell(peephole, ("channel",), "full")
+        super().__init__(cell, input_size, hidden_size, peephole=peephole, **options)
         self.forget_bias = check_forget_bias(forget_bias)
 
 

@@ -49,7 +49,7 @@ def test_constructor(options, words):
         (lambda: fastrcn.ConvRecurrent(cells.ConvGRU(), 2, 3, peephole="channel"), ["peephole", "0", "channel"]),
         (lambda: fastrcn.StackedConvGRU(2, 3), ["input_size", "below"]),
         (lambda: fastrcn.StackedConvGRU((2, 4), 3, num_layers=2), ["num_layers", "below", "2"]),
-        (lambda: fastrcn.LSTM(2, 3, peephole="full"), ["peephole", "channel", "full"]),
+        (lambda: fastrcn.LSTM(2, 3, peephole="conv"), ["peephole", "channel", "full", "conv"]),
         (lambda: conv_gru(X, *lstm_weights(), reset="never"), ["reset", "never"]),
     ],
 )
