@@ -99,6 +99,8 @@ class Weights(nn.Module):
 
     def _masks(self, input):
         """What the cell with noise is given for one layer and direction; ``input`` (T,B,C,H,W)."""
+        if self._noise.cell(self.training) is self.cell:
+            return ()
         size = (self.hidden_size, *(max(n, 0) for n in self._map(input)))
         return self._noise.masks(self.training, input.shape[:2], size, next(self.parameters()))
 
