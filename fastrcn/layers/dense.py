@@ -8,6 +8,12 @@ from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 from fastrcn.layers.weights import Weights
 
 
+def merge_gru_biases(bias_ih, bias_hh):
+    """The bias of the "after" form from torch.nn's two: r, z and n of the input, n of the state."""
+    n = bias_ih.shape[0] // 3 * 2
+    return torch.cat([bias_ih[:n] + bias_hh[:n], bias_ih[n:], bias_hh[n:]])
+
+
 class _Dense(Weights):
     """Weights (rows, features) and one bias; loads state dicts of its torch.nn namesake, which has two."""
 
@@ -58,8 +64,7 @@ class _GRU(_Dense):
         return self.cell.reset == "after"
 
     def _merge(self, bias_ih, bias_hh):
-        n = 2 * self.hidden_size
-        return torch.cat([bias_ih[:n] + bias_hh[:n], bias_ih[n:], bias_hh[n:]])
+        return merge_gru_biases(bias_ih, bias_hh)
 
 
 class LSTM(LSTMWeights, _Layer):

@@ -1,0 +1,42 @@
+"""Layers and weights of other projects, one file for each convention.
+
+A file of a PyTorch project has its classes under their names, with the same constructor and forward arguments, the same
+structure of results and the same state_dict keys and shapes: to migrate is to change the import. They compute with the
+fused operations; the weights stay in the project's layout and are packed anew by each call, so gradients reach them.
+Results are contiguous, as the projects' are. Hooks on the convolutions inside them do not run.
+
+Every file has ``from_state_dict(state, **options)``, a plain fastrcn layer with those weights;
+``to_state_dict(layer)``, the way back; and, for PyTorch, ``from_module(module, **options)``::
+
+    from fastrcn.interop.ndrplz import ConvLSTM  # all that changes; old checkpoints load
+    from fastrcn.interop import ndrplz
+
+    layer = ndrplz.from_state_dict(torch.load("old.pt"), batch_first=True)  # a fastrcn.ConvLSTM
+    torch.save(ndrplz.to_state_dict(layer), "old.pt")
+
+``fastrcn.convert(model)`` finds such layers in a model and exchanges them in place.
+"""
+
+from fastrcn.interop import (
+    automan000,
+    happyjin,
+    jacobkimmel,
+    ndrplz,
+    openstl,
+    raft,
+    rvm,
+    torch_nn,
+    torchvision_raft,
+)
+
+__all__ = [
+    "automan000",
+    "happyjin",
+    "jacobkimmel",
+    "ndrplz",
+    "openstl",
+    "raft",
+    "rvm",
+    "torch_nn",
+    "torchvision_raft",
+]

@@ -1,0 +1,129 @@
+"""fastrcn.interop.torch_nn against torch.nn's own LSTM, GRU and RNN."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+
+import fastrcn
+from fastrcn.interop import torch_nn
+from tests.helpers.tolerances import assert_close
+from tests.interop.checks import assert_same, randomize
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KINDS = ("LSTM", "GRU", "RNN")
+OPTIONS = {
+    "one": {},
+    "stacked": {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    "no bias": {"num_layers": 2, "bias": False},
+}
+
+
+def pair(kind, **options):
+    return randomize(getattr(nn, kind)(3, 4, **options)), getattr(torch_nn, kind)(3, 4, **options)
+
+
+def states(kind, module, *batch):
+    n = module.num_layers * (2 if module.bidirectional else 1)
+    h = torch.randn(n, *batch, 4)
+    return (h, torch.randn(n, *batch, 4)) if kind == "LSTM" else h
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_layer(kind, options):
+    theirs, ours = pair(kind, **OPTIONS[options])
+    batch = 5 if theirs.batch_first else 2
+    assert_same(theirs, ours, torch.randn(5, 2, 3), states(kind, theirs, batch))
+    assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unbatched_without_state(kind):
+    assert_same(*pair(kind, num_layers=2), torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("positional", [False, True])
+def test_rnn_with_relu(positional):
+    arguments = ((3, 4, 2, "relu", False), {}) if positional else ((3, 4), {"nonlinearity": "relu"})
+    theirs, ours = (kind(*arguments[0], **arguments[1]) for kind in (nn.RNN, torch_nn.RNN))
+    assert_same(randomize(theirs), ours, torch.randn(5, 2, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("order", ["sorted", "unsorted", "of sequences"])
+def test_packed_sequences(kind, batch_first, order):
+    theirs, ours = pair(kind, num_layers=2, bidirectional=True, batch_first=batch_first)
+    ours.load_state_dict(theirs.state_dict())
+    x, hx = torch.randn(5, 4, 3), states(kind, theirs, 4)
+    if order == "of sequences":
+        packed = pack_sequence([x[:5, 0], x[:5, 1], x[:2, 2], x[:1, 3]])
+    else:
+        lengths = [5, 3, 3, 1] if order == "sorted" else [3, 1, 5, 3]
+        packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=order == "sorted")
+    found, last = ours(packed, hx)
+    truth, true_last = theirs(packed, hx)
+    assert_close(found.data, truth.data)
+    assert torch.equal(found.batch_sizes, truth.batch_sizes)
+    for name in ("sorted_indices", "unsorted_indices"):
+        a, b = getattr(found, name), getattr(truth, name)
+        assert (a is None and b is None) or torch.equal(a, b)
+    for a, b in zip(*((s if kind == "LSTM" else (s,)) for s in (last, true_last)), strict=True):
+        assert_close(a, b)
+
+
+def test_dropout_between_layers_in_training_only():
+    theirs, ours = pair("LSTM", num_layers=2, dropout=1.0)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 2, 3)
+    assert_close(ours(x)[0], theirs(x)[0])  # the second layer sees zeros in both
+    assert_close(ours.eval()(x)[0], theirs.eval()(x)[0])
+    assert not torch.equal(ours(x)[0], ours.train()(x)[0])
+
+
+def test_one_graph():
+    layer = torch_nn.LSTM(3, 4, 2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_plain_layer_and_back(kind, options):
+    options = OPTIONS[options] | ({"nonlinearity": "relu"} if kind == "RNN" else {})
+    theirs = randomize(getattr(nn, kind)(3, 4, **options)).double()
+    x = torch.randn(5, 2, 3).double()
+    layer = torch_nn.from_module(theirs)
+    assert type(layer) is getattr(fastrcn, kind)
+    assert_close(layer(x)[0], theirs(x)[0])
+    again = getattr(nn, kind)(3, 4, **options).double()
+    again.load_state_dict(torch_nn.to_state_dict(layer))
+    assert_close(again(x)[0], theirs(x)[0])
+
+
+def test_errors():
+    for kind in KINDS:
+        with pytest.raises(ValueError, match="proj_size"):
+            getattr(torch_nn, kind)(3, 4, proj_size=2)
+    with pytest.raises(ValueError, match=r"expected no projections \(proj_size\).*weight_hr_l0"):
+        torch_nn.from_state_dict(nn.LSTM(3, 4, proj_size=2).state_dict())
+    with pytest.raises(ValueError, match=r'nonlinearity: expected "tanh" or "relu", got .gelu'):
+        torch_nn.RNN(3, 4, nonlinearity="gelu")
+    with pytest.raises(TypeError, match=r"module: expected a torch.nn.LSTM, GRU or RNN, got Linear"):
+        torch_nn.from_module(nn.Linear(2, 3))
+    with pytest.raises(ValueError, match=r"input: expected 3 channels, got 2"):
+        torch_nn.GRU(3, 4)(torch.zeros(5, 2, 2))
+    with pytest.raises(ValueError, match=r"hx \(h\): expected shape \(1, 2, 4\), got \(2, 4\)"):
+        torch_nn.GRU(3, 4)(torch.zeros(5, 2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r'layer: expected reset="after"'):
+        torch_nn.to_state_dict(fastrcn.GRU(3, 4))
+    with pytest.raises(ValueError, match=r"layer: expected peephole=None"):
+        torch_nn.to_state_dict(fastrcn.LSTM(3, 4, peephole="channel"))
+    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.LSTM, GRU or RNN, got ConvLSTM"):
+        torch_nn.to_state_dict(fastrcn.ConvLSTM(3, 4))
+    with pytest.raises(ValueError, match=r"expected 1, 3 or 4 gates"):
+        torch_nn.from_state_dict({"weight_ih_l0": torch.zeros(8, 3), "weight_hh_l0": torch.zeros(8, 4)})
+    with pytest.raises(ValueError, match=r"expected the key 'weight_ih_l0'"):
+        torch_nn.from_state_dict({})
