@@ -3,6 +3,7 @@
 from fastrcn import backends, cells, functional
 from fastrcn._version import __version__
 from fastrcn.backends import use_backend
+from fastrcn.convert import convert
 from fastrcn.fuse import fuse
 from fastrcn.layers import (
     GRU,
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "backends",
     "cells",
+    "convert",
     "empty_cache",
     "functional",
     "fuse",

@@ -54,8 +54,11 @@ class FuseReport:
     def __len__(self):
         return len(self.replaced)
 
+    def _summary(self):
+        return f"fused {len(self.replaced)} chains"
+
     def __str__(self):
-        lines = [f"fused {len(self.replaced)} chains, left {len(self.left)}"]
+        lines = [f"{self._summary()}, left {len(self.left)}"]
         lines += [f"  {entry}" for entry in self.replaced]
         lines += [f"  left {entry}" for entry in self.left]
         return "\n".join(lines)

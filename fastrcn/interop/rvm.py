@@ -48,13 +48,22 @@ class ConvGRU(Convention):
         """Write such weights."""
         packing.unpack([self.ih[0], self.hh[0]], packed)
 
+    def forward_single_frame(self, x, h):
+        """(x (B,C,H,W), h) -> (h, h)."""
+        check_maps(x, "x", "BCHW", self.channels)
+        _, (h,) = conv_gru(x[None], *self.packed(), hx=None if h is None else (h,))
+        h = h.contiguous()
+        return h, h
+
+    def forward_time_series(self, x, h):
+        """(x (B,T,C,H,W), h) -> (o, h)."""
+        check_maps(x, "x", "BTCHW", self.channels)
+        output, (h,) = conv_gru(x.transpose(0, 1), *self.packed(), hx=None if h is None else (h,))
+        return output.transpose(0, 1).contiguous(), h.contiguous()
+
     def forward(self, x, h):
         one_frame = isinstance(x, torch.Tensor) and x.dim() == 4
-        check_maps(x, "x", "BCHW" if one_frame else "BTCHW", self.channels)
-        sequence = x[None] if one_frame else x.transpose(0, 1)
-        output, (h,) = conv_gru(sequence, *self.packed(), hx=None if h is None else (h,))
-        h = h.contiguous()
-        return (h, h) if one_frame else (output.transpose(0, 1).contiguous(), h)
+        return self.forward_single_frame(x, h) if one_frame else self.forward_time_series(x, h)
 
 
 def from_state_dict(state, **options):

@@ -6,11 +6,16 @@ import torch
 from torch import nn
 
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
-_HOOKS = tuple(name for name in _OF_ANY_MODULE if "hooks" in name and "state_dict" not in name)
+HOOKS = tuple(name for name in _OF_ANY_MODULE if "hooks" in name and "state_dict" not in name)
+"""A module's lists of hooks around its forward and backward."""
 
 
 class OtherStructure(ValueError):
     """Why a module is not what it was taken for."""
+
+
+class OtherAttributes(OtherStructure):
+    """A module has not even the attributes that its constructor's arguments are read from."""
 
 
 class Convention(nn.Module):
@@ -70,14 +75,16 @@ def skeleton(module, kind) -> Convention:
     try:
         with torch.device("meta"):
             ours = kind.like(module)
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise OtherStructure(f"no {kind.__module__}.{kind.__name__} can be made like it: {error}") from error
+    except AttributeError as error:
+        raise OtherAttributes(f"{kind.__module__}.{kind.__name__} cannot be made like it: {error}") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise OtherStructure(f"{kind.__module__}.{kind.__name__} cannot be made like it: {error}") from error
     found, expected = dict(module.named_modules()), dict(ours.named_modules())
     if list(found) != list(expected):
         raise OtherStructure(f"expected the submodules {list(expected)[1:]}, got {list(found)[1:]}")
     for name, part in expected.items():
         _compare(name or type(module).__name__, found[name], part)
-        if name and any(getattr(found[name], hooks) for hooks in _HOOKS):
+        if name and any(getattr(found[name], hooks) for hooks in HOOKS):
             raise OtherStructure(f"{name} has hooks, which would no longer run")
     shapes = [{key: tuple(value.shape) for key, value in m.state_dict().items()} for m in (module, ours)]
     if shapes[0] != shapes[1]:

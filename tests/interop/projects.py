@@ -189,20 +189,21 @@ class RVM:
             self.ih = nn.Sequential(nn.Conv2d(channels * 2, channels * 2, kernel_size, padding=padding), nn.Sigmoid())
             self.hh = nn.Sequential(nn.Conv2d(channels * 2, channels, kernel_size, padding=padding), nn.Tanh())
 
-        def step(self, x, h):
+        def forward_single_frame(self, x, h):
             r, z = self.ih(torch.cat([x, h], 1)).chunk(2, 1)
-            return (1 - z) * h + z * self.hh(torch.cat([x, r * h], 1))
+            h = (1 - z) * h + z * self.hh(torch.cat([x, r * h], 1))
+            return h, h
+
+        def forward_time_series(self, x, h):
+            found = []
+            for frame in x.unbind(1):
+                o, h = self.forward_single_frame(frame, h)
+                found.append(o)
+            return torch.stack(found, 1), h
 
         def forward(self, x, h):
             h = zeros(x, self.channels) if h is None else h
-            if x.ndim == 4:
-                h = self.step(x, h)
-                return h, h
-            found = []
-            for frame in x.unbind(1):
-                h = self.step(frame, h)
-                found.append(h)
-            return torch.stack(found, 1), h
+            return self.forward_single_frame(x, h) if x.ndim == 4 else self.forward_time_series(x, h)
 
 
 def raft_step(h, x, z, r, q):
