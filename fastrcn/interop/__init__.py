@@ -19,8 +19,11 @@ Every file has ``from_state_dict(state, **options)``, a plain fastrcn layer with
 
 from fastrcn.interop import (
     automan000,
+    flax,
+    haiku,
     happyjin,
     jacobkimmel,
+    keras,
     ndrplz,
     openstl,
     raft,
@@ -31,8 +34,11 @@ from fastrcn.interop import (
 
 __all__ = [
     "automan000",
+    "flax",
+    "haiku",
     "happyjin",
     "jacobkimmel",
+    "keras",
     "ndrplz",
     "openstl",
     "raft",

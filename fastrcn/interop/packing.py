@@ -120,6 +120,14 @@ def packed_of(layer, kind):
     return [tuple(parameters.get(name + suffix) for name in _NAMES) for suffix in suffixes]
 
 
+def packed_one(layer, kind):
+    """As ``packed_of``, the one triple of a plain layer that is not stacked; else ValueError."""
+    packed = packed_of(layer, kind)
+    if len(packed) > 1:
+        raise ValueError(f"layer: expected num_layers=1, the other layout is of one layer, got {len(packed)}")
+    return packed[0]
+
+
 def with_bias(packed):
     """The same weights, with a bias of zeros where there is none: for layouts that always have one."""
     weight_ih, weight_hh, bias = packed
