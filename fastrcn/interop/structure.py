@@ -80,8 +80,8 @@ def skeleton(module, kind) -> Convention:
     except (TypeError, ValueError, IndexError) as error:
         raise OtherStructure(f"{kind.__module__}.{kind.__name__} cannot be made like it: {error}") from error
     found, expected = dict(module.named_modules()), dict(ours.named_modules())
-    if list(found) != list(expected):
-        raise OtherStructure(f"expected the submodules {list(expected)[1:]}, got {list(found)[1:]}")
+    if set(found) != set(expected):
+        raise OtherStructure(f"expected the submodules {sorted(expected)[1:]}, got {sorted(found)[1:]}")
     for name, part in expected.items():
         _compare(name or type(module).__name__, found[name], part)
         if name and any(getattr(found[name], hooks) for hooks in HOOKS):
