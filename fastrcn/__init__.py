@@ -1,6 +1,6 @@
 """fastrcn: fused layers for video models in PyTorch: recurrent convolution, 3-D convolution with pooling."""
 
-from fastrcn import backends, cells, functional
+from fastrcn import backends, cells, functional, interop
 from fastrcn._version import __version__
 from fastrcn.backends import use_backend
 from fastrcn.convert import convert
@@ -62,6 +62,7 @@ __all__ = [
     "empty_cache",
     "functional",
     "fuse",
+    "interop",
     "use_autotune",
     "use_backend",
     "use_directions",

@@ -126,6 +126,25 @@ def test_the_model_itself_and_hooks_around_it():
     assert seen == [(5, 2, 4)]
 
 
+def test_fuse_after_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool3d((1, 2, 2)))
+            self.layer, self.last = Ndrplz.ConvLSTM(4, 4, (3, 3), 1, True), nn.LSTM(4, 2, batch_first=True)
+
+        def forward(self, x):
+            [maps], _ = self.layer(self.head(x).transpose(1, 2))
+            return self.last(maps.mean((3, 4)))[0]
+
+    net = Net()
+    x = torch.randn(2, 3, 4, 6, 6)
+    truth = copy.deepcopy(net).double()(x.double())
+    assert len(convert(net)) == 2
+    assert len(fastrcn.fuse(net)) == 1
+    assert_close(net(x), truth)
+
+
 def test_torchvisions_raft():
     model = models.optical_flow.raft_small(weights=None).eval()
     block = model.update_block
@@ -172,6 +191,15 @@ class TestWhatIsLeft:
 
         module = fork(RAFT.ConvGRU(4, 3), forward=forward)
         self.left(module, "torchvision_raft: it has the structure, but computes something else")
+
+    def test_another_forget_bias(self):
+        def forward(self, x_t, h_t, c_t):
+            i, f, g, o = (self.conv_x(x_t) + self.conv_h(h_t)).chunk(4, 1)
+            c = (f + self._forget_bias).sigmoid() * c_t + i.sigmoid() * g.tanh()
+            return o.sigmoid() * c.tanh(), c
+
+        module = fork(OpenSTL.ConvLSTMCell(64, 64, 5, 4, 5, 1, False), forward=forward)
+        self.left(module, "openstl: it has the structure, but computes something else")
 
     def test_other_structure_of_the_results(self):
         def forward(self, x_t, h_t, c_t):
