@@ -84,12 +84,12 @@ def _check_results(module, ours: Convention):
             arguments = ours.example_inputs(draw)
             truth, expected = pytree.tree_flatten(theirs(*arguments))
             found, structure = pytree.tree_flatten(ours(*arguments))
+        same = expected == structure and all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(found, truth, strict=True)
+        )
     except Exception as error:  # of another project's code
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OtherStructure(f"it could not be run to compare results: {line}") from error
-    same = expected == structure and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(found, truth, strict=True)
-    )
     if not same:
         raise OtherStructure("it has the structure, but computes something else")
 

@@ -223,6 +223,13 @@ class TestWhatIsLeft:
         module = fork(RAFT.SepConvGRU(4, 3), forward=forward)
         self.left(module, "expected the arguments ['self', 'h', 'x'], got ['self', 'h', 'x', 'mask=None']")
 
+    @pytest.mark.parametrize("other", [lambda h: h.float(), lambda h: 0.5], ids=["type", "number"])
+    def test_results_that_cannot_be_compared(self, other):
+        def forward(self, h, x):
+            return other(RAFT.SepConvGRU.forward(self, h, x))
+
+        self.left(fork(RAFT.SepConvGRU(4, 3), forward=forward), "it could not be run to compare results")
+
     def test_what_cannot_run(self):
         def forward(self, h, x):
             raise NotImplementedError("not here")
