@@ -155,8 +155,8 @@ def convert(model) -> ConvertReport:
     A layer of another project must have the known class name, no other base or public method, the attributes,
     submodules and parameters' shapes of that project, and give the same results on random inputs; else it is left, and
     the report says why. So are subclasses of torch.nn's layers, layers with ``proj_size`` or with hooks inside, and
-    torch.nn's layers where only the plain backend would run (other data types, GPUs so far). Over a single step of
-    vectors torch.nn's layers are faster: leave these unconverted.
+    torch.nn's layers where only the plain backend would run (other data types, GPUs so far). What gains is whole
+    sequences: called for single steps, torch.nn's layers and OpenSTL's cell are faster as they are.
 
     Args:
         model: any ``nn.Module``.
