@@ -12,6 +12,7 @@ from fastrcn.ops.conv_recurrent.geometry import blocks_of
 
 _CELLS = (ConvGRUCell, ConvLSTMCell)
 _NAMES = ("weight_ih", "weight_hh", "bias")
+_NOISES = ("zoneout", "zoneout_cell", "recurrent_dropout")
 
 
 def pack(convs, input_size, *, order=None, state_first=False):
@@ -96,6 +97,14 @@ def plain_layer(kind: Any, packed, **options):
     return layer
 
 
+def check_plain_options(layer, usual):
+    """ValueError where a layer differs from the ``usual`` options, is noisy, or has what only runs in this package."""
+    for name, value in ({"padding": "same", "forget_bias": 0.0} | dict.fromkeys(_NOISES, 0.0) | usual).items():
+        found = getattr(layer._noise if name in _NOISES else layer, name, value)
+        if found != value:
+            raise ValueError(f"layer: expected {name}={value!r}, the other layout has no other, got {layer!r}")
+
+
 def packed_of(layer, kind):
     """The packed weights of a plain layer or cell, one triple per layer.
 
@@ -106,9 +115,7 @@ def packed_of(layer, kind):
     usual = {"stride": (1, 1), "dilation": (1, 1), "peephole": None, "recurrent_kernel_size": layer.kernel_size}
     if kind not in _CELLS:
         usual |= {"bidirectional": False, "dropout": 0.0}
-    for name, value in usual.items():
-        if getattr(layer, name) != value:
-            raise ValueError(f"layer: expected {name}={value!r}, the other layout has no other, got {layer!r}")
+    check_plain_options(layer, usual)
     if kind in (ConvGRU, ConvGRUCell) and layer.cell.reset != "before":
         raise ValueError(f'layer: expected reset="before", the other layout has no other, got {layer.cell.reset!r}')
     suffixes = [""] if kind in _CELLS else [f"_l{k}" for k in range(layer.num_layers)]

@@ -13,6 +13,7 @@ from fastrcn import cells, layers
 from fastrcn.interop import packing
 from fastrcn.layers.dense import merge_gru_biases
 from fastrcn.layers.recurrent import ConvRecurrent
+from fastrcn.layers.state_noise import StateNoise
 
 _BIASES = ("bias_ih", "bias_hh")
 
@@ -22,6 +23,10 @@ def _built_in(kind, **options):
     return next(c for c in cells.BUILT_IN if isinstance(c, kind) and c.options == options)
 
 
+def _without_noise(cell):
+    return StateNoise(cell, 0.0, 0.0, 0.0)
+
+
 class _Layer(ConvRecurrent, nn.RNNBase):
     """The parameters and constructor of ``torch.nn``'s layers, run as the recurrent layers here are.
 
@@ -29,7 +34,8 @@ class _Layer(ConvRecurrent, nn.RNNBase):
     beyond their attributes is fixed here, so that their objects can become one of these.
     """
 
-    maps, stride, dilation, recompute, backend = False, (1, 1), (1, 1), False, None
+    axes, kernel_size, stride, dilation, padding = 0, (1, 1), (1, 1), (1, 1), "same"
+    recompute, backend = False, None
     cell: Any
     reset_parameters: Any = nn.RNNBase.reset_parameters
     extra_repr: Any = nn.RNNBase.extra_repr
@@ -68,12 +74,14 @@ class LSTM(_Layer):
     """
 
     cell, _mode = _built_in(cells.ConvLSTM, peephole=False), "LSTM"
+    _noise = _without_noise(cell)
 
 
 class GRU(_Layer):
     """``torch.nn.GRU``, computed by ``fastrcn.functional.conv_recurrent``: the same arguments, parameters, results."""
 
     cell, _mode = _built_in(cells.ConvGRU, reset="after"), "GRU"
+    _noise = _without_noise(cell)
 
     def _merge(self, bias_ih, bias_hh):
         return merge_gru_biases(bias_ih, bias_hh)
@@ -83,6 +91,7 @@ class RNN(_Layer):
     """``torch.nn.RNN``, computed by ``fastrcn.functional.conv_recurrent``: the same arguments, parameters, results."""
 
     _CELLS = {name: _built_in(cells.ConvRNN, nonlinearity=name) for name in ("tanh", "relu")}  # noqa: RUF012
+    _NOISES = {name: _without_noise(cell) for name, cell in _CELLS.items()}  # noqa: RUF012
 
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", *args, **kwargs):
         if nonlinearity not in self._CELLS:
@@ -95,6 +104,10 @@ class RNN(_Layer):
     @property
     def cell(self) -> Any:
         return self._CELLS[self.nonlinearity]
+
+    @property
+    def _noise(self) -> Any:
+        return self._NOISES[self.nonlinearity]
 
 
 _PLAIN = {4: layers.LSTM, 3: layers.GRU, 1: layers.RNN}
@@ -129,8 +142,7 @@ def from_state_dict(state, **options):
 def _check_plain(layer):
     if not isinstance(layer, tuple(_PLAIN.values())):
         raise TypeError(f"layer: expected a fastrcn.LSTM, GRU or RNN, got {type(layer).__name__}")
-    if layer.peephole is not None:
-        raise ValueError(f"layer: expected peephole=None, torch.nn.LSTM has none, got {layer.peephole!r}")
+    packing.check_plain_options(layer, {"peephole": None})
     if isinstance(layer, layers.GRU) and layer.cell.reset != "after":
         raise ValueError(f'layer: expected reset="after", torch.nn.GRU has no other, got {layer.cell.reset!r}')
 
