@@ -47,8 +47,12 @@ class Config:
     protocol: str | None = _option(None, "whose clips and crops (fastrcn.data.PROTOCOLS); default: the model's paper's")
     frames: int | None = _option(None, "frames of a clip, instead of the protocol's")
     size: int | None = _option(None, "pixels of a crop's side, instead of the protocol's; other sizes in proportion")
-    mean: list[float] = _option([0.485, 0.456, 0.406], "subtracted from red, green, blue", nargs=3, metavar="X")
-    std: list[float] = _option([0.229, 0.224, 0.225], "by which they are divided", nargs=3, metavar="X")
+    mean: list[float] | None = _option(
+        None, "subtracted from red, green, blue (from 0 to 1); default: ImageNet's, for I3D 0.5", nargs=3, metavar="X"
+    )
+    std: list[float] | None = _option(
+        None, "by which they are then divided; default: ImageNet's, for I3D 0.5", nargs=3, metavar="X"
+    )
     flow_method: str = _option("tv_l1", "of optical flow, where a model reads it")
     flow_cache: str | None = _option(None, "folder that keeps computed flow", metavar="DIR")
 
@@ -124,10 +128,11 @@ CHANGEABLE = ("epochs", "workers", "save_every", "tensorboard", "device", "threa
 def _kind(name) -> tuple[Any, Any, bool]:
     """(list, dict or None; the type of a value; whether None is one) of a field."""
     kind: Any = FIELDS[name].type
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) in (list, dict):
-        return typing.get_origin(kind), arguments[-1], False
-    return None, arguments[0] if arguments else kind, type(None) in arguments
+    optional = type(None) in typing.get_args(kind)
+    if optional:
+        kind = typing.get_args(kind)[0]
+    many = typing.get_origin(kind)
+    return many, typing.get_args(kind)[-1] if many else kind, optional
 
 
 def _typed(name, value) -> Any:

@@ -17,6 +17,7 @@ class Recipe(NamedTuple):
     ``fastrcn.data.PROTOCOLS``. arrange: (model, then frames (N,T,3,H,W), flow (N,T,2,H,W) or both) -> its arguments.
     loss: (model, arguments, labels (N,)) -> a number. scores: (model, arguments) -> (N,num_classes) before softmax, or
     logarithms of probabilities, which are the same to a softmax. shape: arguments -> frames of a clip, side of a frame.
+    colors: mean and standard deviation of red, green and blue that the model's inputs are usually scaled by.
     """
 
     inputs: str
@@ -25,6 +26,10 @@ class Recipe(NamedTuple):
     shape: Callable[[tuple], tuple[int, int]]
     loss: Callable[..., torch.Tensor]
     scores: Callable[..., torch.Tensor]
+    colors: tuple[tuple[float, ...], tuple[float, ...]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+
+
+_FROM_MINUS_1_TO_1 = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def _log(probabilities):
@@ -173,7 +178,8 @@ _NETS: dict[type, Recipe] = {
     models.VGG16Frames: Recipe("frames", "gru_rcn", _steps, _OF_STEPS, _with_frames_loss, _averaged),
     models.GRURCN: Recipe("frames", "gru_rcn", _steps, _OF_STEPS, _with_levels_loss, _averaged),
     models.I3DTwoStream: Recipe(
-        "both", "i3d", _clip_and_flow, _OF_CLIP, _streams_loss("rgb", "flow"), _i3d_two_stream_scores
+        "both", "i3d", _clip_and_flow, _OF_CLIP, _streams_loss("rgb", "flow"), _i3d_two_stream_scores,
+        _FROM_MINUS_1_TO_1,
     ),
     models.TwoStream: Recipe(
         "both", "two_stream_flow", _frame_and_stack, lambda given: (given[1].shape[1] // 2, given[1].shape[-1]),
@@ -199,7 +205,7 @@ def recipe_of(model, kind=None) -> Recipe:
     if kind is models.I3D:
         if model.in_channels == 2:
             return _one_label(_flow_clip, "i3d", inputs="flow")
-        return _one_label(_clip, "i3d")
+        return _one_label(_clip, "i3d")._replace(colors=_FROM_MINUS_1_TO_1)
     if kind not in _NETS:
         raise ValueError(
             f"model: {kind.__name__} cannot be trained by this command, which has clips with a class each and nothing "

@@ -84,7 +84,8 @@ class Classification:
     def build(self, load=True):
         """The model with its loss. load: with the file of weights that the run begins with."""
         model = build_model(self.config, load, num_classes=len(self.classes))
-        return Classifier(model, self.clips.recipe, self.config.mean, self.config.std)
+        mean, std = self.clips.recipe.colors
+        return Classifier(model, self.clips.recipe, self.config.mean or mean, self.config.std or std)
 
     def loss(self, objective, batch):
         """Of a batch of the dataset."""

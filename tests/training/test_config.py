@@ -58,6 +58,7 @@ def test_yaml_scientific_numbers_are_numbers(tmp_path):
         ({"shard": "Linear"}, "shard: expected a list"),
         ({"model_options": "a=1"}, "model_options: expected names with values"),
         ({"model": None}, "model: expected str, got None"),
+        ({"frame_size": None}, "frame_size: expected a list, got None"),
     ],
 )
 def test_values_of_other_types_are_named(values, words):

@@ -43,7 +43,7 @@ def test_trains_on_what_the_dataset_gives(name):
     if inputs != "frames":
         parts.append(torch.randn(2, length, 2, size, size))
     model = models.create(name, small=True)
-    objective = Classifier(model, clips.recipe, config.mean, config.std)
+    objective = Classifier(model, clips.recipe, *clips.recipe.colors)
     loss = objective(*parts, labels=torch.tensor([0, 1]))
     loss.backward()
     assert loss.dim() == 0
@@ -71,6 +71,18 @@ def test_clips_of_3d_nets_have_time_behind_colour():
     expected = model(frames.permute(0, 2, 1, 3, 4))
     assert torch.equal(scores, expected)
     assert torch.equal(loss, F.cross_entropy(expected, torch.tensor([1, 0])))
+
+
+def test_frames_are_scaled_as_the_model_is_used_to():
+    frames = torch.rand(2, 65, 3, 8, 8)
+    model, _, _ = scores_and_loss("i3d_rgb", frames)
+    found = Classifier(model, recipe_of(model), *recipe_of(model).colors)(frames)
+    assert torch.allclose(found, model(2 * frames.transpose(1, 2) - 1), atol=1e-5)
+    clip = torch.rand(2, 16, 3, 48, 48)
+    model, _, _ = scores_and_loss("c3d", clip)
+    found = Classifier(model, recipe_of(model), *recipe_of(model).colors)(clip)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    assert torch.allclose(found, model(((clip - mean) / std).transpose(1, 2)), atol=1e-5)
 
 
 def test_flow_of_i3d_is_clipped_and_scaled():
