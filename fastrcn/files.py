@@ -21,3 +21,8 @@ def write_at_once(path, write):
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_text_at_once(path, text):
+    """``text`` in UTF-8, its line ends as they are."""
+    write_at_once(path, lambda place: place.write_bytes(text.encode()))

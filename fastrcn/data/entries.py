@@ -1,6 +1,7 @@
 """Which videos a dataset is made of: a folder with a folder per class, or a CSV file; and which of them can be read."""
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,11 @@ def read_csv(path):
     Raises: ValueError naming the file and the line.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"source: expected {path} in UTF-8: {error}") from error
+    with io.StringIO(text, newline="") as file:
         table = csv.DictReader(file)
         columns = table.fieldnames or []
         if not {"path", "label"} <= set(columns) <= {"path", "label", "start", "end"}:

@@ -43,8 +43,8 @@ class GriddedWindows(Windows):
         join: the files are parts of one sequence; otherwise each is a sequence of its own.
         fill_value: another value that stands for a missing one, as it is stored (packed).
         past_valid: past has 2C channels, the latter C of which are 1 where the former are known, and else 0.
-    Attributes: those of ``Windows``; sequences (lists of ``Piece``), skipped (those that lie between gaps and are too
-        short for a window), offset and scale (C,) of ``normalized``.
+    Attributes: those of ``Windows``; sequences (lists of ``Piece``), skipped (pairs of one that lies between
+        gaps and is too short for a window, and of why it was left out), offset and scale (C,) of ``normalized``.
     Raises: ValueError naming the argument, or file and variable; FileNotFoundError; ImportError without h5py, and
         without cftime where files that are joined count time in different units.
     """
@@ -64,13 +64,16 @@ class GriddedWindows(Windows):
         self.offset, self.scale = torch.zeros(channels).double(), torch.ones(channels).double()
 
         self.sequences: list[list[Piece]] = []
-        self.skipped: list[list[Piece]] = []
+        self.skipped: list[tuple[list[Piece], str]] = []
         windows, length = [], inputs + targets
         for group in [files] if join else [[file] for file in files]:
             between = _between_gaps(group)
             where = f"{source if join else group[0].path}{' between gaps' if len(between) > 1 else ''}"
             enough = [pieces for pieces in between if _length(pieces) >= length]
-            self.skipped += [pieces for pieces in between if _length(pieces) < length]
+            for pieces in between if enough else ():
+                if (has := _length(pieces)) < length:
+                    part = f"{pieces[0].path}: between gaps from frame {pieces[0].start} on there are {has} frames"
+                    self.skipped.append((pieces, f"source: {part}, at least {length} are needed for a window"))
             for pieces in enough or [max(between, key=_length)]:
                 windows += windows_of(len(self.sequences), 0, _length(pieces), length, step, where)
                 self.sequences.append(pieces)

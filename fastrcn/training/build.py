@@ -10,6 +10,7 @@ import torch
 
 from fastrcn import data, models
 from fastrcn.data.gridded import SUFFIXES
+from fastrcn.training.config import Config
 from fastrcn.training.recipes import is_forecaster, recipe_of
 
 DIGITS = "moving-digits"
@@ -122,18 +123,42 @@ class Clips:
 
 
 def hold_out_videos(dataset, share, seed):
-    """Numbers of the videos to train on, and of those kept: a share of each class, drawn from the seed."""
+    """Numbers of the entries to train on, and of those kept: a share of the files of each class, drawn from the seed.
+
+    A file is kept with all of its entries; its class is that of its first one.
+    """
+    label_of: dict[Path, int] = {}
+    for entry in dataset.entries:
+        label_of.setdefault(entry.path, entry.label)
     of_class = defaultdict(list)
-    for number, entry in enumerate(dataset.entries):
-        of_class[entry.label].append(number)
+    for path, label in label_of.items():
+        of_class[label].append(path)
     generator = torch.Generator().manual_seed(seed)
-    kept: set[int] = set()
-    for numbers in of_class.values():
-        order = torch.randperm(len(numbers), generator=generator).tolist()
-        kept |= {numbers[k] for k in order[: round(share * len(numbers))]}
+    kept: set[Path] = set()
+    for paths in of_class.values():
+        order = torch.randperm(len(paths), generator=generator).tolist()
+        kept |= {paths[k] for k in order[: round(share * len(paths))]}
     if not kept:
         raise ValueError(f"hold_out: expected a share that keeps at least one video of a class, got {share}")
-    return [n for n in range(len(dataset.entries)) if n not in kept], sorted(kept)
+    numbers: tuple[list[int], list[int]] = [], []
+    for number, entry in enumerate(dataset.entries):
+        numbers[entry.path in kept].append(number)
+    if not numbers[0]:
+        raise ValueError(f"hold_out: expected a share that leaves videos to train on, got {share}")
+    return numbers
+
+
+def is_digits(source):
+    """Whether a source is moving digits."""
+    return source.split(":")[0] == DIGITS
+
+
+def _only(config, source, *names):
+    """ValueError where a field is given that has no effect on a source."""
+    for name in names:
+        usual, value = getattr(Config(), name), getattr(config, name)
+        if value != usual:
+            raise ValueError(f"{name}: expected {usual!r}, it has no effect on {source}, got {value!r}")
 
 
 def is_gridded(path):
@@ -143,7 +168,8 @@ def is_gridded(path):
 
 def windows(config, source, *, train, skip_unreadable=False):
     """Windows of sequences for a forecaster. Moving digits are others in training than in tests."""
-    if source.split(":")[0] == DIGITS:
+    if is_digits(source):
+        _only(config, source, "variable", "join", "normalize", "color", "step")
         count = source.partition(":")[2] or "10000"
         if not count.isdecimal() or config.frame_size[0] != config.frame_size[1]:
             raise ValueError(f"data: expected {DIGITS}:COUNT and square frames, got {source}, {config.frame_size}")
@@ -154,10 +180,12 @@ def windows(config, source, *, train, skip_unreadable=False):
     if is_gridded(path):
         if config.variable is None:
             raise ValueError(f"variable: expected the name of one in {source}, got none")
+        _only(config, source, "frame_size", "color")
+        if skip_unreadable:
+            raise ValueError(f"skip_unreadable: expected False, which {source} knows no way to do, got True")
         names = config.variable.split(",")
         return data.GriddedWindows(path, names, config.past, config.future, step=config.step, join=config.join)
-    if config.normalize:
-        raise ValueError(f"normalize: expected False, values of {source} are from 0 to 1 already")
+    _only(config, source, "variable", "join", "normalize")
     return data.VideoWindows(
         path, config.past, config.future, size=tuple(config.frame_size), gray=not config.color, step=config.step,
         skip_unreadable=skip_unreadable,

@@ -84,7 +84,11 @@ def restore(found, module, optimizer, schedule, scaler, processes):
     if found["optimizer"]["state"]:  # SGD without momentum has none, which the function takes for an error
         set_optimizer_state_dict(module, optimizer, found["optimizer"], options=options)
     schedule.load_state_dict(found["schedule"])
-    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+    # The rate of the step to come, by the schedule as it is now: with more epochs it is another.
+    done = schedule.last_epoch
+    rates = [base * factor(done) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    schedule._last_lr = rates
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scaler.load_state_dict(found["scaler"])
     if len(found["random"]) == processes.count:

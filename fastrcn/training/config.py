@@ -1,6 +1,7 @@
 """Everything that decides a training run: from flags, from a YAML file, or from Python."""
 
 import argparse
+import contextlib
 import dataclasses
 import typing
 from dataclasses import dataclass, field
@@ -105,6 +106,12 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
+        for name, other, value in (("momentum", "optimizer", "sgd"), ("shard", "parallel", "fsdp")):
+            usual = getattr(Config(), name)
+            if getattr(self, name) != usual and getattr(self, other) != value:
+                raise ValueError(f"{name}: expected {usual!r} without {other}={value}, got {getattr(self, name)!r}")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std: expected positive numbers, got {self.std}")
         if self.transfer != "full_ft" and self.weights is None:
             raise ValueError(f"transfer: expected full_ft without weights, got {self.transfer!r}")
         if not 0 <= self.hold_out < 1:
@@ -120,6 +127,8 @@ class Config:
         return self
 
 
+OF_CLASSIFIERS = ("protocol", "frames", "size", "mean", "std", "flow_method", "flow_cache", "transfer")
+OF_FORECASTERS = ("past", "future", "frame_size", "step", "color", "variable", "join", "normalize", "loss")
 FIELDS = {each.name: each for each in dataclasses.fields(Config)}
 CHANGEABLE = ("epochs", "workers", "save_every", "tensorboard", "device", "threads", "parallel", "shard", "out")
 """What may be another when a run is resumed. With more epochs the learning rate's schedule is another too."""
@@ -204,7 +213,14 @@ def _pair(text):
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, _yaml().safe_load(value)
+    yaml = _yaml()
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE with a value in YAML, got {text!r}: {error}") from error
+    with contextlib.suppress(ValueError):
+        found = float(found) if isinstance(found, str) else found  # 5e-1 is text to YAML
+    return name, found
 
 
 def add_arguments(parser, names=tuple(FIELDS)):
@@ -223,6 +239,15 @@ def add_arguments(parser, names=tuple(FIELDS)):
             parser.add_argument("--model-option", dest=name, action="append", type=_pair, help=text, **options)
         else:
             parser.add_argument(flag, type=inner, help=text.replace("%", "%%"), **options)
+
+
+def joined(before, after) -> dict[str, Any]:
+    """The fields of both, the later ones going before; of the options of a model each for itself."""
+    options = [values["model_options"] for values in (before, after) if isinstance(values.get("model_options"), dict)]
+    both = {**before, **after}
+    if len(options) == 2:
+        both["model_options"] = {**options[0], **options[1]}
+    return both
 
 
 def given(args) -> dict[str, Any]:

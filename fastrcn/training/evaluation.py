@@ -4,13 +4,15 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 from pathlib import Path
 
 import torch
 
-from fastrcn.files import write_at_once
+from fastrcn.files import write_text_at_once
 from fastrcn.training import checkpoint as checkpoints
 from fastrcn.training import config as configs
+from fastrcn.training.listing import check_listing, listing
 from fastrcn.training.loop import CONFIG, measure
 from fastrcn.training.processes import start
 from fastrcn.training.tasks import Classification, task_of
@@ -63,7 +65,7 @@ def evaluate(runs, data=None, *, checkpoint="best", fusion_weights=None, out=Non
 
     Args:
         runs: folders; the probabilities of several are averaged, such as those of frames and of flow.
-        data: as in training; None for the first run's validation.
+        data: as in training; None for each run's own validation.
         checkpoint: "best" or "last". fusion_weights: of the runs.
         skip_unreadable: leave out damaged files, which are named.
         out: folder for the numbers and what was found for each item; None to write nothing.
@@ -72,15 +74,15 @@ def evaluate(runs, data=None, *, checkpoint="best", fusion_weights=None, out=Non
     Raises: ValueError naming the argument or the file; FileNotFoundError.
     """
     weights = shares(fusion_weights, runs)
-    if changes.get("threads"):
-        torch.set_num_threads(changes["threads"])
-    with start(changes.get("device")) as processes:
+    with start(changes.get("device"), changes.get("threads")) as processes:
         records, first = [], None
         for folder in runs:
             task, objective = load_run(folder, checkpoint, **changes)
             if len(runs) > 1 and not isinstance(task, Classification):
                 raise ValueError(f"runs: expected one forecaster, or several runs with classes, got {len(runs)} runs")
-            dataset = _dataset(task, data, skip_unreadable)
+            dataset = _dataset(folder, task, data, skip_unreadable)
+            if processes.first:
+                print(*task.notes, sep="\n", end="\n" if task.notes else "", file=sys.stderr)
             if first is None:
                 first = task, dataset
             elif (task.facts, dataset.entries) != (first[0].facts, first[1].entries):
@@ -92,11 +94,17 @@ def evaluate(runs, data=None, *, checkpoint="best", fusion_weights=None, out=Non
         found = fuse(records, weights) if isinstance(task, Classification) else records[0]
         result = task.summary(found)
         if out is not None and processes.first:
-            _write(Path(out), result, task.rows(dataset, found))
+            what = {
+                "runs": [str(Path(run).resolve()) for run in runs],
+                "checkpoint": checkpoint,
+                "fusion_weights": weights,
+                "data": None if data is None else str(data),
+            }
+            _write(Path(out), {**result, "of": what}, task.rows(dataset, found))
     return result
 
 
-def _dataset(task, data, skip_unreadable):
+def _dataset(folder, task, data, skip_unreadable):
     config = task.config
     if data is not None:
         return task.read_all(data, skip_unreadable=skip_unreadable)
@@ -104,12 +112,16 @@ def _dataset(task, data, skip_unreadable):
         return task.read_all(config.validation, skip_unreadable=skip_unreadable or config.skip_unreadable)
     if not config.hold_out:
         raise ValueError(f"data: expected a source, the run in {config.out} has no validation of its own")
-    return task.read()[1]
+    facts = task.facts
+    train, kept = task.read()
+    check_listing(folder, listing(train, kept))  # or what was held out would be others
+    task.facts = facts
+    return kept
 
 
 def _write(folder, result, rows):
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     csv.writer(text).writerows(rows)
-    for name, content in ((NUMBERS, json.dumps(result, indent=1) + "\n"), (ITEMS, text.getvalue())):
-        write_at_once(folder / name, lambda place, content=content: place.write_bytes(content.encode()))
+    write_text_at_once(folder / NUMBERS, json.dumps(result, indent=1) + "\n")
+    write_text_at_once(folder / ITEMS, text.getvalue())

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from fastrcn.files import write_at_once
+from fastrcn.files import write_at_once, write_text_at_once
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "loss.png"
 
@@ -22,6 +22,7 @@ class Journal:
             STEPS: _keep(self.folder / STEPS, "step", step),
             EPOCHS: _keep(self.folder / EPOCHS, "epoch", epoch),
         }
+        _pyplot()  # where it is missing that shows now, not after an epoch
         self._board: Any = None
         if tensorboard:
             try:
@@ -56,11 +57,7 @@ class Journal:
                     self._board.add_scalar(f"{Path(name).stem}/{key}", value, values["step"])
 
     def _draw(self, place):
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
+        plt = _pyplot()
         steps, epochs = self._rows[STEPS], self._rows[EPOCHS]
         figure, axis = plt.subplots(figsize=(8, 4.5))
         axis.plot([int(r["step"]) for r in steps], [float(r["loss"]) for r in steps], lw=0.7, alpha=0.6, label="steps")
@@ -81,6 +78,17 @@ class Journal:
         """Writes what TensorBoard has not yet."""
         if self._board is not None:
             self._board.close()
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('losses are drawn by matplotlib: pip install "fastrcn[train]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def _text(value):
@@ -105,5 +113,5 @@ def _keep(path, column, last):
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    write_at_once(path, lambda place: place.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    write_text_at_once(path, text.getvalue())
     return rows

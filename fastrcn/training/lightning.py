@@ -13,6 +13,7 @@ from fastrcn.training.tasks import task_of
 
 try:
     from lightning.pytorch import LightningModule
+    from lightning.pytorch.utilities import rank_zero_info
 except ImportError as error:
     raise ImportError('Lightning is not installed: pip install "fastrcn[lightning]"') from error
 
@@ -67,6 +68,8 @@ class TrainingModule(LightningModule):
         """Reads what data there are, unless that is done."""
         if self._data is None:
             self._data = self.task.read()
+        for note in self.task.notes:  # what was left out
+            rank_zero_info(note)
 
     def forward(self, *parts):
         """Scores of clips before softmax (N,num_classes), or a forecast, as ``tasks.Classifier`` and ``Forecaster``."""

@@ -1,7 +1,5 @@
 """The training loop: steps, validation, checkpoints, and going on from one."""
 
-import csv
-import io
 import json
 import math
 import platform
@@ -14,15 +12,16 @@ import torch
 from tqdm import tqdm
 
 from fastrcn._version import __version__
-from fastrcn.files import write_at_once
+from fastrcn.files import write_text_at_once
 from fastrcn.training import checkpoint
 from fastrcn.training import config as configs
 from fastrcn.training.batches import EpochBatches, loader, one_by_one
 from fastrcn.training.journal import Journal
+from fastrcn.training.listing import DATA, check_listing, listing
 from fastrcn.training.processes import gathered, share, start, synchronize
 from fastrcn.training.tasks import task_of
 
-CONFIG, ENVIRONMENT, DATA, LAST, BEST = "config.yaml", "environment.json", "data.csv", "last.pt", "best.pt"
+CONFIG, ENVIRONMENT, LAST, BEST = "config.yaml", "environment.json", "last.pt", "best.pt"
 
 
 def optimizer_of(config, parameters):
@@ -99,7 +98,15 @@ class Run:
         self.batches = EpochBatches(
             len(self.train_data), config.batch_size, config.seed, processes.rank, processes.count
         )
-        self._write_what_it_is(found is not None)
+        if processes.first:
+            for note in self.task.notes:
+                print(note, file=sys.stderr)
+        self.listing = listing(self.train_data, self.validation_data)
+        if found is not None:
+            check_listing(self.folder, self.listing)
+            if config.epochs < found["progress"]["epoch"]:
+                done = found["progress"]["epoch"]
+                raise ValueError(f"epochs: expected at least the {done} that are done, got {config.epochs}")
         objective = self.task.build(load=found is None)
         if config.sync_batch_norm:
             objective = synchronize(objective, processes)
@@ -117,29 +124,16 @@ class Run:
             self.progress = checkpoint.restore(
                 found, self.module, self.optimizer, self.schedule, self.scaler, processes
             )
-        self.journal = None
-        if processes.first:
-            self.journal = Journal(self.folder, self.progress["step"], self.progress["epoch"], config.tensorboard)
+        self.journal: Any = None
+        processes.once(self._write_what_it_is)
 
-    def _write_what_it_is(self, resumed):
-        """What makes the run again: its options, where it ran, and the data; a resumed run must have the same data."""
-        if not self.processes.first:
-            return
+    def _write_what_it_is(self):
+        """What makes the run again: its options, its data, and where it ran, an entry for every start."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part, dataset in (("training", self.train_data), ("validation", self.validation_data)):
-            for _, why in getattr(dataset, "skipped", ()):
-                print(f"left out of {part}: {why}", file=sys.stderr)
-            if skipped := len(getattr(dataset, "skipped", ())):
-                print(f"left out of {part}: {skipped} of {skipped + len(dataset.entries)}", file=sys.stderr)
-        rows: list[tuple] = [("part", "path", "bytes", "class", "start", "end")]
-        rows += _listing(self.train_data, "training") + _listing(self.validation_data, "validation")
-        table = io.StringIO()
-        csv.writer(table).writerows(rows)
-        text = table.getvalue()
-        path = self.folder / DATA
-        if resumed and path.exists() and path.read_bytes() != text.encode():
-            raise ValueError(f"data: expected what {path} lists, got other files: not the run that was begun")
         environment = {
+            "step": self.progress["step"],
+            "epochs": self.config.epochs,
+            "command": sys.argv,
             "fastrcn": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -147,14 +141,16 @@ class Run:
             "device": _name_of(self.processes.device),
             "processes": self.processes.count,
             "threads": torch.get_num_threads(),
-            "command": sys.argv,
         }
+        place = self.folder / ENVIRONMENT
+        before = json.loads(place.read_text()) if self.progress["step"] and place.exists() else []
         for name, content in (
-            (DATA, text),
+            (DATA, self.listing),
             (CONFIG, configs.to_yaml(self.config)),
-            (ENVIRONMENT, json.dumps(environment, indent=1) + "\n"),
+            (ENVIRONMENT, json.dumps([*before, environment], indent=1) + "\n"),
         ):
-            _write(self.folder / name, content)
+            write_text_at_once(self.folder / name, content)
+        self.journal = Journal(self.folder, self.progress["step"], self.progress["epoch"], self.config.tensorboard)
 
     def go_on(self):
         """All steps that are left. Returns what the last validation (or epoch) came to."""
@@ -184,6 +180,8 @@ class Run:
                 every = self.config.save_every
                 if every and progress["step"] % every == 0 and len(progress["losses"]) < self.batches.steps:
                     self._save(LAST)
+        if self.validation_data is not None and len(self.batches):
+            self._save(LAST)  # so that what stops the validation does not cost the epoch
         self._end_of_epoch()
 
     def _step(self, batch):
@@ -200,11 +198,9 @@ class Run:
         norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # with FSDP2 each has a part
         value = self.processes.mean(loss)
         progress = self.progress
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"loss: step {progress['step'] + 1} came to {value}; a lower learning rate, clip_norm or amp=none may "
-                f"help; what was saved before is in {self.folder}"
-            )
+        self._must_be_finite("loss", value, progress["step"] + 1)
+        if not self.scaler.is_enabled():  # which leaves such a step out
+            self._must_be_finite("gradient_norm", norm, progress["step"] + 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -216,6 +212,13 @@ class Run:
                 seconds=round(time.perf_counter() - begun, 4),
             )  # fmt: skip
 
+    def _must_be_finite(self, name, value, step):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name}: step {step} came to {value}; a lower learning rate, clip_norm or amp=none may help; what was "
+                f"saved before is in {self.folder}"
+            )
+
     def _end_of_epoch(self):
         progress = self.progress
         last = {"training_loss": math.fsum(progress["losses"]) / len(progress["losses"])}
@@ -224,6 +227,7 @@ class Run:
             records = measure(self.task, self.objective, self.validation_data, self.processes, self.processes.first)
             last |= self.task.summary(records)
             deciding, more = self.task.decides
+        self._must_be_finite(deciding, last[deciding], progress["step"])
         progress["epoch"] += 1
         progress["losses"] = []
         progress["last"] = last
@@ -247,22 +251,6 @@ class Run:
         self.processes.wait()
 
 
-def _listing(dataset, part):
-    """Rows of what a dataset is made of."""
-    if not hasattr(dataset, "entries"):
-        return [] if dataset is None else [(part, type(dataset).__name__, len(dataset))]
-    classes = getattr(dataset, "classes", None)
-    rows = []
-    for path, label, begin, end in dataset.entries:
-        name = classes[label] if classes else ""
-        rows.append((part, path, path.stat().st_size, name, begin, "" if end is None else end))
-    return rows
-
-
-def _write(path, text):
-    write_at_once(path, lambda place: place.write_bytes(text.encode()))
-
-
 def _name_of(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -274,8 +262,5 @@ def train(config, resume=False):
 
     Returns: what the last epoch came to. Raises: as ``Run``; FloatingPointError where the loss is no number any more.
     """
-    config.check()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with start(config.device) as processes:
+    with start(config.check().device, config.threads) as processes:
         return Run(config, processes, resume).go_on()

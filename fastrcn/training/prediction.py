@@ -9,7 +9,7 @@ import torch
 
 from fastrcn import data
 from fastrcn.data.entries import SUFFIXES, Entry
-from fastrcn.files import write_at_once
+from fastrcn.files import write_text_at_once
 from fastrcn.training.build import is_gridded
 from fastrcn.training.evaluation import fuse, load_run, shares
 from fastrcn.training.loop import autocast, measure, to_device
@@ -47,9 +47,7 @@ def predict(runs, paths, out, *, checkpoint="best", fusion_weights=None, **chang
     """
     videos, out = videos_of(paths), Path(out)
     parts = shares(fusion_weights, runs)
-    if changes.get("threads"):
-        torch.set_num_threads(changes["threads"])
-    with start(changes.get("device")) as processes:
+    with start(changes.get("device"), changes.get("threads")) as processes:
         if processes.count > 1:
             raise ValueError(f"predict: expected one process, got {processes.count}")
         loaded = [load_run(folder, checkpoint, **changes) for folder in runs]
@@ -79,7 +77,7 @@ def _classify(loaded, videos, out, parts, processes):
         lines.append(f"{path}: " + ", ".join(f"{name} {p:.3f}" for name, p in named))
     text = io.StringIO()
     csv.writer(text).writerows(rows)
-    write_at_once(out / CLASSES, lambda place: place.write_bytes(text.getvalue().encode()))
+    write_text_at_once(out / CLASSES, text.getvalue())
     return lines
 
 
@@ -108,9 +106,15 @@ def _end_of(task, path):
     config = task.config
     if is_gridded(path):
         length = max(config.past, 2)  # the last window of what is seen, and of nothing after it, ends with the file
-        found = data.GriddedWindows(path, config.variable.split(","), length - 1, 1, join=config.join)
-        last = task.normalized(found)[len(found) - 1]
-        return torch.cat(last[:2])[-config.past :], None, found.windows[-1].start + length
+        found = data.GriddedWindows(path, config.variable.split(","), length - 1, 1)
+        end = found.sequences[-1][-1].end
+        if after := [pieces for pieces, _ in found.skipped if pieces[-1].end > end]:
+            came = after[-1][-1].end - after[-1][0].start
+            raise ValueError(f"data: expected {config.past} frames after the last gap in {path}, got {came}")
+        past = torch.cat(task.normalized(found)[len(found) - 1][:2])[-config.past :]
+        if past.shape[1] != task.facts["channels"]:
+            raise ValueError(f"data: expected {task.facts['channels']} channels in {path}, got {past.shape[1]}")
+        return past, None, end
     video = data.VideoReader(path)
     if video.frames < config.past:
         raise ValueError(f"data: expected at least {config.past} frames in {path}, got {video.frames}")

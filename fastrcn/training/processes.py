@@ -50,6 +50,18 @@ class Processes:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
+    def once(self, action):
+        """``action()`` in the first process; what it raises is raised in all, so that none waits for the others."""
+        failed = None
+        if self.first:
+            try:
+                action()
+            except (ValueError, OSError, ImportError) as error:
+                failed = error
+        failed = self.gather(failed)[0]
+        if failed is not None:
+            raise failed
+
     def wait(self):
         """Until all processes are here."""
         if self.count > 1:
@@ -61,18 +73,38 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _device(name, together):
+    """The device of a name, or the best; ValueError where there is none such."""
+    try:
+        kind = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f'device: expected a name such as "cuda" or "cpu", got {name!r}') from None
+    if kind.type != "cuda":
+        return kind
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: expected cpu, PyTorch finds no GPU here, got {name!r}")
+    if together and kind.index is not None:
+        raise ValueError(f'device: expected "cuda" with torchrun, which gives each process its own, got {name!r}')
+    if kind.index is None:
+        own = os.environ.get("LOCAL_RANK") if together else None
+        kind = torch.device("cuda", torch.cuda.current_device() if own is None else int(own))
+    return kind
+
+
 @contextmanager
-def start(device=None):
+def start(device=None, threads=None):
     """Join the processes that torchrun has started, or a process group that there is; else this is the only one.
 
-    Each process computes on the GPU of its number on its machine, or all on the CPU.
+    Each process computes on the GPU of its number on its machine, or all on the CPU, with so many ``threads``.
+
+    Raises: ValueError naming the argument.
     """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads: expected a positive int, got {threads}")
+        torch.set_num_threads(threads)
     together = dist.is_initialized() or ("RANK" in os.environ and "WORLD_SIZE" in os.environ)
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if together and kind.type == "cuda":
-        if kind.index is not None:
-            raise ValueError(f'device: expected "cuda" with torchrun, which gives each process its own, got {device!r}')
-        kind = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    kind = _device(device, together)
     if kind.type == "cuda":
         torch.cuda.set_device(kind)
     begun = together and not dist.is_initialized()

@@ -217,8 +217,15 @@ def recipe_of(model, kind=None) -> Recipe:
 
 def forecast_loss(predicted, future, valid, loss) -> Any:
     """The mean over values of the future that are known: squared error, or cross-entropy of values from 0 to 1."""
-    if loss == "mse":
-        errors = F.mse_loss(predicted, future, reduction="none")
-    else:
-        errors = F.binary_cross_entropy(predicted.float().clamp(0, 1), future, reduction="none")
+    predicted = predicted.float()
+    with torch.autocast(predicted.device.type, enabled=False):  # which refuses this cross-entropy on GPUs
+        if loss == "mse":
+            errors = F.mse_loss(predicted, future, reduction="none")
+        else:
+            for name, values in (("forecasts", predicted), ("data", future)):
+                low, high = values.detach().amin(), values.detach().amax()
+                if bool((low < 0) | (high > 1)):
+                    came = f"{float(low):.4g} to {float(high):.4g}"
+                    raise ValueError(f"loss: cross_entropy needs {name} from 0 to 1, got {came}; take mse")
+            errors = F.binary_cross_entropy(predicted, future, reduction="none")
     return errors.masked_fill(~valid, 0).sum() / valid.sum().clamp_min(1)

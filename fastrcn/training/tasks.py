@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrcn import data, metrics
-from fastrcn.training.build import Clips, build_model, forecasts, hold_out_videos, windows
+from fastrcn.training.build import Clips, build_model, forecasts, hold_out_videos, is_digits, windows
+from fastrcn.training.config import OF_CLASSIFIERS, OF_FORECASTERS, Config
 from fastrcn.training.recipes import forecast_loss
 
 
@@ -50,13 +51,14 @@ class Classification:
     """Videos with classes.
 
     Attributes: decides: what the best model is best in, and whether more is better. facts: what the data to train on
-    have told, for checkpoints: the names of the classes.
+    have told, for checkpoints: the names of the classes. notes: lines of what was left out of the data, to be shown.
     """
 
     decides = ("accuracy", True)
 
     def __init__(self, config, facts=None):
         self.config, self.clips, self.facts = config, Clips(config), facts or {"classes": None}
+        self.notes: list[str] = []
 
     @property
     def classes(self) -> Any:
@@ -68,18 +70,25 @@ class Classification:
         config = self.config
         train = self.clips.read(config.data, train=True, classes=self.classes, skip_unreadable=config.skip_unreadable)
         self.facts = {"classes": train.classes}
+        self.notes += _left_out(train, "the data")
         if config.validation:
             return train, self.read_all(config.validation, skip_unreadable=config.skip_unreadable)
         if not config.hold_out:
             return train, None
         numbers, kept = hold_out_videos(train, config.hold_out, config.seed)
-        kept = train.select(kept)
+        train, kept = train.select(numbers), train.select(kept)
         kept.train = False
-        return train.select(numbers), kept
+        without = sorted(set(range(len(train.classes))) - {entry.label for entry in kept.entries})
+        if without:
+            names = ", ".join(train.classes[label] for label in without)
+            self.notes.append(f"held out: no video of {names}: too few for a share of {config.hold_out}")
+        return train, kept
 
     def read_all(self, source, skip_unreadable=False) -> Any:
         """The dataset of a source for tests."""
-        return self.clips.read(source, train=False, classes=self.classes, skip_unreadable=skip_unreadable)
+        found = self.clips.read(source, train=False, classes=self.classes, skip_unreadable=skip_unreadable)
+        self.notes += _left_out(found, "the data for tests")
+        return found
 
     def build(self, load=True):
         """The model with its loss. load: with the file of weights that the run begins with."""
@@ -134,11 +143,15 @@ class Forecasting:
 
     def __init__(self, config, facts=None):
         self.config, self.facts = config, facts or {}
+        self.notes: list[str] = []
 
     def read(self) -> tuple[Any, Any]:
         """(dataset to train on, dataset of validation or None)."""
         config = self.config
+        if config.hold_out and is_digits(config.data):
+            raise ValueError(f"hold_out: expected 0 with {config.data}: name a validation, got {config.hold_out}")
         train, kept = windows(config, config.data, train=True, skip_unreadable=config.skip_unreadable), None
+        self.notes += _left_out(train, "the data")
         if config.hold_out:
             train, kept = train.split(config.hold_out)
         self.facts = {"channels": train[0][0].shape[1]}
@@ -165,6 +178,7 @@ class Forecasting:
     def read_all(self, source, skip_unreadable=False) -> Any:
         """The dataset of a source for tests. ValueError where its frames have other channels than in training."""
         found = windows(self.config, source, train=False, skip_unreadable=skip_unreadable)
+        self.notes += _left_out(found, "the data for tests")
         channels = found[0][0].shape[1]
         if channels != self.facts["channels"]:
             raise ValueError(f"data: expected frames of {self.facts['channels']} channels in {source}, got {channels}")
@@ -217,5 +231,23 @@ class Forecasting:
 
 
 def task_of(config, facts=None):
-    """The task of the run's model. facts: what a run has found out about its data."""
-    return (Forecasting if forecasts(config) else Classification)(config, facts)
+    """The task of the run's model. facts: what a run has found out about its data.
+
+    Raises: ValueError for a field that only the other task has.
+    """
+    kind, foreign = (Forecasting, OF_CLASSIFIERS) if forecasts(config) else (Classification, OF_FORECASTERS)
+    for name in foreign:
+        usual, value = getattr(Config(), name), getattr(config, name)
+        if value != usual:
+            raise ValueError(f"{name}: expected {usual!r}, it has no effect on {config.model}, got {value!r}")
+    return kind(config, facts)
+
+
+def _left_out(dataset, part):
+    """Lines that name and count what a dataset had to leave out."""
+    skipped = getattr(dataset, "skipped", ())
+    if not skipped:
+        return []
+    total = len(skipped) + len(getattr(dataset, "sequences", None) or dataset.entries)
+    lines = [f"left out of {part}: {why}" for _, why in skipped]
+    return [*lines, f"left out of {part}: {len(skipped)} of {total}"]

@@ -165,11 +165,13 @@ def test_no_window_crosses_a_gap(tmp_path):
     write(tmp_path / "2.nc", numbered(6, 4), np.array([10, 11, 12, 13]) * 60, units="minutes since 2020-01-01")
     data = GriddedWindows(tmp_path, "v", 2, 1, join=True)
     assert numbers(data) == [[0, 1, 2], [1, 2, 3], [6, 7, 8], [7, 8, 9]]
-    assert data.skipped == [[(tmp_path / "1.nc", 4, 6)]]
+    ((pieces, why),) = data.skipped
+    assert pieces == [(tmp_path / "1.nc", 4, 6)]
+    assert "1.nc: between gaps from frame 4 on there are 2 frames, at least 3 are needed" in why
     assert [len(pieces) for pieces in data.sequences] == [1, 1]
     alone = GriddedWindows(tmp_path / "1.nc", "v", 2, 1)
     assert numbers(alone) == [[0, 1, 2], [1, 2, 3]]
-    assert alone.skipped == [[(tmp_path / "1.nc", 4, 6)]]
+    assert alone.skipped == data.skipped
     months = write(tmp_path / "months.nc", numbered(0, 5), [0, 31, 59, 90, 120], units="days since 2021-01-01")
     assert len(GriddedWindows(months, "v", 2, 1)) == 3
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -168,6 +169,63 @@ def test_maps_of_a_file_in_its_units(tmp_path, capsys):
     assert numbers["mse_of_last_frame"] == pytest.approx(np.nanmean(errors), rel=1e-4)
 
 
+def test_a_forecast_begins_where_the_file_ends(tmp_path, capsys):
+    def write(name, times):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["t"] = np.arange(len(times))[:, None, None] + np.random.default_rng(0).random((len(times), 8, 8))
+            file["time"] = np.array(times, dtype=np.float64)
+            file["time"].make_scale("time")
+            file["t"].dims[0].attach_scale(file["time"])
+        return str(tmp_path / name)
+
+    run = str(tmp_path / "run")
+    argv = ["--variable", "t", "--past", "4", "--future", "2", "--epochs", "1", "--workers", "0", "--normalize"]
+    net = ["train", "--model", "encoder_forecaster", "--small", "--model-option", "output=residual"]
+    trained = write("air.h5", [*range(12), *range(20, 23)])
+    assert main([*net, "--data", trained, *argv, "--out", run]) == 0
+    assert "air.h5: between gaps from frame 12 on there are 3 frames" in capsys.readouterr().err
+    assert (tmp_path / "run" / "data.csv").read_text().splitlines()[1].startswith(f"training,{trained},")
+    out = str(tmp_path / "out")
+    assert main(["predict", run, "--data", trained, "--out", out]) == 2
+    assert "data: expected 4 frames after the last gap in" in capsys.readouterr().err
+    later = write("later.h5", [*range(12), *range(20, 26)])
+    assert main(["predict", run, "--data", later, "--out", out]) == 0
+    assert "2 frames after frame 17 in" in capsys.readouterr().out
+    with h5py.File(later) as file:
+        assert np.allclose(np.load(tmp_path / "out" / "later.npz")["past"][:, 0], file["t"][-4:], atol=1e-4)
+
+
+def test_what_was_held_out_must_be_the_same(videos, tmp_path, capsys):
+    mine = tmp_path / "videos"
+    shutil.copytree(videos, mine)
+    assert (
+        main(["train", *NET, "--data", str(mine), "--hold-out", "0.4", "--epochs", "1", "--out", str(tmp_path / "run")])
+        == 0
+    )
+    assert main(["evaluate", str(tmp_path / "run"), "--workers", "0"]) == 0
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["of"]["checkpoint"] == "best"
+    shutil.copy(mine / "down" / "0.mp4", mine / "down" / "another.mp4")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--workers", "0"]) == 2
+    assert "data.csv lists, got other files: not those of the run" in capsys.readouterr().err
+    (mine / "right" / "another.mp4").write_bytes(b"no video")
+    argv = ["evaluate", str(tmp_path / "run"), "--workers", "0", "--data", str(mine), "--skip-unreadable"]
+    assert main(argv) == 0
+    text = capsys.readouterr().err
+    assert "right/another.mp4 cannot be decoded" in text
+    assert "left out of the data for tests: 1 of 8" in text
+
+
+def test_a_damaged_video_in_a_process_that_reads(videos, tmp_path, capsys):
+    bad = tmp_path / "videos"
+    shutil.copytree(videos, bad)
+    (bad / "down" / "cut.mp4").write_bytes(b"no video")
+    argv = ["train", *NET, "--workers", "1", "--data", str(bad), "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main(argv) == 2
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert text.startswith(f"train: video: {bad / 'down' / 'cut.mp4'} cannot be decoded")
+
+
 def test_moving_digits_and_their_validation_are_not_the_same(tmp_path):
     argv = [
         "--model", "conv_lstm_moving_mnist_256", "--small", "--data", "moving-digits:4",
@@ -193,6 +251,15 @@ def test_moving_digits_and_their_validation_are_not_the_same(tmp_path):
         (["train", "--model", "encoder_forecaster", "--data", "x.nc", "--out", "o"], "variable: expected the name"),
         (["train", "--model", "encoder_forecaster", "--data", "moving-digits:x", "--out", "o"], "moving-digits:COUNT"),
         (["train", "--config", "none.yaml"], "config: there is no file none.yaml"),
+        (["train", "--resume", "--out", "typo"], "out: there is no run in typo that could go on"),
+        (
+            ["train", "--model", "c3d", "--data", "d", "--out", "o", "--device", "gpu"],
+            "device: expected a name such as",
+        ),
+        (
+            ["train", "--model", "encoder_forecaster", "--data", "moving-digits:9", "--hold-out", "0.5", "--out", "o"],
+            "hold_out: expected 0 with moving-digits:9",
+        ),
         (["evaluate", "nowhere"], "config: there is no file nowhere"),
         (["predict", "nowhere", "--data", "none.mp4"], "data: there is no none.mp4"),
     ],

@@ -78,6 +78,9 @@ def test_values_of_other_types_are_named(values, words):
         ({"learning_rate": 0.0}, "learning_rate: expected a positive number"),
         ({"optimizer": "lion"}, "optimizer: expected one of adamw, adam, sgd, got 'lion'"),
         ({"transfer": "fixed"}, "transfer: expected full_ft without weights"),
+        ({"momentum": 0.5}, "momentum: expected 0.9 without optimizer=sgd, got 0.5"),
+        ({"shard": ["Linear"]}, "shard: expected .. without parallel=fsdp"),
+        ({"std": [0.0, 1.0, 1.0]}, "std: expected positive numbers"),
     ],
 )
 def test_check_names_the_field(changes, words):
@@ -95,6 +98,15 @@ def test_files_that_are_not_yaml(tmp_path):
         with pytest.raises(ValueError, match=words) as caught:
             configs.read(tmp_path / "bad.yaml")
         assert "bad.yaml" in str(caught.value)
+
+
+def test_options_of_a_model_are_joined_one_by_one():
+    file = {"model": "c3d", "model_options": {"frames": 9, "dropout": 0.25}}
+    assert configs.joined(file, parse("--model-option", "dropout=5e-1")) == {
+        "model": "c3d", "model_options": {"frames": 9, "dropout": 0.5}
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        parse("--model-option", "dropout=[1")
 
 
 def test_a_flag_that_is_no_pair(capsys):

@@ -3,14 +3,18 @@
 import csv
 import dataclasses
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastrcn import models
+from fastrcn.data.entries import Entry
 from fastrcn.demo.video import packaged_clip
 from fastrcn.training import checkpoint, loop
+from fastrcn.training.build import hold_out_videos
 from fastrcn.training.config import Config
 from fastrcn.training.loop import train
 from tests.helpers.killed import run_and_kill, run_to_end
@@ -60,7 +64,8 @@ def test_a_run_writes_what_it_did_and_how_to_do_it_again(videos, tmp_path):
     assert float(steps[-1]["learning_rate"]) < 0.003
     assert float(epochs[0]["training_loss"]) == pytest.approx(sum(float(r["loss"]) for r in steps[:2]) / 2)
     assert float(epochs[-1]["validation_loss"]) == result["validation_loss"]
-    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+    (begun,) = json.loads((out / "environment.json").read_text())
+    assert (begun["step"], begun["torch"]) == (0, torch.__version__)
     again = loop.configs.from_dict(loop.configs.read(out / "config.yaml"))
     assert again == config
     train(dataclasses.replace(again, out=str(tmp_path / "b")))
@@ -107,6 +112,7 @@ def test_a_run_goes_on_from_within_and_between_epochs(videos, tmp_path, monkeypa
     train(run, resume=True)
     assert losses(parts) == losses(whole)
     assert rows(parts / "epochs.csv") == rows(whole / "epochs.csv")
+    assert [start["step"] for start in json.loads((parts / "environment.json").read_text())] == [0, after]
     for name in ("last.pt", "best.pt"):
         assert same(checkpoint.load(parts / name), checkpoint.load(whole / name))
 
@@ -175,7 +181,7 @@ def test_damaged_videos_are_named_and_left_out_only_when_asked(videos, tmp_path,
     text = capsys.readouterr().err
     assert "cut.mp4 cannot be decoded" in text
     assert "empty.mp4 cannot be decoded: the file is empty" in text
-    assert "left out of training: 2 of 8" in text
+    assert text.count("left out of the data: 2 of 8") == 1
     assert len(rows(tmp_path / "yes" / "data.csv")) == 6
 
 
@@ -197,6 +203,63 @@ def test_runs_are_not_written_over_and_data_must_stay(videos, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(videos, tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss: step \d+ came to (nan|inf)"):
         train(config_of(videos, tmp_path / "run", optimizer="sgd", learning_rate=1e30, schedule="constant", epochs=20))
+
+
+def test_gradients_that_are_no_numbers_are_not_stepped(videos, tmp_path, monkeypatch):
+    plain = torch.nn.utils.clip_grad_norm_
+    steps = []
+
+    def last_one_overflows(parameters, limit):
+        steps.append(plain(parameters, limit))
+        return steps[-1] if len(steps) < 3 else torch.tensor(float("inf"))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", last_one_overflows)
+    with pytest.raises(FloatingPointError, match="gradient_norm: step 3 came to inf"):
+        train(config_of(videos, tmp_path / "run", epochs=1, save_every=1))
+    saved = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert saved["progress"]["step"] == 2
+    assert all(bool(value.isfinite().all()) for value in saved["model"].values())
+
+
+def test_a_validation_that_fails_does_not_cost_the_epoch(videos, tmp_path):
+    mine = tmp_path / "videos"
+    shutil.copytree(videos, mine)
+    good = (mine / "down" / "0.mp4").read_bytes()
+    (mine / "down" / "0.mp4").write_bytes(good[: len(good) // 2])
+    run = config_of(videos, tmp_path / "run", validation=str(mine), epochs=1)
+    with pytest.raises(ValueError, match=r"down.0\.mp4"):
+        train(run)
+    saved = checkpoint.load(tmp_path / "run" / "last.pt")["progress"]
+    assert (saved["epoch"], saved["step"]) == (0, 3)
+
+
+def test_fewer_epochs_than_are_done_and_more(videos, tmp_path):
+    run = config_of(videos, tmp_path / "run", epochs=2)
+    train(run)
+    with pytest.raises(ValueError, match="epochs: expected at least the 2 that are done, got 1"):
+        train(dataclasses.replace(run, epochs=1), resume=True)
+    train(dataclasses.replace(run, epochs=3), resume=True)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run" / "steps.csv")]
+    assert rates[6] == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * 6 / 9)))  # of the longer schedule
+
+
+def test_files_are_held_out_whole(tmp_path):
+    entries = [Entry(tmp_path / f"{file}.mp4", 0, start) for file in range(5) for start in (0, 10, 20)]
+    dataset = SimpleNamespace(entries=entries)
+    train_numbers, kept = hold_out_videos(dataset, 0.4, seed=0)
+    assert sorted(train_numbers + kept) == list(range(15))
+    assert len(kept) == 6
+    assert not {entries[k].path for k in kept} & {entries[k].path for k in train_numbers}
+
+
+def test_options_that_have_no_effect_are_refused(videos, tmp_path):
+    for model, name, value in (
+        ("c3d", "past", 3), ("c3d", "variable", "t"), ("encoder_forecaster", "size", 32),
+        ("encoder_forecaster", "protocol", "c3d"), ("encoder_forecaster", "join", True),
+        ("encoder_forecaster", "normalize", True),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{name}: expected .*, it has no effect on "):
+            train(config_of(videos, tmp_path / "run", model=model, **{name: value}))
 
 
 def test_two_optimizers_and_schedules():

@@ -7,7 +7,7 @@ import torch
 
 from fastrcn import BatchNormReLUPool3d
 from fastrcn.training import checkpoint
-from fastrcn.training.processes import Processes, share, synchronize
+from fastrcn.training.processes import Processes, share, start, synchronize
 from tests.helpers.killed import run_to_end
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -88,3 +88,41 @@ def test_what_cannot_be_synchronized_is_named():
     net[1] = BatchNormReLUPool3d(4, pool_kernel_size=2)
     with pytest.raises(ValueError, match=r"sync_batch_norm: expected plain .* 1 is BatchNormReLUPool3d"):
         synchronize(net, gpu)
+
+
+def test_devices_by_name(monkeypatch):
+    with pytest.raises(ValueError, match='device: expected a name such as "cuda" or "cpu", got \'gpu\''), start("gpu"):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device: expected cpu, PyTorch finds no GPU here"), start("cuda"):
+        pass
+    with pytest.raises(ValueError, match="threads: expected a positive int, got -1"), start("cpu", -1):
+        pass
+    with start() as processes:
+        assert (processes.rank, processes.count, processes.device.type) == (0, 1, "cpu")
+
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(str(device)))
+    for name in (None, "cuda", "cuda:1"):
+        with start(name):
+            pass
+    assert taken == ["cuda:2", "cuda:2", "cuda:1"]  # a device without a number cannot be set
+
+
+def test_what_the_first_process_cannot_do_is_an_error_in_all(monkeypatch):
+    def fail():
+        raise ValueError("full disk")
+
+    gathered = []
+
+    def gather(self, thing):
+        gathered.append(thing)
+        return [gathered[0], None]
+
+    monkeypatch.setattr(Processes, "gather", gather)
+    for rank in (0, 1):
+        with pytest.raises(ValueError, match="full disk"):
+            Processes(rank, 2, torch.device("cpu")).once(fail)
+    assert gathered[1] is None

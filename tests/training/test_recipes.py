@@ -137,6 +137,15 @@ def test_forecast_loss_counts_what_is_known():
     valid = torch.tensor([[True, True], [True, False]])
     assert float(forecast_loss(predicted, future, valid, "mse")) == pytest.approx((0.25 + 0 + 1) / 3)
     known = -torch.log(torch.tensor([0.5, 1.0, 0.25]))
-    predicted = torch.tensor([[0.5, 1.0], [0.25, 9.0]])
+    predicted = torch.tensor([[0.5, 1.0], [0.25, 0.9]])
     assert float(forecast_loss(predicted, future, valid, "cross_entropy")) == pytest.approx(float(known.mean()))
     assert float(forecast_loss(predicted, future, valid & False, "mse")) == 0
+
+
+def test_cross_entropy_of_what_is_no_probability():
+    inside, valid = torch.full((2, 2), 0.5), torch.ones(2, 2, dtype=torch.bool)
+    for predicted, future, name in ((inside + 1, inside, "forecasts"), (inside, inside - 1, "data")):
+        with pytest.raises(ValueError, match=f"loss: cross_entropy needs {name} from 0 to 1"):
+            forecast_loss(predicted, future, valid, "cross_entropy")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert forecast_loss(inside.bfloat16(), inside, valid, "cross_entropy").dtype == torch.float32

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fastrcn.training.commands.shared import ERRORS, add_runs, options_of
+from fastrcn.training.commands.shared import ERRORS, add_runs, options_of, words
 from fastrcn.training.processes import is_first
 
 
@@ -25,7 +25,7 @@ def run(args) -> int:
         out = args.out or args.runs[0]
         result = evaluate(args.runs, args.data, out=out, skip_unreadable=args.skip_unreadable, **options_of(args))
     except ERRORS as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(f"evaluate: {words(error)}", file=sys.stderr)
         return 2
     for name, value in result.items() if is_first() else ():
         print(f"{name}: " + (" ".join(f"{v:.6g}" for v in value) if isinstance(value, list) else f"{value:.6g}"))

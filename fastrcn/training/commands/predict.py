@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fastrcn.training.commands.shared import ERRORS, add_runs, options_of
+from fastrcn.training.commands.shared import ERRORS, add_runs, options_of, words
 
 
 def add_arguments(parser):
@@ -22,7 +22,7 @@ def run(args) -> int:
     try:
         lines = predict(args.runs, args.data, args.out, **options_of(args))
     except ERRORS as error:
-        print(f"predict: {error}", file=sys.stderr)
+        print(f"predict: {words(error)}", file=sys.stderr)
         return 2
     print("\n".join(lines))
     return 0

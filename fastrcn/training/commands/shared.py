@@ -6,6 +6,16 @@ from fastrcn.training import config as configs
 
 ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError)
 """What a user can mend: shown without a traceback."""
+
+
+def words(error):
+    """What an error says; where a process that reads data has raised it, that alone, without how it came here."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.strip().splitlines()[-1].partition(": ")[2]
+
+
 CHANGES = ("device", "threads", "workers", "backend", "flow_cache")
 """What may be other than in training."""
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from fastrcn.training import config as configs
-from fastrcn.training.commands.shared import ERRORS
+from fastrcn.training.commands.shared import ERRORS, words
 from fastrcn.training.processes import is_first
 
 
@@ -22,15 +22,15 @@ def run(args) -> int:
     try:
         given = configs.given(args)
         found = configs.read(args.config) if args.config else {}
-        out = given.get("out", found.get("out", ""))
-        before = Path(out) / CONFIG
-        if args.resume and out and before.exists():
-            config = _resumed(configs.read(before), {**found, **given})
-        else:
-            config = configs.from_dict({**found, **given})
+        config = configs.from_dict(configs.joined(found, given))
+        before = Path(config.out) / CONFIG
+        if args.resume and config.out and before.exists():
+            config = _resumed(configs.read(before), configs.joined(found, given))
+        elif args.resume and not config.model:
+            raise ValueError(f"out: there is no run in {config.out} that could go on")
         result = train(config, resume=args.resume)
     except ERRORS as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {words(error)}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
     if is_first():
         shown = ", ".join(f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float))
