@@ -3,8 +3,9 @@
 kernel (kh,kw,Cin,4F), recurrent_kernel (kh,kw,F,4F) and bias (4F,), without it if ``use_bias=False``; gates i, f, c, o;
 the forget gate's 1 is in the bias. ConvLSTM1D's kernels (k,...) are those of maps of height 1.
 
-The layer here is the one with ``padding="same"``, ``strides=1`` and the usual activations; ``dilation_rate`` is its
-``dilation``. Its sequences are (T,B,C,H,W), Keras' (B,T,H,W,C).
+The layer here is the one with the usual activations. Its options ``padding``, ``dilation`` and ``stride`` are Keras'
+``padding`` ("same" or "valid"), ``dilation_rate`` and ``strides``; above stride 1 only "valid" is the same, as Keras
+pads unevenly for "same". Its sequences are (T,B,C,H,W), Keras' (B,T,H,W,C).
 """
 
 from fastrcn import layers

@@ -21,21 +21,24 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def same(x, kernel):
-    """Zero-padded sum over the kernel's cells, x (B,*map,Cin), kernel (*size,Cin,Cout)."""
-    size, rank = kernel.shape[:-2], kernel.ndim - 2
-    padded = np.pad(x, [(0, 0), *((k // 2, k // 2) for k in size), (0, 0)])
-    total = 0
+def valid(x, kernel):
+    """Sum over the kernel's cells, x (B,*map,Cin), kernel (*size,Cin,Cout)."""
+    size, total = kernel.shape[:-2], 0
     for cell in np.ndindex(*size):
-        window = tuple(slice(at, at + n) for at, n in zip(cell, x.shape[1 : 1 + rank], strict=True))
-        total = total + padded[(slice(None), *window)] @ kernel[cell]
+        window = tuple(slice(at, at + n - k + 1) for at, n, k in zip(cell, x.shape[1:-1], size, strict=True))
+        total = total + x[(slice(None), *window)] @ kernel[cell]
     return total
 
 
-def loop(order, forget, kernels, bias, x, h, c):
+def same(x, kernel):
+    """The same of x with zeros around it."""
+    return valid(np.pad(x, [(0, 0), *((k // 2, k // 2) for k in kernel.shape[:-2]), (0, 0)]), kernel)
+
+
+def loop(order, forget, kernels, bias, x, h, c, convolve=same):
     outputs = []
     for frame in x:
-        a = same(frame, kernels[0]) + same(h, kernels[1]) + bias
+        a = convolve(frame, kernels[0]) + same(h, kernels[1]) + bias
         gate = dict(zip(order, np.split(a, 4, -1), strict=True))
         c = sigmoid(gate["f"] + forget) * c + sigmoid(gate["i"]) * np.tanh(gate["g"])
         h = sigmoid(gate["o"]) * np.tanh(c)
@@ -163,3 +166,14 @@ def test_types_and_errors():
         flax.to_state_dict(fastrcn.ConvLSTM(3, 2, num_layers=2))
     with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM, got ConvGRU"):
         keras.to_state_dict(fastrcn.ConvGRU(3, 2))
+
+
+@pytest.mark.parametrize("rank", KERNELS)
+def test_keras_without_padding(rank):
+    kernels, biases, x, h, c = example(rank)
+    cut = tuple(slice(k - 1, None) for k in KERNELS[rank])
+    h, c = (state[(slice(None), *cut)] for state in (h, c))
+    expected, _, _ = loop("ifgo", 0.0, kernels, biases[0] + biases[1], x, h, c, valid)
+    layer = keras.from_state_dict([*kernels, biases[0] + biases[1]], padding="valid")
+    found, _ = layer(first(x, 2), (first(h, 1)[None], first(c, 1)[None]))
+    assert_close(found, first(expected, 2), "output", torch.float64)
