@@ -33,8 +33,8 @@ def poisoned_memory(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    # The long ones first: begun last, one process would be alone with them while the others have nothing left.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    # The long ones first, before all those of Triton: begun last, one process would be alone with them in the end.
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("slow", "triton")])
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, this machine has none"))
