@@ -21,7 +21,7 @@ class FCLSTMForecaster(nn.Module):
         frame: channels, height and width of a frame.
         hidden_sizes: widths of the encoder's layers, the lowest first.
         order: "reversed" (the encoder's top state starts the forecaster's first layer) or "same".
-        peephole: "channel", one weight per unit, with which the published count is exact; or None.
+        peephole: "channel", one weight per unit, with which the published count is exact; "full", matrices; or None.
         backend, recompute: as the layers'.
     Shapes: frames (B,T,C,H,W) -> (B,horizon,C,H,W), from 0 to 1.
     Raises: ValueError naming the argument.

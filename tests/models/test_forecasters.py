@@ -181,7 +181,7 @@ def test_overfits_one_sequence_of_moving_digits(make, loss_of, rate, steps, one_
         (lambda: FCLSTMForecaster(order="up"), "order"),
         (lambda: FCLSTMForecaster((1, 4)), "frame: expected channels, height and width"),
         (lambda: FCLSTMForecaster(hidden_sizes=()), "hidden_sizes"),
-        (lambda: FCLSTMForecaster((1, 4, 4), (3,), peephole="full"), "peephole"),
+        (lambda: FCLSTMForecaster((1, 4, 4), (3,), peephole="map"), "peephole"),
         (lambda: FCLSTMForecaster((1, 4, 4), (3,))(torch.rand(1, 2, 1, 4, 5), 1), r"frames: expected \(B,T,"),
         (lambda: FCLSTMForecaster((1, 4, 4), (3,))(torch.rand(1, 0, 1, 4, 4), 1), "T at least 1"),
         (lambda: FCLSTMForecaster((1, 4, 4), (3,))(torch.rand(1, 2, 1, 4, 4), 0), "horizon"),
