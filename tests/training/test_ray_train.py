@@ -40,7 +40,8 @@ def test_two_workers_are_as_one_process(videos, tmp_path, one_thread):
     )  # fmt: skip
     assert found.returncode == 0, found.stdout
     run = tmp_path / "run"
-    assert json.loads((run / "environment.json").read_text())["processes"] == 2
+    (begun,) = json.loads((run / "environment.json").read_text())
+    assert begun["processes"] == 2
     (own, together) = ([float(row["loss"]) for row in rows(place / "steps.csv")] for place in (tmp_path / "alone", run))
     assert len(own) == 4
     assert together == pytest.approx(own, rel=1e-5)
