@@ -10,7 +10,6 @@ import torch
 
 from fastrcn import data, models
 from fastrcn.data.gridded import SUFFIXES
-from fastrcn.training.config import Config
 from fastrcn.training.recipes import is_forecaster, recipe_of
 
 DIGITS = "moving-digits"
@@ -153,14 +152,6 @@ def is_digits(source):
     return source.split(":")[0] == DIGITS
 
 
-def _only(config, source, *names):
-    """ValueError where a field is given that has no effect on a source."""
-    for name in names:
-        usual, value = getattr(Config(), name), getattr(config, name)
-        if value != usual:
-            raise ValueError(f"{name}: expected {usual!r}, it has no effect on {source}, got {value!r}")
-
-
 def is_gridded(path):
     """Whether a path is a NetCDF or HDF5 file, or a folder with such."""
     return path.suffix.lower() in SUFFIXES or (path.is_dir() and any(map(is_gridded, path.iterdir())))
@@ -168,8 +159,9 @@ def is_gridded(path):
 
 def windows(config, source, *, train, skip_unreadable=False):
     """Windows of sequences for a forecaster. Moving digits are others in training than in tests."""
+    no_effect = f", it has no effect on {source}"
     if is_digits(source):
-        _only(config, source, "variable", "join", "normalize", "color", "step")
+        config.must_be_usual(("variable", "join", "normalize", "color", "step"), no_effect)
         count = source.partition(":")[2] or "10000"
         if not count.isdecimal() or config.frame_size[0] != config.frame_size[1]:
             raise ValueError(f"data: expected {DIGITS}:COUNT and square frames, got {source}, {config.frame_size}")
@@ -180,12 +172,12 @@ def windows(config, source, *, train, skip_unreadable=False):
     if is_gridded(path):
         if config.variable is None:
             raise ValueError(f"variable: expected the name of one in {source}, got none")
-        _only(config, source, "frame_size", "color")
+        config.must_be_usual(("frame_size", "color"), no_effect)
         if skip_unreadable:
             raise ValueError(f"skip_unreadable: expected False, which {source} knows no way to do, got True")
         names = config.variable.split(",")
         return data.GriddedWindows(path, names, config.past, config.future, step=config.step, join=config.join)
-    _only(config, source, "variable", "join", "normalize")
+    config.must_be_usual(("variable", "join", "normalize"), no_effect)
     return data.VideoWindows(
         path, config.past, config.future, size=tuple(config.frame_size), gray=not config.color, step=config.step,
         skip_unreadable=skip_unreadable,

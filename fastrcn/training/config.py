@@ -107,9 +107,8 @@ class Config:
             if value is not None and value <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
         for name, other, value in (("momentum", "optimizer", "sgd"), ("shard", "parallel", "fsdp")):
-            usual = getattr(Config(), name)
-            if getattr(self, name) != usual and getattr(self, other) != value:
-                raise ValueError(f"{name}: expected {usual!r} without {other}={value}, got {getattr(self, name)!r}")
+            if getattr(self, other) != value:
+                self.must_be_usual((name,), f" without {other}={value}")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {self.std}")
         if self.transfer != "full_ft" and self.weights is None:
@@ -125,6 +124,13 @@ class Config:
             if choices and getattr(self, each.name) not in choices:
                 raise ValueError(f"{each.name}: expected one of {', '.join(choices)}, got {getattr(self, each.name)!r}")
         return self
+
+    def must_be_usual(self, names, why):
+        """Raises ValueError for the first field among these that differs from its default; ``why`` follows that."""
+        for name in names:
+            usual, value = getattr(Config(), name), getattr(self, name)
+            if value != usual:
+                raise ValueError(f"{name}: expected {usual!r}{why}, got {value!r}")
 
 
 OF_CLASSIFIERS = ("protocol", "frames", "size", "mean", "std", "flow_method", "flow_cache", "transfer")

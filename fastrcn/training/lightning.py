@@ -52,9 +52,7 @@ class TrainingModule(LightningModule):
     def __init__(self, config, facts=None):
         super().__init__()
         config = (configs.from_dict(config) if isinstance(config, dict) else config).check()
-        for name in OF_TRAINER:
-            if (got := getattr(config, name)) != (default := getattr(configs.Config(), name)):
-                raise ValueError(f"{name}: expected {default!r} with Lightning, whose Trainer decides it, got {got!r}")
+        config.must_be_usual(OF_TRAINER, " with Lightning, whose Trainer decides it")
         self.config, self.task = config, task_of(config, facts)
         self._data = self.task.read() if facts is None else None
         self.objective = self.task.build(load=facts is None)

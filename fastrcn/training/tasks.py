@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastrcn import data, metrics
 from fastrcn.training.build import Clips, build_model, forecasts, hold_out_videos, is_digits, windows
-from fastrcn.training.config import OF_CLASSIFIERS, OF_FORECASTERS, Config
+from fastrcn.training.config import OF_CLASSIFIERS, OF_FORECASTERS
 from fastrcn.training.recipes import forecast_loss
 
 
@@ -236,10 +236,7 @@ def task_of(config, facts=None):
     Raises: ValueError for a field that only the other task has.
     """
     kind, foreign = (Forecasting, OF_CLASSIFIERS) if forecasts(config) else (Classification, OF_FORECASTERS)
-    for name in foreign:
-        usual, value = getattr(Config(), name), getattr(config, name)
-        if value != usual:
-            raise ValueError(f"{name}: expected {usual!r}, it has no effect on {config.model}, got {value!r}")
+    config.must_be_usual(foreign, f", it has no effect on {config.model}")
     return kind(config, facts)
 
 
