@@ -1,5 +1,7 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear whole, or not at all, and tables for them."""
 
+import csv
+import io
 import os
 import uuid
 from pathlib import Path
@@ -26,3 +28,10 @@ def write_at_once(path, write):
 def write_text_at_once(path, text):
     """``text`` in UTF-8, its line ends as they are."""
     write_at_once(path, lambda place: place.write_bytes(text.encode()))
+
+
+def csv_text(rows):
+    """Rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

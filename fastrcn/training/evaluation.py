@@ -1,15 +1,13 @@
 """Finished runs on data: how good they are, alone or several together."""
 
-import csv
 import dataclasses
-import io
 import json
 import sys
 from pathlib import Path
 
 import torch
 
-from fastrcn.files import write_text_at_once
+from fastrcn.files import csv_text, write_text_at_once
 from fastrcn.training import checkpoint as checkpoints
 from fastrcn.training import config as configs
 from fastrcn.training.listing import check_listing, listing
@@ -112,16 +110,12 @@ def _dataset(folder, task, data, skip_unreadable):
         return task.read_all(config.validation, skip_unreadable=skip_unreadable or config.skip_unreadable)
     if not config.hold_out:
         raise ValueError(f"data: expected a source, the run in {config.out} has no validation of its own")
-    facts = task.facts
     train, kept = task.read()
     check_listing(folder, listing(train, kept))  # or what was held out would be others
-    task.facts = facts
     return kept
 
 
 def _write(folder, result, rows):
     folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
     write_text_at_once(folder / NUMBERS, json.dumps(result, indent=1) + "\n")
-    write_text_at_once(folder / ITEMS, text.getvalue())
+    write_text_at_once(folder / ITEMS, csv_text(rows))

@@ -1,11 +1,10 @@
 """What a run tells: a CSV file of steps and one of epochs, a picture of the losses, and a log for TensorBoard."""
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from fastrcn.files import write_at_once, write_text_at_once
+from fastrcn.files import csv_text, write_at_once, write_text_at_once
 
 STEPS, EPOCHS, PICTURE = "steps.csv", "epochs.csv", "loss.png"
 
@@ -109,9 +108,5 @@ def _keep(path, column, last):
     if not rows:
         path.unlink()
         return []
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_at_once(path, text.getvalue())
+    write_text_at_once(path, csv_text([columns, *(row.values() for row in rows)]))
     return rows

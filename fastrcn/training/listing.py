@@ -1,8 +1,8 @@
 """Which files a run has for training and for validation: in its folder, so that they can be compared."""
 
-import csv
-import io
 from pathlib import Path
+
+from fastrcn.files import csv_text
 
 DATA = "data.csv"
 
@@ -12,9 +12,7 @@ def listing(train, validation) -> str:
     rows: list[tuple] = [("part", "path", "bytes", "class", "start", "end")]
     for part, dataset in (("training", train), ("validation", validation)):
         rows += [(part, *row) for row in _rows(dataset)]
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def _rows(dataset):

@@ -1,7 +1,5 @@
 """What finished runs say of videos without labels: their class, or how they go on."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import torch
 
 from fastrcn import data
 from fastrcn.data.entries import SUFFIXES, Entry
-from fastrcn.files import write_text_at_once
+from fastrcn.files import csv_text, write_text_at_once
 from fastrcn.training.build import is_gridded
 from fastrcn.training.evaluation import fuse, load_run, shares
 from fastrcn.training.loop import autocast, measure, to_device
@@ -75,9 +73,7 @@ def _classify(loaded, videos, out, parts, processes):
         named = [(classes[k], p) for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
         rows += [(str(path), name, f"{p:.6f}") for name, p in named]
         lines.append(f"{path}: " + ", ".join(f"{name} {p:.3f}" for name, p in named))
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    write_text_at_once(out / CLASSES, text.getvalue())
+    write_text_at_once(out / CLASSES, csv_text(rows))
     return lines
 
 

@@ -154,10 +154,11 @@ class Forecasting:
         self.notes += _left_out(train, "the data")
         if config.hold_out:
             train, kept = train.split(config.hold_out)
-        self.facts = {"channels": train[0][0].shape[1]}
-        if config.normalize:
-            offset, scale = data.statistics(train)
-            self.facts |= {"offset": offset.tolist(), "scale": scale.tolist()}
+        if not self.facts:
+            self.facts = {"channels": train[0][0].shape[1]}
+            if config.normalize:
+                offset, scale = data.statistics(train)
+                self.facts |= {"offset": offset.tolist(), "scale": scale.tolist()}
         if config.validation:
             kept = self.read_all(config.validation, config.skip_unreadable)
         elif kept is not None:
