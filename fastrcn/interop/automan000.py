@@ -138,9 +138,7 @@ def to_state_dict(layer):
     """
     packed = [packing.with_bias(weights) for weights in packing.packed_of(layer, layers.ConvLSTM)]
     module = ConvLSTM(layer.input_size, [layer.hidden_size] * layer.num_layers, packing.square(layer))
-    for cell, weights in zip(packing.like_weights(module, packed).cells(), packed, strict=True):
-        cell.unpack(weights)
-    return module.state_dict()
+    return packing.state_dict_with(module, module.cells(), packed)
 
 
 def from_module(module, **options):

@@ -146,9 +146,7 @@ def to_state_dict(layer):
     packed = packing.packed_of(layer, layers.ConvGRU)
     n = layer.num_layers
     module = _module(layer.input_size, [layer.hidden_size] * n, [layer.kernel_size] * n, layer.has_bias)
-    for cell, weights in zip(packing.like_weights(module, packed).cell_list, packed, strict=True):
-        cell.unpack(weights)
-    return module.state_dict()
+    return packing.state_dict_with(module, module.cell_list, packed)
 
 
 def from_module(module, **options):

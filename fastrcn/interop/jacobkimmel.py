@@ -114,9 +114,7 @@ def to_state_dict(layer):
     """
     packed = [packing.with_bias(weights) for weights in packing.packed_of(layer, layers.ConvGRU)]
     module = ConvGRU(layer.input_size, layer.hidden_size, packing.square(layer), layer.num_layers)
-    for cell, weights in zip(packing.like_weights(module, packed).cells, packed, strict=True):
-        cell.unpack(weights)
-    return module.state_dict()
+    return packing.state_dict_with(module, module.cells, packed)
 
 
 def from_module(module, **options):

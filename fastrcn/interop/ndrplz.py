@@ -138,9 +138,7 @@ def to_state_dict(layer):
     """The state dict of ``ConvLSTM`` with the weights of a ``fastrcn.ConvLSTM``."""
     packed = packing.packed_of(layer, layers.ConvLSTM)
     module = ConvLSTM(layer.input_size, layer.hidden_size, layer.kernel_size, layer.num_layers, bias=layer.has_bias)
-    for cell, weights in zip(packing.like_weights(module, packed).cell_list, packed, strict=True):
-        cell.unpack(weights)
-    return module.state_dict()
+    return packing.state_dict_with(module, module.cell_list, packed)
 
 
 def from_module(module, **options):

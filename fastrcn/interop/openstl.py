@@ -95,8 +95,7 @@ def to_state_dict(layer):
     for unused in (module.conv_o, module.conv_last):
         for weight in unused.parameters():
             nn.init.zeros_(weight)
-    packing.like_weights(module, packed).unpack(packed[0])
-    return module.state_dict()
+    return packing.state_dict_with(module, [module], packed)
 
 
 def from_module(module, **options):

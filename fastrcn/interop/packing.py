@@ -175,3 +175,11 @@ def loaded(module, state) -> Any:
 def like_weights(module, packed) -> Any:
     """The module in the type and on the device of packed weights."""
     return module.to(device=packed[0][0].device, dtype=packed[0][0].dtype)
+
+
+def state_dict_with(module, parts, packed):
+    """The state dict of a module after its ``parts`` have taken packed weights, one triple each."""
+    like_weights(module, packed)
+    for part, weights in zip(parts, packed, strict=True):
+        part.unpack(weights)
+    return module.state_dict()

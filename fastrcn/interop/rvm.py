@@ -83,8 +83,7 @@ def to_state_dict(layer):
     if layer.num_layers != 1 or layer.input_size != layer.hidden_size:
         raise ValueError(f"layer: expected one layer with as many inputs as states, got {layer!r}")
     module = ConvGRU(layer.hidden_size, layer.kernel_size, tuple(k // 2 for k in layer.kernel_size))
-    packing.like_weights(module, packed).unpack(packed[0])
-    return module.state_dict()
+    return packing.state_dict_with(module, [module], packed)
 
 
 def from_module(module, **options):
