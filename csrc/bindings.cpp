@@ -151,6 +151,23 @@ class PyProgram {
     program_.convolutions.push_back(c);
   }
 
+  void add_normalize(const BufferTuple& target, const BufferTuple& scale, int64_t channels, double eps) {
+    const auto& table = *kernels_.normalizes;
+    const int type = program_.type == frcn::DataType::float64;
+    program_.steps.push_back({frcn::Program::Kind::normalize, program_.normalizes.size()});
+    program_.normalizes.push_back(
+        {buffer(target), {}, buffer(scale), channels, eps, false, table.sums[type], table.apply[type]});
+  }
+
+  void add_normalize_backward(const BufferTuple& target, const BufferTuple& normalized, const BufferTuple& scale,
+                              int64_t channels) {
+    const auto& table = *kernels_.normalizes;
+    const int type = program_.type == frcn::DataType::float64;
+    program_.steps.push_back({frcn::Program::Kind::normalize, program_.normalizes.size()});
+    program_.normalizes.push_back({buffer(target), buffer(normalized), buffer(scale), channels, 0, true,
+                                   table.sums_backward[type], table.apply_backward[type]});
+  }
+
   void add_stage(const std::string& fingerprint, int stage, bool backward, const std::vector<BufferTuple>& buffers,
                  const std::vector<int64_t>& pitch, const std::vector<int64_t>& parameter_size) {
     const auto* entry = find_stage(*kernels_.stages, fingerprint, stage, backward, static_cast<int>(program_.type));
@@ -193,10 +210,12 @@ PYBIND11_MODULE(_C, m) {
       "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
   m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
-  py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions and stages, run once per step.")
+  py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions, normalisations and stages, run once per step.")
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())
       .def("add_fill", &PyProgram::add_fill)
       .def("add_convolution", &PyProgram::add_convolution)
+      .def("add_normalize", &PyProgram::add_normalize)
+      .def("add_normalize_backward", &PyProgram::add_normalize_backward)
       .def("add_stage", &PyProgram::add_stage)
       .def("run", &PyProgram::run);
   bind_relu_maxpool3d(m);

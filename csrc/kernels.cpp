@@ -7,6 +7,7 @@
   extern const frcn::StageTable stage_table;             \
   extern const frcn::ConvolutionTable convolution_table; \
   extern const frcn::PoolTable pool_table;               \
+  extern const frcn::NormalizeTable normalize_table;     \
   }
 
 FRCN_DECLARE(base)
@@ -21,15 +22,15 @@ namespace frcn {
 namespace {
 
 std::vector<Kernels> usable_kernels() {
-  std::vector<Kernels> found{{&base::stage_table, &base::convolution_table, &base::pool_table}};
+  std::vector<Kernels> found{{&base::stage_table, &base::convolution_table, &base::pool_table, &base::normalize_table}};
 #if defined(FASTRCN_WITH_AVX2)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back({&avx2::stage_table, &avx2::convolution_table, &avx2::pool_table});
+    found.push_back({&avx2::stage_table, &avx2::convolution_table, &avx2::pool_table, &avx2::normalize_table});
 #endif
 #if defined(FASTRCN_WITH_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    found.push_back({&avx512::stage_table, &avx512::convolution_table, &avx512::pool_table});
+    found.push_back({&avx512::stage_table, &avx512::convolution_table, &avx512::pool_table, &avx512::normalize_table});
 #endif
   return found;
 }

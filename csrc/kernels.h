@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "conv_recurrent/normalize.h"
 #include "conv_recurrent/stage.h"
 #include "convolution/convolution.h"
 #include "relu_maxpool3d/pool.h"
@@ -14,6 +15,7 @@ struct Kernels {
   const StageTable* stages;
   const ConvolutionTable* convolutions;
   const PoolTable* pools;
+  const NormalizeTable* normalizes;
 };
 
 std::vector<std::string> built_isas();

@@ -85,16 +85,21 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
             raise ValueError(f"weight_ih of input {name}: its convolution gives another map than the first input's")
     if bias is not None:
         named["bias"] = bias
-        if _shape(bias) != (blocks["bias"] * c,):
-            raise ValueError(f"bias: expected shape ({blocks['bias']}*{c},), got {_shape(bias)}")
-    if (weight_ch is None) != (blocks["peephole"] == 0):
+        rows = blocks["bias"] * c
+        # A bias that a convolution carries is one number per channel; one that is added to its norm may be a map.
+        maps = (rows, h, w) if all(not slot.bias_blocks for group in schedule.groups for slot in group.slots) else None
+        if _shape(bias) not in ((rows,), maps):
+            raise ValueError(
+                f"bias: expected shape ({blocks['bias']}*{c},){f' or {maps}' if maps else ''}, got {_shape(bias)}"
+            )
+    rows = (blocks["peephole"] + blocks["scale"]) * c
+    if (weight_ch is None) != (rows == 0):
         raise ValueError(
-            f"weight_ch: expected {blocks['peephole']}*{c} peepholes for {cell!r}, "
-            f"got {'none' if weight_ch is None else _shape(weight_ch)}"
+            f"weight_ch: expected {blocks['peephole']}*{c} peepholes and {blocks['scale']}*{c} factors of norms for "
+            f"{cell!r}, got {'none' if weight_ch is None else _shape(weight_ch)}"
         )
     if weight_ch is not None:
         named["weight_ch"] = weight_ch
-        rows = blocks["peephole"] * c
         if _shape(weight_ch) not in ((rows,), (rows, h, w)):
             raise ValueError(f"weight_ch: expected shape ({rows},) or ({rows},{h},{w}), got {_shape(weight_ch)}")
     if hx:

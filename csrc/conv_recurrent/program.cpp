@@ -8,7 +8,8 @@
 namespace frcn {
 namespace {
 
-constexpr int64_t kStageWork = 8;            // of one value of a stage, in these units
+constexpr int64_t kStageWork = 8;            // of one value of a stage, in multiply-adds
+constexpr int64_t kNormalizeWork = 2;        // of one value that is normalised, in each pass
 constexpr int64_t kStripBytes = 128 * 1024;  // what one thread completes before it goes on: fits the second-level cache
 constexpr int64_t kFewPixels = 32;           // per thread; below, threads share out the channels instead
 constexpr int64_t kFlushPixels = 256;        // pixels summed in float before they go into the double sums
@@ -17,9 +18,12 @@ constexpr int64_t kFlushPixels = 256;        // pixels summed in float before th
 struct Task {
   const FillStep* fill = nullptr;
   const ConvolutionStep* convolution = nullptr;
+  const NormalizeStep* normalize = nullptr;
+  bool applies = false;  // the second pass of a normalisation, which needs the first one of all threads
   const StageStep* stage = nullptr;
   char* target = nullptr;
   ConvolutionArgs convolution_args;
+  NormalizeArgs normalize_args;
   StageArgs stage_args;
 };
 
@@ -81,7 +85,7 @@ void run_with_gradients(const StageStep& s, StageArgs a, int64_t pixels, int par
 }
 
 // The channels [first, last) of a buffer with whole slots of `channels` each, on the pixels [begin, end).
-void run_tasks(const Phase& phase, int64_t begin, int64_t end, int64_t first, int64_t last) {
+void run_tasks(const Phase& phase, int part, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const int64_t channels = phase.program.channels, size = phase.element();
   const bool all = first == 0 && last == channels;
   for (const Task& task : phase.tasks) {
@@ -96,6 +100,13 @@ void run_tasks(const Phase& phase, int64_t begin, int64_t end, int64_t first, in
       const int64_t slot = all ? args.outputs : channels;
       for (int64_t at = 0; at < args.outputs; at += slot)
         task.convolution->function(args, begin, end, all ? at : at + first, all ? at + slot : at + last);
+    } else if (task.normalize) {
+      const auto& args = task.normalize_args;
+      const NormalizeRange range{begin, end, channels, all ? 0 : first, all ? args.channels : last};
+      if (task.applies)
+        task.normalize->apply(args, range);
+      else
+        task.normalize->sums(args, range, part);
     } else {
       StageArgs args = task.stage_args;
       args.channels = last - first;
@@ -143,14 +154,19 @@ void run_part(void* context, int part, int parts) {
   }
   if (split_channels(phase, parts)) {
     const int64_t block = phase.program.block_outputs, blocks = channels / block;
-    run_tasks(phase, 0, pixels, blocks * part / parts * block, blocks * (part + 1) / parts * block);
+    run_tasks(phase, part, 0, pixels, blocks * part / parts * block, blocks * (part + 1) / parts * block);
     return;
   }
   // Whole rows where there are enough of them, so that runs of pixels stay long.
   const int64_t unit = pixels / width >= 8 * parts ? width : 1, units = pixels / unit;
   const int64_t begin = units * part / parts * unit, end = units * (part + 1) / parts * unit;
   const int64_t step = strip(phase);
-  for (int64_t p = begin; p < end; p += step) run_tasks(phase, p, std::min(end, p + step), 0, channels);
+  for (int64_t p = begin; p < end; p += step) run_tasks(phase, part, p, std::min(end, p + step), 0, channels);
+}
+
+// Whether a normalisation is about to be finished, from sums that a new one would overwrite.
+bool waits(const Phase& phase, const NormalizeStep& step) {
+  return std::any_of(phase.tasks.begin(), phase.tasks.end(), [&](const Task& t) { return t.normalize == &step; });
 }
 
 void flush(Phase& phase) {
@@ -159,6 +175,7 @@ void flush(Phase& phase) {
   for (const Task& task : phase.tasks) {
     const auto& a = task.convolution_args;
     if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[1] * a.kernel[2];
+    if (task.normalize) work += phase.pixels() * task.normalize_args.channels * kNormalizeWork;
     if (task.stage) work += phase.pixels() * phase.program.channels * kStageWork;
   }
   parallel(work < kSerialWork ? 1 : phase.program.threads, run_part, &phase);
@@ -170,6 +187,8 @@ void flush(Phase& phase) {
 void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start) const {
   Phase phase{*this, {}};
   bool ended = false;  // with a stage: what follows reads its neighbours' results, or overwrites what they read
+  // Of each normalisation, those of every thread.
+  std::vector<std::vector<ImageSums>> sums(normalizes.size(), std::vector<ImageSums>(images * threads));
   for (int64_t n = 0; n < count; ++n) {
     const int64_t time = start + n * direction;
     const bool first = at_start && n == 0;
@@ -186,6 +205,20 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         task.convolution_args = c.args;
         task.convolution_args.source = c.source.at(time, first);
         task.convolution_args.target = c.target.at(time, first);
+      } else if (step.kind == Kind::normalize) {
+        const NormalizeStep& s = normalizes[step.index];
+        if (ended || waits(phase, s)) flush(phase);
+        auto& own = sums[step.index];
+        std::fill(own.begin(), own.end(), ImageSums());
+        task.normalize = &s;
+        task.normalize_args = {s.target.at(time, first), s.backward ? s.normalized.at(time, first) : nullptr,
+                               s.scale.at(time, first),  s.channels, height * width, s.eps, own.data(), images, threads};
+        phase.tasks.push_back(task);
+        flush(phase);
+        task.applies = true;
+        phase.tasks.push_back(task);
+        ended = s.backward;  // a convolution follows
+        continue;
       } else {
         const StageStep& s = stages[step.index];
         task.stage = &s;

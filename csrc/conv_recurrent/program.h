@@ -1,10 +1,11 @@
-// The time loop: a short program of fills, convolutions and stages, run once per step.
+// The time loop: a short program of fills, convolutions, normalisations and stages, run once per step.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "conv_recurrent/normalize.h"
 #include "conv_recurrent/stage.h"
 #include "convolution/convolution.h"
 
@@ -35,6 +36,18 @@ struct ConvolutionStep {
   bool skip_first;  // nothing to do at the first step: the source is zero there, or nobody needs the result
 };
 
+// Normalises the images of its target, or turns the gradient of what was normalised into that of what it was made of.
+struct NormalizeStep {
+  Buffer target;
+  Buffer normalized;  // backward
+  Buffer scale;
+  int64_t channels;
+  double eps;
+  bool backward;
+  NormalizeSums sums;
+  NormalizeApply apply;
+};
+
 // Runs one stage over all pixels.
 struct StageStep {
   StageFunction function;
@@ -45,7 +58,7 @@ struct StageStep {
 };
 
 struct Program {
-  enum class Kind { fill, convolution, stage };
+  enum class Kind { fill, convolution, normalize, stage };
   struct Step {
     Kind kind;
     size_t index;
@@ -53,6 +66,7 @@ struct Program {
   std::vector<Step> steps;
   std::vector<FillStep> fills;
   std::vector<ConvolutionStep> convolutions;
+  std::vector<NormalizeStep> normalizes;
   std::vector<StageStep> stages;
   DataType type = DataType::float32;
   int64_t block_outputs = 1;  // of the packed weights

@@ -5,7 +5,7 @@
 
 namespace frcn {
 
-constexpr int kMaxStageArguments = 40;
+constexpr int kMaxStageArguments = 64;
 
 // Buffers hold one row of channels per pixel; `pitch` is the distance between rows, in elements (0: one row for all).
 struct StageArgs {

@@ -80,7 +80,7 @@ std::string run_stage(const StageLaunch& given, void* where) {
 // The stages of maps of type S, with sums in A.
 template <class S, class A, class Launch>
 frcn::StageKernels stage_kernels() {
-  static const frcn::StageKernel entries[] = {FRCN_STAGES(FRCN_KERNEL)};
+  static const frcn::StageKernel entries[] = {FRCN_DEVICE_STAGES(FRCN_KERNEL)};
   return {entries, sizeof entries / sizeof entries[0]};
 }
 

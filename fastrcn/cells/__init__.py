@@ -1,9 +1,10 @@
 """Recurrent cells, each written once as its equations. A new cell is a subclass of ``Cell`` with a ``step``."""
 
-from fastrcn.cells.cell import Cell, bias, conv, exp, mask, peephole, relu, sigmoid, tanh
+from fastrcn.cells.cell import Cell, bias, conv, exp, mask, norm, peephole, relu, sigmoid, tanh
 from fastrcn.cells.conv_gru import ConvGRU
 from fastrcn.cells.conv_lstm import ConvLSTM
 from fastrcn.cells.conv_rnn import ConvRNN
+from fastrcn.cells.layer_norm import LayerNorm
 from fastrcn.cells.noise import RecurrentDropout, Zoneout
 from fastrcn.cells.stacked_conv_gru import StackedConvGRU
 
@@ -19,12 +20,17 @@ BUILT_IN = (
 )
 """The cells whose C++ code is emitted when the package is built."""
 
+BUILT_IN_FOR_CPU = (LayerNorm(ConvLSTM()), LayerNorm(ConvGRU()))
+"""Those whose code is compiled for CPUs alone: they have more parameters than a GPU's kernel sums up gradients of."""
+
 __all__ = [
     "BUILT_IN",
+    "BUILT_IN_FOR_CPU",
     "Cell",
     "ConvGRU",
     "ConvLSTM",
     "ConvRNN",
+    "LayerNorm",
     "RecurrentDropout",
     "StackedConvGRU",
     "Zoneout",
@@ -32,6 +38,7 @@ __all__ = [
     "conv",
     "exp",
     "mask",
+    "norm",
     "peephole",
     "relu",
     "sigmoid",

@@ -58,6 +58,15 @@ def conv(operand) -> Any:
     return record().conv(operand)
 
 
+def norm(convolution, eps=1e-5) -> Any:
+    """Layer normalisation of what ``conv(...)`` gave: its mean over the gates, channels and map of an image is taken off
+    and it is divided by its standard deviation, sqrt(variance + ``eps``); times a learned factor, one per channel or a
+    full map. The normalised convolutions of one input or state are normalised together. The bias that the convolution of
+    the first input carries is added afterwards. Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+    """
+    return record().norm(convolution, eps)
+
+
 def peephole(state) -> Any:
     """Elementwise product of a state (or an expression) with a learned weight: one per channel, or a full map."""
     return record().peephole(state)

@@ -4,25 +4,12 @@ Zoneout: Krueger et al. 2017, https://arxiv.org/abs/1606.01305. Dropout of the s
 and Ghahramani 2016, https://arxiv.org/abs/1512.05287.
 """
 
-from fastrcn.cells.cell import Cell, mask
+from fastrcn.cells.around import Around
+from fastrcn.cells.cell import mask
 from fastrcn.compiler.trace import record
 
 
-class _Around(Cell):
-    """A cell with the inputs and states of the one that it changes."""
-
-    cell: Cell
-
-    @property
-    def inputs(self):
-        return self.cell.inputs
-
-    @property
-    def states(self):
-        return self.cell.states
-
-
-class Zoneout(_Around):
+class Zoneout(Around):
     """Units keep their previous state where a mask is 1: s' = d s + (1 - d) step(s), with a mask d for each state.
 
     ``zoned``: names of the states that have it, all by default. The masks (T,B,C,H,W) are drawn with the probability of
@@ -49,7 +36,7 @@ def _keep(before, after):
     return d * before + (1 - d) * after
 
 
-class RecurrentDropout(_Around):
+class RecurrentDropout(Around):
     """What the recurrent convolutions read is multiplied by a mask, the same for all gates; nothing else sees it.
 
     The mask is one for all steps (1,B,C,H,W): zero with the probability p, else 1 / (1 - p).

@@ -121,12 +121,15 @@ def lanes_source(fingerprint: str, sig: Signature) -> str:
     return "\n".join([*lines, "  }", "};", ""])
 
 
-def header_source(cells) -> str:
-    """The header that holds every stage of ``cells`` and the list ``FRCN_STAGES(X)`` of them."""
+def header_source(cells, for_cpu=()) -> str:
+    """The header that holds every stage of ``cells`` and of those ``for_cpu`` alone, and the lists ``FRCN_STAGES(X)`` of
+    all of them and ``FRCN_DEVICE_STAGES(X)`` of those that are for GPUs too."""
     parts = ["// Emitted from the equations in fastrcn/cells when the package is built. Not for editing.", ""]
     lanes: list[str] = []
-    entries, seen = [], set()
-    for cell in cells:
+    entries: list[str] = []
+    device_entries: list[str] = []
+    seen = set()
+    for cell, on_devices in [*((cell, True) for cell in cells), *((cell, False) for cell in for_cpu)]:
         schedule = make_schedule(cell)
         if schedule.fingerprint in seen:
             continue
@@ -134,12 +137,15 @@ def header_source(cells) -> str:
         parts.append(f"// {cell!r}")
         for sig in (*forward_signatures(schedule), *backward_signatures(schedule)):
             parts += [equations_source(schedule.fingerprint, sig), row_source(schedule.fingerprint, sig)]
-            lanes.append(lanes_source(schedule.fingerprint, sig))
             grads = sum(arg.role == "d_param" for arg in sig.args)
             entries.append(
                 f'  X({_name(schedule.fingerprint, sig)}, "{schedule.fingerprint}", {sig.stage}, '
                 f"{int(sig.backward)}, {grads})"
             )
+            if on_devices:
+                lanes.append(lanes_source(schedule.fingerprint, sig))
+                device_entries.append(entries[-1])
     parts += ["#if defined(FRCN_STAGE_LANES)", *lanes, "#endif", ""]
-    parts += ["#define FRCN_STAGES(X) \\", " \\\n".join(entries), ""]
+    for name, found in (("FRCN_DEVICE_STAGES", device_entries), ("FRCN_STAGES", entries)):
+        parts += [f"#define {name}(X) \\", " \\\n".join(found), ""]
     return "\n".join(parts)

@@ -4,6 +4,9 @@ A *slot* is one pre-activation map: a sum of convolutions (and biases) that occu
 sum. Slots completed by the same convolutions form a *group*, one channels-last buffer, so that a library call can
 fill it whole. Between convolutions stand *stages*: pointwise functions of slots, states and per-channel
 parameters, whose outputs are the operands of later convolutions or, in the last stage, the new states.
+
+A normalised convolution is a slot of its own. Those of one source are one group, which is normalised in place, over all
+its channels and the map, once it is complete; learned factors and biases of the norm belong to the stages.
 """
 
 import hashlib
@@ -28,11 +31,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class Group:
-    """Slots that the same convolutions complete; packed on the channel axis of one buffer."""
+    """Slots that the same convolutions complete; packed on the channel axis of one buffer.
+
+    ``eps``: not None where the whole is normalised then; what is added to the variance.
+    """
 
     inputs: tuple[str, ...]
     operands: tuple[int, ...]
     slots: tuple[Slot, ...]
+    eps: float | None = None
 
     def input_blocks(self, name):
         """Blocks of the weight of input ``name``, one per slot."""
@@ -135,13 +142,14 @@ def _merge(trace: Trace):
     """Partition conv terms and biases into slots; returns [(symbol, members)] and the rewritten expressions."""
     exprs = [*trace.results, *(t.source for t in trace.terms if not isinstance(t.source, str))]
     terms = [t.symbol for t in trace.terms] + trace.biases
-    found = {t: set() for t in terms}
+    found = {t: set() for t in terms if t not in trace.scales}
     for expr in exprs:
         _sums(expr, found.keys(), found)
-    unused = [t for t in terms if not found[t]]
+    read = set().union(*(expr.free_symbols for expr in exprs))
+    unused = [t for t in terms if t not in read]
     if unused:
         raise ValueError(f"step: {unused[0]} is computed but no new state depends on it")
-    slots, seen = [], set()
+    slots, seen = [[t] for t in terms if t in trace.scales], set(trace.scales)
     for term in terms:
         if term in seen:
             continue
@@ -183,16 +191,18 @@ def make_schedule(cell) -> Schedule:
     blocks["h"] = sum(not isinstance(t.source, str) for t in trace.terms)
     blocks["bias"] = blocks[cell.inputs[0]] + len(trace.biases)
     blocks["peephole"] = len(trace.peepholes)
+    blocks["scale"] = len(trace.scales)
     masks = tuple(trace.masks)
 
     operands = list(dict.fromkeys(t.source for t in trace.terms if not isinstance(t.source, str)))
     by_symbol = {t.symbol: t for t in trace.terms}
     explicit_bias = {b: blocks[cell.inputs[0]] + k for k, b in enumerate(trace.biases)}
     slots = []
+    members_of = dict(names)
     for symbol, members in names:
         convs = [by_symbol[m] for m in members if m in by_symbol]
         from_inputs = [t for t in convs if isinstance(t.source, str)]
-        biases = [t.block for t in from_inputs if t.source == cell.inputs[0]]
+        biases = [t.block for t in from_inputs if t.source == cell.inputs[0] and t.eps is None]
         biases += [explicit_bias[m] for m in members if m in explicit_bias]
         slot = Slot(
             symbol,
@@ -207,9 +217,10 @@ def make_schedule(cell) -> Schedule:
 
     grouped: dict[tuple, list[Slot]] = {}
     for slot in slots:
-        key = (tuple(n for n, _ in slot.input_blocks), tuple(sorted(o for o, _ in slot.operand_blocks)))
+        eps = next((by_symbol[m].eps for m in members_of[slot.symbol] if m in by_symbol), None)
+        key = (tuple(n for n, _ in slot.input_blocks), tuple(sorted(o for o, _ in slot.operand_blocks)), eps)
         grouped.setdefault(key, []).append(slot)
-    groups = tuple(Group(ins, ops, tuple(members)) for (ins, ops), members in grouped.items())
+    groups = tuple(Group(ins, ops, tuple(members), eps) for (ins, ops, eps), members in grouped.items())
 
     expressions = [rewrite(op) for op in operands]
     level = _levels(expressions, groups)
@@ -226,10 +237,16 @@ def make_schedule(cell) -> Schedule:
             for state, result in zip(trace.states, trace.results, strict=True)
         )
     )
-    peepholes = [(p, "peephole", k) for k, p in enumerate(trace.peepholes)]
+    # Factors of normalised convolutions stand behind the peepholes: inputs' first, by block.
+    places = {name: k for k, name in enumerate(cell.inputs)}
+    normed = [t for t in trace.terms if t.eps is not None]
+    normed.sort(key=lambda t: places[t.source] if isinstance(t.source, str) else len(places))
+    factors = [*trace.peepholes, *(trace.scales[t.symbol] for t in normed)]
+    peepholes = [(p, "peephole", k) for k, p in enumerate(factors)]
     read = set(final.reads).union(*(stage.reads for stage in stages if stage))
+    carried = [(trace.shifts[t.symbol], "bias", t.block) for t in normed if t.symbol in trace.shifts]
     lone = [(b, "bias", explicit_bias[b]) for b in trace.biases if b in read]
-    params = (*peepholes, *lone)
+    params = (*peepholes, *carried, *lone)
     unread = [m for m in masks if m not in read]
     if unread:
         raise ValueError(f"{cell!r}.step: {unread[0]} is asked for but no new state depends on it")

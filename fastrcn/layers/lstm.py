@@ -42,7 +42,7 @@ class LSTMWeights(Weights):
         if self.forget_bias:
             n = self.hidden_size
             offset = F.pad(weight_hh.new_full((n,), self.forget_bias), (n, 2 * n))
-            bias = offset if bias is None else bias + offset
+            bias = offset if bias is None else bias + offset.view(-1, *(1 for _ in bias.shape[1:]))
         return weight_ih, weight_hh, bias, weight_ch
 
     def extra_repr(self):

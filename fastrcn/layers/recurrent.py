@@ -31,6 +31,10 @@ class ConvRecurrent(Weights):
             is "same" (keeps the map at stride 1), "valid" (none, as in Keras), an int or a pair; the recurrent
             convolution keeps the map that comes out, and so do further layers.
         peephole: "channel" or "full" for a cell with peepholes; "full" needs ``map_size`` (H,W) of the hidden map.
+        layer_norm: "channel" or "full" normalises what the input's convolution gives, over all gates, channels and the
+            map of an image, and what the recurrent ones give likewise (Ba et al. 2016, arXiv 1607.06450); the learned
+            factors ``norm_ih_l0`` and ``norm_hh_l0`` are one per channel, or full maps, as the bias then is, which need
+            ``map_size``. ``layer_norm_eps`` is added to the variance.
         backend: name of the backend to run on; None for the best that can.
         zoneout, zoneout_cell: probabilities with which each unit of the first state, and of the others (c), keeps its
             value of the step before (Krueger et al. 2017, arXiv 1606.01305); in evaluation the expectation.
@@ -49,13 +53,14 @@ class ConvRecurrent(Weights):
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
         bidirectional=False, recurrent_kernel_size=None, stride=1, dilation=1, padding="same", peephole=None,
-        map_size=None, zoneout=0.0, zoneout_cell=0.0, recurrent_dropout=0.0, backend=None, recompute=False, device=None,
-        dtype=None, _axes=2,
+        map_size=None, layer_norm=None, layer_norm_eps=1e-5, zoneout=0.0, zoneout_cell=0.0, recurrent_dropout=0.0,
+        backend=None, recompute=False, device=None, dtype=None, _axes=2,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
-            zoneout_cell=zoneout_cell, recurrent_dropout=recurrent_dropout, axes=_axes,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, layer_norm=layer_norm,
+            layer_norm_eps=layer_norm_eps, backend=backend, zoneout=zoneout, zoneout_cell=zoneout_cell,
+            recurrent_dropout=recurrent_dropout, axes=_axes,
         )  # fmt: skip
         self.num_layers = positive(num_layers, "num_layers")
         if num_layers > 1:
@@ -205,13 +210,13 @@ class ConvRecurrentCell(Weights):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size=3, *, bias=True, recurrent_kernel_size=None, stride=1,
-        dilation=1, padding="same", peephole=None, map_size=None, zoneout=0.0, zoneout_cell=0.0, backend=None,
-        device=None, dtype=None, _axes=2,
+        dilation=1, padding="same", peephole=None, map_size=None, layer_norm=None, layer_norm_eps=1e-5, zoneout=0.0,
+        zoneout_cell=0.0, backend=None, device=None, dtype=None, _axes=2,
     ):  # fmt: skip
         super().__init__(
             cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, bias=bias, stride=stride,
-            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, backend=backend, zoneout=zoneout,
-            zoneout_cell=zoneout_cell, axes=_axes,
+            dilation=dilation, padding=padding, peephole=peephole, map_size=map_size, layer_norm=layer_norm,
+            layer_norm_eps=layer_norm_eps, backend=backend, zoneout=zoneout, zoneout_cell=zoneout_cell, axes=_axes,
         )  # fmt: skip
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         self._create("", sizes, {"device": device, "dtype": dtype})

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastrcn import backends
+from fastrcn.cells import LayerNorm
 from fastrcn.checks import check_kernel, check_padding
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.layers.state_noise import StateNoise
@@ -36,7 +37,7 @@ class Weights(nn.Module):
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
-        peephole, map_size, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, axes=2,
+        peephole, map_size, layer_norm, layer_norm_eps, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, axes=2,
     ):  # fmt: skip
         super().__init__()
         schedule = schedule_of(cell.key)
@@ -61,8 +62,10 @@ class Weights(nn.Module):
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
         self.has_bias, self.backend = bool(bias), backend
         self.peephole = _check_peephole(schedule, peephole, map_size)
+        self.layer_norm, self.layer_norm_eps = _check_layer_norm(layer_norm, layer_norm_eps, map_size)
         self.map_size = None if map_size is None else pair(map_size, "map_size")
-        self._noise = StateNoise(cell, zoneout, zoneout_cell, recurrent_dropout)
+        normed = LayerNorm(cell, self.layer_norm_eps) if layer_norm else cell
+        self._noise = StateNoise(normed, zoneout, zoneout_cell, recurrent_dropout)
 
     def _create(self, suffix, sizes, factory):
         blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
@@ -73,13 +76,19 @@ class Weights(nn.Module):
         def kernel(size):
             return size[2 - self.axes :]
 
+        def whole(option):
+            return kernel(self.map_size) if option == "full" else ()
+
         for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
             add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
         add("weight_hh", blocks["h"] * c, c, *kernel(self.recurrent_kernel_size))
         if self.has_bias:
-            add("bias", blocks["bias"] * c)
+            add("bias", blocks["bias"] * c, *whole(self.layer_norm))
         if self.peephole:
-            add("weight_ch", blocks["peephole"] * c, *(kernel(self.map_size) if self.peephole == "full" else ()))
+            add("weight_ch", blocks["peephole"] * c, *whole(self.peephole))
+        if self.layer_norm:
+            for name, label in zip((*self._inputs, "h"), self._norm_labels(), strict=True):
+                add(f"norm_{label}", blocks[name] * c, *whole(self.layer_norm))
 
     @property
     def _inputs(self) -> Any:
@@ -91,6 +100,10 @@ class Weights(nn.Module):
         if len({*labels, "hh", "ch"}) != len(labels) + 2:
             raise ValueError(f"cell: its inputs {self._inputs} give the weights ambiguous names {labels}")
         return labels
+
+    def _norm_labels(self):
+        """Names of the factors of normalised convolutions, in the order in which the cell takes them."""
+        return [*self._input_labels(), "hh"]
 
     def _map(self, input) -> tuple[int, ...]:
         """Height and width of the states."""
@@ -111,10 +124,17 @@ class Weights(nn.Module):
             return getattr(self, name + suffix, None)
 
         weight_ih = tuple(self._widened(get(f"weight_{label}")) for label in self._input_labels())
-        weight_ch = get("weight_ch")
+        bias, per_channel = get("bias"), [get("weight_ch")] if self.peephole else []
         if self.peephole == "full":
-            weight_ch = self._widened(weight_ch)
-        return weight_ih, self._widened(get("weight_hh")), get("bias"), weight_ch
+            per_channel = [self._widened(weight) for weight in per_channel]
+        if self.layer_norm:
+            norms = [get(f"norm_{label}") for label in self._norm_labels()]
+            if self.layer_norm == "full":
+                norms = [self._widened(norm) for norm in norms]
+                bias = None if bias is None else self._widened(bias)
+            per_channel += norms
+        weight_ch = _joined(per_channel) if per_channel else None
+        return weight_ih, self._widened(get("weight_hh")), bias, weight_ch
 
     def _widened(self, tensor):
         """A tensor with maps of the caller's axes as one with maps of two."""
@@ -129,11 +149,14 @@ class Weights(nn.Module):
         return tensor[..., 0, :] if self.axes else tensor[..., 0, 0]
 
     def reset_parameters(self):
-        """Uniform within 1/sqrt(hidden_size * recurrent kernel), torch.nn.LSTM's rule; peepholes zero."""
+        """Uniform within 1/sqrt(hidden_size * recurrent kernel), torch.nn.LSTM's rule; peepholes zero; with layer
+        normalisation its factors 1 and the bias 0."""
         bound = 1 / math.sqrt(self.hidden_size * math.prod(self.recurrent_kernel_size))
         for name, parameter in self.named_parameters():
-            if parameter.numel() and name.startswith("weight_ch"):
+            if name.startswith("weight_ch") or (self.layer_norm and name.startswith("bias")):
                 nn.init.zeros_(parameter)
+            elif name.startswith("norm_"):
+                nn.init.ones_(parameter)
             elif parameter.numel():
                 nn.init.uniform_(parameter, -bound, bound)
 
@@ -143,7 +166,8 @@ class Weights(nn.Module):
             text += f", kernel_size={self.kernel_size[2 - self.axes :]}"
         if not self.has_bias:
             text += ", bias=False"
-        usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "backend": None}
+        usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "layer_norm": None}
+        usually |= {"layer_norm_eps": 1e-5, "backend": None}
         for name, usual in usually.items():
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
@@ -161,3 +185,21 @@ def _check_peephole(schedule, peephole, map_size):
     if peephole == "full" and map_size is None:
         raise ValueError('map_size: expected the (H,W) of the hidden map, which peephole="full" needs, got None')
     return peephole
+
+
+def _check_layer_norm(layer_norm, eps, map_size):
+    if layer_norm not in (None, "channel", "full"):
+        raise ValueError(f'layer_norm: expected None, "channel" or "full", got {layer_norm!r}')
+    if layer_norm == "full" and map_size is None:
+        raise ValueError('map_size: expected the (H,W) of the hidden map, which layer_norm="full" needs, got None')
+    if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not eps > 0:
+        raise ValueError(f"layer_norm_eps: expected a number above 0, got {eps!r}")
+    return layer_norm, float(eps)
+
+
+def _joined(weights):
+    """Per-channel weights (rows,) and maps of them (rows,H,W) one after another; all maps where one is."""
+    maps = [weight.shape[1:] for weight in weights if weight.dim() > 1]
+    if maps:
+        weights = [w if w.dim() > 1 else w[(..., *(None for _ in maps[0]))].expand(-1, *maps[0]) for w in weights]
+    return torch.cat(weights) if len(weights) > 1 else weights[0]

@@ -32,8 +32,8 @@ def test_schedules_of_built_in_cells():
 
 def test_blocks_of_parameters():
     blocks = make_schedule(cells.ConvGRU("after")).blocks
-    assert blocks == {"x": 3, "h": 3, "bias": 4, "peephole": 0}
-    assert make_schedule(cells.ConvLSTM(True)).blocks == {"x": 4, "h": 4, "bias": 4, "peephole": 3}
+    assert blocks == {"x": 3, "h": 3, "bias": 4, "peephole": 0, "scale": 0}
+    assert make_schedule(cells.ConvLSTM(True)).blocks == {"x": 4, "h": 4, "bias": 4, "peephole": 3, "scale": 0}
 
 
 def test_output_gate_waits_for_the_cell_state_inside_one_stage():

@@ -17,7 +17,7 @@ from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.layout import maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
 
 _PARTS = 512
 """Blocks of threads, at most, that share out the pixels which a parameter's gradient is summed over."""
@@ -70,6 +70,10 @@ def _buffers(step) -> list[Buffer]:
     """The maps that a step reads or writes."""
     if isinstance(step, StageCall):
         return step.buffers
+    if isinstance(step, Normalize):
+        return [step.target, step.scale]
+    if isinstance(step, NormalizeBackward):
+        return [step.target, step.normalized, step.scale]
     return [step.target] if isinstance(step, Fill) else [step.source, step.target]
 
 

@@ -16,7 +16,7 @@ import torch
 from fastrcn.compiler.signature import backward_signatures
 from fastrcn.ops.conv_recurrent.gradients import Gradients
 from fastrcn.ops.conv_recurrent.layout import maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, NormalizeBackward, StageCall
 from fastrcn.ops.conv_recurrent.sequence import Sequence, chunks_of, span_of, states_before
 from fastrcn.ops.convolution.weight import Weight
 
@@ -64,7 +64,7 @@ def in_turn(direction):
 def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, save):
     """Run the sequence by ``program``, a class like ``program.Program``: a generator of requests. Returns dense maps:
     the output state (T,B,H,W,C), the last states (B,H,W,C), and what ``save`` asks for: the other states at every step
-    (T,B,H,W,C) and the groups' pre-activations."""
+    (T,B,H,W,C), the groups' pre-activations and what they were scaled by where they are normalised."""
     seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths)
     g, schedule = geometry, geometry.schedule
     # Without a backward only the output is kept of every step; other states are overwritten in place.
@@ -77,19 +77,25 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
     lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
     kept = [seq.empty(*lead, width=len(group.slots) * g.channels) for group in schedule.groups]
+    scales = seq.empty_scales(*lead)
     for first, steps in chunks:
         time, start = span_of(g, first, steps)
-        data = [k[time] if save == Save.ALL else k[:steps] if seq.hoisted else k for k in kept]
+        part = time if save == Save.ALL else slice(steps) if seq.hoisted else slice(None)
+        data, own = [k[part] for k in kept], [None if s is None else s[part] for s in scales]
         if seq.hoisted:
-            seq.project(data, time)
-        buffers = seq.group_buffers(data, bool(lead), time.start)
-        body = seq.forward_steps(buffers, seq.input_buffers(time), seq.previous(states), operands, params, masks, new)
+            seq.project(data, own, time)
+        buffers, factors = (seq.group_buffers(d, bool(lead), time.start) for d in (data, own))
+        body = seq.forward_steps(
+            buffers, factors, seq.input_buffers(time), seq.previous(states), operands, params, masks, new
+        )
         run = seq.program_of(body, lengths=lengths, keep=save == Save.ALL)
         yield Request(run, False, start, steps, first == 0)
     last = 0 if g.reverse else g.steps - 1
     finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []
-    return states[0], finals, saved + (kept if save == Save.ALL else [])
+    if save == Save.ALL:
+        saved += kept + [s for s in scales if s is not None]
+    return states[0], finals, saved
 
 
 def backward(
@@ -101,7 +107,7 @@ def backward(
     seq = Sequence(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths)
     g, schedule, c = geometry, geometry.schedule, geometry.channels
     states = [output, *saved[: len(schedule.states) - 1]]
-    kept = saved[len(schedule.states) - 1 :]
+    kept, kept_scales = _kept(schedule, saved[len(schedule.states) - 1 :])
     d_output = grads[0]
     d_states = [
         torch.zeros(g.map, dtype=t, device=weight_hh.device) if d is None else maps_last(d).to(t, copy=True)
@@ -120,8 +126,8 @@ def backward(
     params, mask_buffers = seq.params(g.batch), seq.mask_buffers()
     for first, steps in reversed(chunks):
         time, start = span_of(g, first, steps)
-        data = kept if kept else _recompute(seq, states, time)
-        groups = seq.group_buffers(data, origin=0 if kept else time.start)
+        data, scales = (kept, kept_scales) if kept else _recompute(seq, states, time)
+        groups, factors = (seq.group_buffers(d, origin=0 if kept else time.start) for d in (data, scales))
         d_buffers = seq.group_buffers([d[:steps] for d in d_groups], origin=time.start)
         roles = {
             "slot": seq.slots_of(groups),
@@ -135,16 +141,26 @@ def backward(
             "d_param": [Buffer(d, width=c) for d in d_params],
             "d_output": [_output_gradient(seq, d_output, time)],
         }
-        body = _backward_steps(seq, roles, d_buffers, backward_weights)
+        body = _backward_steps(seq, roles, groups, factors, d_buffers, backward_weights)
         last = start + (steps - 1) * g.direction
         yield Request(seq.program_of(body, lengths=lengths), True, last, steps, first == 0)
+        span = time if kept else slice(None)
+        for n, group in enumerate(schedule.groups):
+            if group.eps is not None and not group.operands:
+                seq.normalize_backward(n, d_groups[n][:steps], data[n][span], scales[n][span])
         result.add_chunk(
             time, [d[:steps] for d in d_groups], states, {o: d[:steps] for o, d in operands.items()}, first == 0
         )
     return result.finish(d_states, d_params)
 
 
-def _backward_steps(seq, roles, d_buffers, weights):
+def _kept(schedule, saved):
+    """What forward kept as (groups, scales with None where a group is not normalised)."""
+    groups, scales = saved[: len(schedule.groups)], iter(saved[len(schedule.groups) :])
+    return groups, [None if group.eps is None else next(scales) for group in schedule.groups] if groups else []
+
+
+def _backward_steps(seq, roles, groups, scales, d_buffers, weights):
     """The steps of one time step of the backward, last stage first."""
     schedule = seq.schedule
     signatures = iter(reversed(backward_signatures(schedule)))
@@ -159,6 +175,8 @@ def _backward_steps(seq, roles, d_buffers, weights):
                 steps.append(Fill(target))
             for g, group in enumerate(schedule.groups):
                 if o in group.operands:
+                    if group.eps is not None:
+                        steps.append(NormalizeBackward(d_buffers[g], groups[g], scales[g]))
                     steps.append(Convolution(d_buffers[g], target, weights[o, g], not computed and not seq.given))
         if stage:
             signature = next(signatures)
@@ -177,18 +195,21 @@ def _output_gradient(seq, d_output, time):
 def _parameter_sums(seq, kind, threads):
     """Zeroed sums for a parameter's gradient: (threads, C), or (H,W,C) where it is a map."""
     g = seq.geometry
-    full = kind == "peephole" and seq.weight_ch.dim() == 3 and g.height * g.width > 1
+    packed = seq.weight_ch if kind == "peephole" else seq.bias
+    full = packed is not None and packed.dim() == 3 and g.height * g.width > 1
     shape = (g.height, g.width, g.channels) if full else (threads, g.channels)
     return torch.zeros(shape, dtype=torch.float64, device=seq.weight_hh.device)
 
 
 def _recompute(seq, states, time):
-    """The pre-activations of a span of time, from the states alone: one convolution each for all its steps."""
+    """The pre-activations of a span of time and their scales, from the states alone: one convolution each for all its
+    steps."""
     g, schedule = seq.geometry, seq.schedule
     steps = time.stop - time.start
     data = [seq.empty(steps, width=len(group.slots) * g.channels) for group in schedule.groups]
+    scales = seq.empty_scales(steps)
     if seq.hoisted:
-        seq.project(data, time)
+        seq.project(data, scales, time)
     inputs = {name: Buffer(b.data.flatten(0, 1), width=b.width) for name, b in seq.input_buffers(time).items()}
     previous = []
     for k in range(len(schedule.states)):
@@ -199,8 +220,8 @@ def _recompute(seq, states, time):
         previous.append(Buffer(stored.flatten(0, 1), width=g.channels))
     images = steps * g.batch
     operands = {o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands}
-    flat = seq.group_buffers([d.flatten(0, 1) for d in data], timed=False)
+    flat, factors = zip(*(seq.flat_buffers(*pair) for pair in zip(data, scales, strict=True)), strict=True)
     params, masks = seq.params(images), seq.flat_mask_buffers(time)
-    body = seq.forward_steps(flat, inputs, previous, operands, params, masks, zero_first=False)
+    body = seq.forward_steps(flat, factors, inputs, previous, operands, params, masks, zero_first=False)
     seq.run(body, images=images)
-    return data
+    return data, scales

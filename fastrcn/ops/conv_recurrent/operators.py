@@ -68,6 +68,9 @@ def forward_fake(
     if save == fused.Save.ALL:
         for group in schedule.groups:
             results.append(weight_hh.new_empty(geometry.steps, b, h, w, len(group.slots) * c, dtype=compute))
+        for group in schedule.groups:
+            if group.eps is not None:
+                results.append(weight_hh.new_empty(geometry.steps, b, 1, 1, 1, dtype=accumulate_type(compute)))
     return results
 
 

@@ -1,6 +1,6 @@
 """The body of the time loop as a short list of steps, and the two ways to run it.
 
-A step is a fill, a convolution added to its target in place, or a stage. The list is made once per call and run for
+A step is a fill, a convolution added to its target in place, a normalisation in place, or a stage. The list is made once per call and run for
 every step of time: whole in C++ where all of it was compiled, else from Python, each step compiled where it can
 be, PyTorch code where not.
 """
@@ -94,6 +94,25 @@ class Convolution:
 
 
 @dataclass
+class Normalize:
+    """Every image of target, all channels: minus its mean, times ``scale``, which becomes 1 / sqrt(variance + eps)."""
+
+    target: Buffer
+    scale: Buffer
+    eps: float
+
+
+@dataclass
+class NormalizeBackward:
+    """target, the gradient of what ``Normalize`` made, becomes that of what it was given; ``normalized``: what it made,
+    ``scale``: as it left it."""
+
+    target: Buffer
+    normalized: Buffer
+    scale: Buffer
+
+
+@dataclass
 class StageCall:
     """One stage with its buffers, in the order of its signature."""
 
@@ -184,6 +203,11 @@ class Program:
             loop.add_fill(step.target.address(), row.data_ptr(), row.nbytes)
         elif isinstance(step, Convolution):
             self._add_convolution(loop, step)
+        elif isinstance(step, Normalize):
+            loop.add_normalize(step.target.address(), step.scale.address(), step.target.width, step.eps)
+        elif isinstance(step, NormalizeBackward):
+            buffers = step.target, step.normalized, step.scale
+            loop.add_normalize_backward(*(b.address() for b in buffers), step.target.width)
         else:
             sig = step.signature
             maps = [b.data for a, b in zip(sig.args, step.buffers, strict=True) if a.role == "d_param"]
@@ -222,6 +246,10 @@ class Program:
             return _fill(step)
         if isinstance(step, Convolution):
             return _convolve(step)
+        if isinstance(step, Normalize):
+            return _normalize(step)
+        if isinstance(step, NormalizeBackward):
+            return _normalize_backward(step)
         return self._torch_stage(step)
 
     def _torch_stage(self, step: StageCall):
@@ -290,5 +318,28 @@ def _convolve(step: Convolution):
         target = step.target.at(time, first)
         source = step.source.at(time, first)
         add_convolution(target, source, step.weight.dense(), step.padding, step.stride, step.dilation)
+
+    return run
+
+
+def _normalize(step: Normalize):
+    def run(time, first):
+        target, scale = step.target.at(time, first), step.scale.at(time, first)
+        rows = target.flatten(1).to(scale.dtype)
+        normalized, _, found = torch.native_layer_norm(rows, rows.shape[1:], None, None, step.eps)
+        target.copy_(normalized.view(target.shape))
+        scale.copy_(found.view(scale.shape))
+
+    return run
+
+
+def _normalize_backward(step: NormalizeBackward):
+    def run(time, first):
+        target, scale = step.target.at(time, first), step.scale.at(time, first)
+        grad = target.flatten(1).to(scale.dtype)
+        normalized = step.normalized.at(time, first).flatten(1).to(scale.dtype)
+        along = (grad * normalized).mean(1, keepdim=True)
+        found = scale.flatten(1) * (grad - grad.mean(1, keepdim=True) - along * normalized)
+        target.copy_(found.view(target.shape))
 
     return run

@@ -51,8 +51,9 @@ def conv_recurrent(
 
         def provide(g, done=done, waiting=waiting, values=values):
             if not waiting[g]:
-                maps = done[g].chunk(len(schedule.groups[g].slots), dim=1)
-                values.update(zip((slot.symbol for slot in schedule.groups[g].slots), maps, strict=True))
+                group = schedule.groups[g]
+                maps = (_normalized(group, done[g]) if group.operands else done[g]).chunk(len(group.slots), dim=1)
+                values.update(zip((slot.symbol for slot in group.slots), maps, strict=True))
 
         for g in range(len(schedule.groups)):
             provide(g)
@@ -77,6 +78,11 @@ def conv_recurrent(
     if reverse:
         outputs.reverse()
     return torch.stack(outputs), tuple(s.to(weight_hh.dtype) for s in states)
+
+
+def _normalized(group, maps):
+    """A group's complete maps (N,slots*C,H,W), each image normalised where the group is."""
+    return maps if group.eps is None else F.layer_norm(maps, maps.shape[1:], eps=group.eps)
 
 
 def _run(stage, values, wide):
@@ -115,4 +121,7 @@ def _project(geometry, group, inputs, weight_ih, bias):
         spread = weight_ih[0].new_zeros(len(group.slots) * c) if extra is None else extra
         spread = spread.view(1, -1, 1, 1)
         total = spread.expand(geometry.steps * geometry.batch, -1, geometry.height, geometry.width)
-    return None if total is None else total.unflatten(0, (geometry.steps, geometry.batch))
+    if total is None:
+        return None
+    total = total if group.operands else _normalized(group, total)
+    return total.unflatten(0, (geometry.steps, geometry.batch))

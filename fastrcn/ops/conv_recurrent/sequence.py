@@ -8,7 +8,7 @@ from fastrcn.ops.conv_recurrent.convolution import add_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.layout import maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
 from fastrcn.ops.convolution.weight import Weight
 
 _FEWEST_CHUNKS = 8
@@ -81,8 +81,9 @@ class Sequence:
         shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
         return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
-    def project(self, groups, time):
-        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time."""
+    def project(self, groups, scales, time):
+        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time; normalise
+        those that are complete then, and write their ``scales``."""
         for n, data in enumerate(groups):
             flat = data.flatten(0, 1)
             flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
@@ -91,6 +92,30 @@ class Sequence:
                     weight, g = self.input_weights[name, n], self.geometry
                     padding = g.input_padding(weight.shape[2:])
                     self.convolve(self.input(name, time).flatten(0, 1), flat, weight, padding, g.stride, g.dilation)
+            group = self.schedule.groups[n]
+            if group.eps is not None and not group.operands:
+                self.run([Normalize(*self.flat_buffers(data, scales[n]), group.eps)], len(flat))
+
+    def normalize_backward(self, n, d_group, group, scale):
+        """Turn the gradients of group ``n``, complete over a span of time, into those of what was normalised."""
+        target, scale = self.flat_buffers(d_group, scale)
+        normalized, _ = self.flat_buffers(group, None)
+        self.run([NormalizeBackward(target, normalized, scale)], len(target.data))
+
+    @staticmethod
+    def flat_buffers(group, scale):
+        """A group's maps (steps,B,...) and scales as buffers of all images at one time."""
+        flat = [None if t is None else t.flatten(0, 1) for t in (group, scale)]
+        return [None if t is None else Buffer(t, width=t.shape[-1]) for t in flat]
+
+    def empty_scales(self, *lead):
+        """Uninitialised scales of the groups, (..., B) and an axis of size 1 for each of a map; None where a group is
+        not normalised."""
+        size = (self.geometry.batch, *(1 for _ in self.geometry.map[1:]))
+        return [
+            None if group.eps is None else memory.empty((*lead, *size), self.wide, self.weight_hh.device)
+            for group in self.schedule.groups
+        ]
 
     def convolve(self, source, target, weight, padding, stride=(1, 1), dilation=(1, 1)):
         """target += convolution of source, for all maps at once."""
@@ -166,7 +191,7 @@ class Sequence:
             for s, first in zip(states, self.initial, strict=True)
         ]
 
-    def forward_steps(self, groups, inputs, previous, operands, params, masks, new=None, zero_first=True):
+    def forward_steps(self, groups, scales, inputs, previous, operands, params, masks, new=None, zero_first=True):
         """The steps of one time step; without ``new`` states the last stage is left out."""
         schedule = self.schedule
         signatures = iter(forward_signatures(schedule))
@@ -188,9 +213,14 @@ class Sequence:
                             )
                         )  # fmt: skip
 
+        def complete(n):
+            if schedule.groups[n].eps is not None:
+                steps.append(Normalize(groups[n], scales[n], schedule.groups[n].eps))
+
         for n, group in enumerate(schedule.groups):
-            if not group.operands:
+            if not group.operands and not self.hoisted:
                 begin(n)
+                complete(n)
         for stage, convolved in schedule.steps:
             if stage:
                 signature = next(signatures)
@@ -204,6 +234,7 @@ class Sequence:
                     if o in group.operands:
                         begin(n)
                         steps.append(Convolution(source, groups[n], self.weights[o, n], skip))
+                        complete(n)
         return steps
 
     def slots_of(self, groups):
@@ -215,4 +246,5 @@ class Sequence:
         ]
 
     def group_buffers(self, data, timed=True, origin=0):
-        return [Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]
+        """Maps of groups, or their scales, as buffers."""
+        return [None if d is None else Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]

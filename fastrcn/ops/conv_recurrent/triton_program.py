@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, kernel_of
+from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, joins_directions, power
@@ -24,6 +25,8 @@ from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, ma
 def can_run(cell, dtype, device):
     """(whether this backend runs the cell, why not or how)."""
     problem = problem_of(dtype, device)
+    if not problem and any(group.eps is not None for group in schedule_of(cell).groups):
+        problem = "the cell normalises over whole maps, of which the programs of its kernels see a tile"
     return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
 
 
