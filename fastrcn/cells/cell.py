@@ -59,10 +59,11 @@ def conv(operand) -> Any:
 
 
 def norm(convolution, eps=1e-5) -> Any:
-    """Layer normalisation of what ``conv(...)`` gave: its mean over the gates, channels and map of an image is taken off
-    and it is divided by its standard deviation, sqrt(variance + ``eps``); times a learned factor, one per channel or a
-    full map. The normalised convolutions of one input or state are normalised together. The bias that the convolution of
-    the first input carries is added afterwards. Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+    """Layer normalisation of what ``conv(...)`` gave: minus its mean over the gates, channels and map of an image,
+    divided by its standard deviation, sqrt(variance + ``eps``), times a learned factor, one per channel or a full map.
+
+    The convolutions of one input or state that are normalised are normalised together. The bias that those of the first
+    input carry is added afterwards. Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
     return record().norm(convolution, eps)
 

@@ -8,8 +8,8 @@ from fastrcn.compiler.trace import record
 
 
 class LayerNorm(Around):
-    """Every convolution of ``cell`` is normalised (see ``norm``): those of the input together, over their gates, channels
-    and the map of an image, and those of each operand made of states likewise.
+    """Every convolution of ``cell`` is normalised (see ``norm``): those of the input together, over their gates,
+    channels and the map of an image, and those of each operand made of states likewise.
 
     The learned factors follow the peepholes in ``weight_ch``: one block for each block of the inputs' weights, then one
     for each of the recurrent weight.

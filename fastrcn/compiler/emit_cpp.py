@@ -122,7 +122,7 @@ def lanes_source(fingerprint: str, sig: Signature) -> str:
 
 
 def header_source(cells, for_cpu=()) -> str:
-    """The header that holds every stage of ``cells`` and of those ``for_cpu`` alone, and the lists ``FRCN_STAGES(X)`` of
+    """The header that holds every stage of ``cells`` and of those ``for_cpu`` alone; the lists ``FRCN_STAGES(X)`` of
     all of them and ``FRCN_DEVICE_STAGES(X)`` of those that are for GPUs too."""
     parts = ["// Emitted from the equations in fastrcn/cells when the package is built. Not for editing.", ""]
     lanes: list[str] = []

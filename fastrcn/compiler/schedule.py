@@ -108,6 +108,11 @@ class Schedule:
         return self.states.index(self.operands[operand])
 
     @cached_property
+    def normalizes(self) -> bool:
+        """Whether any group is normalised."""
+        return any(group.eps is not None for group in self.groups)
+
+    @cached_property
     def convolved_states(self) -> tuple[bool, ...]:
         """For each state: is it read by a convolution, so that it must have the data type of the weights?"""
         return tuple(any(op == state for op in self.operands) or k == 0 for k, state in enumerate(self.states))

@@ -28,9 +28,9 @@ class Term:
 class Trace:
     """What one run of ``step`` recorded, and the expressions of the new states that it returned.
 
-    ``scales``: learned factors of normalised convolutions, by the convolution's symbol; ``shifts``: the biases that such
-    convolutions of the first input carry. ``factor``: of what is convolved, other than inputs. ``eps``: not None where
-    every convolution is normalised.
+    ``scales``: learned factors of normalised convolutions, by the convolution's symbol; ``shifts``: the biases that
+    those of the first input carry. ``factor``: of what is convolved, other than inputs. ``eps``: not None where every
+    convolution is normalised.
     """
 
     inputs: dict[sympy.Symbol, str]
@@ -161,4 +161,6 @@ def _check_norms(cell, trace):
     for source in {t.source for t in trace.terms}:
         found = {t.eps for t in trace.terms if t.source == source and t.eps is not None}
         if len(found) > 1:
-            raise ValueError(f"{cell!r}.step: expected one eps for all norms of the convolutions of {source}, got {found}")
+            raise ValueError(
+                f"{cell!r}.step: expected one eps for all norms of the convolutions of {source}, got {found}"
+            )

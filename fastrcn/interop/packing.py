@@ -105,8 +105,9 @@ def check_plain_options(layer, usual):
             raise ValueError(f"layer: expected {name}={value!r}, the other layout has no other, got {layer!r}")
 
 
-def packed_of(layer, kind):
-    """The packed weights of a plain layer or cell, one triple per layer.
+def packed_of(layer, kind, norms=()):
+    """The packed weights of a plain layer or cell, one triple per layer. ``norms``: names of the factors of its layer
+    normalisation, where the other layout has it.
 
     Raises TypeError for anything else, ValueError for options that other projects' layers do not have.
     """
@@ -115,12 +116,12 @@ def packed_of(layer, kind):
     usual = {"stride": (1, 1), "dilation": (1, 1), "peephole": None, "recurrent_kernel_size": layer.kernel_size}
     if kind not in _CELLS:
         usual |= {"bidirectional": False, "dropout": 0.0}
-    check_plain_options(layer, usual)
+    check_plain_options(layer, usual | ({} if norms else {"layer_norm": None}))
     if kind in (ConvGRU, ConvGRUCell) and layer.cell.reset != "before":
         raise ValueError(f'layer: expected reset="before", the other layout has no other, got {layer.cell.reset!r}')
     suffixes = [""] if kind in _CELLS else [f"_l{k}" for k in range(layer.num_layers)]
     names = _NAMES if layer.has_bias else _NAMES[:2]
-    expected = {name + suffix for name in names for suffix in suffixes}
+    expected = {name + suffix for name in (*names, *norms) for suffix in suffixes}
     if {name for name, _ in layer.named_parameters()} != expected:
         raise ValueError(f"layer: expected the parameters {sorted(expected)}, got {layer!r}")
     parameters: Any = {name: value.detach() for name, value in layer.named_parameters()}

@@ -2,113 +2,17 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from fastrcn import cells
-from fastrcn.cells import Cell, conv, norm, sigmoid, tanh
-from fastrcn.compiler.schedule import make_schedule, schedule_of
+from fastrcn.cells import Cell, conv, norm, tanh
+from fastrcn.compiler.schedule import make_schedule
 from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv_recurrent import input_schedule
-from tests.helpers.loops import run, same, spread
+from tests.helpers.loops import run
+from tests.helpers.normed import CELLS, compare, tensors_of
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def normed(maps, scale, eps=1e-5):
-    return spread(scale) * F.layer_norm(maps, maps.shape[1:], eps=eps)
-
-
-def lstm(p, x, state):
-    h, c = state
-    of_x, of_h = p["weight_ch"].chunk(2)
-    a = normed(same(x, p["weight_ih"]), of_x) + normed(same(h, p["weight_hh"]), of_h) + spread(p["bias"])
-    i, f, g, o = a.chunk(4, 1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def peephole_lstm(p, x, state):
-    h, c = state
-    n = 3 * h.shape[1]
-    wi, wf, wo = (spread(w) for w in p["weight_ch"][:n].chunk(3))
-    of_x, of_h = p["weight_ch"][n:].chunk(2)
-    a = normed(same(x, p["weight_ih"]), of_x, 0.1) + normed(same(h, p["weight_hh"]), of_h, 0.1) + spread(p["bias"])
-    i, f, g, o = a.chunk(4, 1)
-    c = torch.sigmoid(f + wf * c) * c + torch.sigmoid(i + wi * c) * torch.tanh(g)
-    return torch.sigmoid(o + wo * c) * torch.tanh(c), c
-
-
-def gru(p, x, state):
-    """The candidate's recurrent convolution is normalised by itself: it is of another operand."""
-    (h,) = state
-    n = h.shape[1]
-    w_rz, w_n = p["weight_hh"].split([2 * n, n])
-    of_x, of_rz, of_n = p["weight_ch"].split([3 * n, 2 * n, n])
-    r, z, x_n = (normed(same(x, p["weight_ih"]), of_x) + spread(p["bias"])).chunk(3, 1)
-    h_r, h_z = normed(same(h, w_rz), of_rz).chunk(2, 1)
-    r, z = torch.sigmoid(r + h_r), torch.sigmoid(z + h_z)
-    return ((1 - z) * h + z * torch.tanh(x_n + normed(same(r * h, w_n), of_n)),)
-
-
-class OneNorm(Cell):
-    """Only the recurrent convolution of the gate is normalised; the others of h and x merge as ever."""
-
-    def step(self, x, h):
-        f = sigmoid(conv(x) + norm(conv(h)))
-        return (1 - f) * h + f * tanh(conv(x) + conv(h))
-
-
-def one_norm(p, x, state):
-    (h,) = state
-    f, n = (same(x, p["weight_ih"]) + p["bias"].view(-1, 1, 1)).chunk(2, 1)
-    of_f, of_n = p["weight_hh"].chunk(2)
-    f = torch.sigmoid(f + normed(same(h, of_f), p["weight_ch"]))
-    return ((1 - f) * h + f * torch.tanh(n + same(h, of_n)),)
-
-
-CELLS = {
-    "lstm": (cells.LayerNorm(cells.ConvLSTM()), lstm),
-    "peephole_lstm": (cells.LayerNorm(cells.ConvLSTM(True), eps=0.1), peephole_lstm),
-    "gru": (cells.LayerNorm(cells.ConvGRU()), gru),
-    "one_norm": (OneNorm(), one_norm),
-}
-
-
-def tensors_of(cell, steps=4, batch=3, size=(4, 3), channels=3, maps=False):
-    blocks, inputs = schedule_of(cell.key).blocks, 2
-    full = size if maps else ()
-    shapes = {"x": (steps, batch, inputs, *size), "weight_ih": (blocks["x"] * channels, inputs, 3, 3)}
-    shapes |= {name: (batch, channels, *size) for name in cell.states}
-    shapes |= {"weight_hh": (blocks["h"] * channels, channels, 3, 3)}
-    shapes |= {"bias": (blocks["bias"] * channels, *(() if isinstance(cell, OneNorm) else full))}
-    shapes |= {"weight_ch": ((blocks["peephole"] + blocks["scale"]) * channels, *full)}
-    return {n: torch.randn(s, dtype=torch.float64, requires_grad=True) for n, s in shapes.items()}
-
-
-def compare(name, backend, dtype, lengths=None, maps=False, size=(4, 3), steps=4, batch=3, channels=3, **options):
-    cell, step = CELLS[name]
-    exact = tensors_of(cell, steps, batch, size, channels, maps)
-    leaves = {n: t.detach().to(dtype).requires_grad_() for n, t in exact.items()}
-    lengths = None if lengths is None else torch.tensor(lengths)
-    hx = tuple(exact[s] for s in cell.states)
-    results = [run(step, exact, exact["x"], hx, lengths, options.get("reverse", False))]
-    results.append(
-        conv_recurrent(
-            cell, *(leaves[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")),
-            tuple(leaves[s] for s in cell.states), lengths=lengths, backend=backend, **options,
-        )  # fmt: skip
-    )
-    flat = [[output, *states] for output, states in results]
-    generator = [torch.randn_like(t) for t in flat[0]]
-    grads = [
-        torch.autograd.grad([(t * g.to(t.dtype)).sum() for t, g in zip(parts, generator, strict=True)], list(of.values()))
-        for parts, of in zip(flat, (exact, leaves), strict=True)
-    ]
-    for n, truth, found in zip(["output", *cell.states], *flat, strict=True):
-        assert_close(found, truth, n)
-    for n, truth, found in zip(exact, *grads, strict=True):
-        assert_close(found, truth, f"gradient of {n}")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -120,3 +24,87 @@ def test_equals_the_loop_with_all_gradients(name, backend, poisoned_memory):
             compare(name, backend, torch.float64, maps=True, reverse=True, recompute=True)
             compare(name, backend, torch.float64, size=(1, 1), steps=1)
             compare(name, backend, torch.float32, maps=True, lengths=(1, 3, 4), recompute=True)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_many_chunks_and_threads(name, poisoned_memory):
+    """Threads share out pixels, or channels where there are few pixels; sums are put together from all of them."""
+    torch.set_num_threads(3)
+    for schedule in input_schedule.NAMES:
+        with input_schedule.use_schedule(schedule):
+            compare(name, "cpu", torch.float32, steps=19, batch=2, size=(24, 25), channels=5, maps=True)
+            compare(name, "cpu", torch.float64, steps=3, batch=2, size=(3, 3), channels=64)
+            compare(name, "cpu", torch.float64, steps=3, batch=40, size=(2, 1), channels=32, recompute=True)
+
+
+def test_bfloat16(poisoned_memory):
+    """As near to float64 as a plain loop in bfloat16."""
+    cell, step = CELLS["lstm"]
+    exact = tensors_of(cell)
+    low = {n: t.detach().bfloat16() for n, t in exact.items()}
+    truth, _ = run(step, exact, exact["x"], (exact["h"], exact["c"]))
+    plain, _ = run(step, low, low["x"], (low["h"], low["c"]))
+    given = [low[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")]
+    for backend in ("reference", "cpu"):
+        found, _ = conv_recurrent(cell, *given, (low["h"], low["c"]), backend=backend)
+        assert_close(found, truth, backend, plain=plain)
+
+
+def test_one_step_by_hand():
+    """1x1 kernels, one channel, two pixels: (1, 3) -> (-1, 1) whatever weight and bias of the convolution."""
+    cell = cells.LayerNorm(cells.ConvRNN("relu"), eps=1e-30)
+    x = torch.tensor([1.0, 3.0]).view(1, 1, 1, 1, 2)
+    weight = torch.full((1, 1, 1, 1), 7.0)
+    bias, weight_ch = torch.tensor([0.5]), torch.tensor([2.0, 9.0])
+    output, _ = conv_recurrent(cell, x, weight, weight, bias, weight_ch)
+    assert torch.allclose(output.flatten(), torch.tensor([0.0, 2.5]))
+
+
+def test_schedule():
+    """The convolutions of x are one group, those of h another; each block has a factor, inputs' first."""
+    schedule = make_schedule(cells.LayerNorm(cells.ConvLSTM(True), eps=0.5))
+    assert [(g.inputs, g.operands, len(g.slots), g.eps) for g in schedule.groups] == [
+        (("x",), (), 4, 0.5),
+        ((), (0,), 4, 0.5),
+    ]
+    assert schedule.blocks == {"x": 4, "h": 4, "bias": 4, "peephole": 3, "scale": 8}
+    names = [symbol.name for symbol, kind, _ in schedule.params if kind == "peephole"]
+    assert names[3:] == [f"scale_conv_{source}_{k}" for source in ("x", "state") for k in range(4)]
+
+
+def test_errors():
+    class Twice(Cell):
+        def step(self, x, h):
+            return tanh(norm(norm(conv(x))) + conv(h))
+
+    class Beside(Cell):
+        def step(self, x, h):
+            a = conv(h)
+            return tanh(conv(x) + a * norm(a))
+
+    class Eps(Cell):
+        def step(self, x, h):
+            return tanh(norm(conv(x), -1) + conv(h))
+
+    class Two(Cell):
+        def step(self, x, h):
+            return tanh(norm(conv(x), 0.1) * norm(conv(x), 0.2) + conv(h))
+
+    for kind, words in [
+        (Twice, "norm: expected what conv"),
+        (Beside, "used through it alone"),
+        (Eps, "norm: expected eps above 0, got -1"),
+        (Two, "one eps for all norms of the convolutions of x"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            make_schedule(kind())
+    x, w, u = torch.randn(1, 1, 2, 3, 3), torch.randn(12, 2, 3, 3), torch.randn(12, 3, 3, 3)
+    cell, factors = cells.LayerNorm(cells.ConvLSTM()), torch.ones(24)
+    with pytest.raises(ValueError, match=r"weight_ch: expected 0\*3 peepholes and 8\*3 factors of norms .*got none"):
+        conv_recurrent(cell, x, w, u)
+    with pytest.raises(ValueError, match=r"bias: expected shape \(4\*3,\) or \(12, 3, 3\), got \(12, 2, 3\)"):
+        conv_recurrent(cell, x, w, u, torch.zeros(12, 2, 3), factors)
+    with pytest.raises(ValueError, match=r"bias: expected shape \(4\*3,\), got \(12, 3, 3\)"):
+        conv_recurrent(cells.ConvLSTM(), x, w, u, torch.zeros(12, 3, 3))
+    with pytest.raises(RuntimeError, match="normalises over whole maps"):
+        conv_recurrent(cell, x, w, u, None, factors, backend="triton")

@@ -37,18 +37,43 @@ def test_plain_cell_and_back():
             assert torch.equal(state[name], value if used else torch.zeros_like(value))
 
 
+def test_layer_norm():
+    """With a step of 0 the state's norm sees zeros alone, as there."""
+    arguments = 3, 4, 5, 4, 3, 1, 1
+    theirs, ours = randomize(OpenSTL.ConvLSTMCell(*arguments)), openstl.ConvLSTMCell(*arguments)
+    x, h, c = inputs()
+    assert_same(theirs, ours, x, h, c)
+    assert_same(theirs, ours, x, 0 * h, 0 * c)
+
+
+def test_plain_cell_with_layer_norm_and_back():
+    theirs = randomize(OpenSTL.ConvLSTMCell(3, 4, 5, 4, 3, 1, True)).double()
+    x, h, c = (v.double() for v in inputs())
+    for cell in (openstl.from_state_dict(theirs.state_dict()), openstl.from_module(theirs)):
+        assert cell.layer_norm == "full"
+        for found, truth in zip(cell(x, (h, c)), theirs(x, h, c), strict=True):
+            assert_close(found, truth)
+        back = OpenSTL.ConvLSTMCell(3, 4, 5, 4, 3, 1, True).double()
+        back.load_state_dict(openstl.to_state_dict(cell))
+        for found, truth in zip(back(x, h, c), theirs(x, h, c), strict=True):
+            assert_close(found, truth)
+    unbiased = fastrcn.ConvLSTMCell(3, 4, layer_norm="full", map_size=(5, 4), bias=False).double()
+    back.load_state_dict(openstl.to_state_dict(unbiased))
+    for found, truth in zip(back(x, h, c), unbiased(x, (h, c)), strict=True):
+        assert_close(found, truth)
+
+
 def test_errors():
-    with pytest.raises(ValueError, match=r"layer_norm: expected False, the normalisation.*is missing here"):
-        openstl.ConvLSTMCell(3, 4, 5, 4, 3, 1, True)
     with pytest.raises(ValueError, match=r"stride: expected 1.*got 2"):
         openstl.ConvLSTMCell(3, 4, 5, 4, 3, 2, False)
     with pytest.raises(ValueError, match=r"filter_size: expected odd"):
         openstl.ConvLSTMCell(3, 4, 5, 4, 4, 1, False)
-    normed = OpenSTL.ConvLSTMCell(3, 4, 5, 4, 3, 1, True)
-    with pytest.raises(ValueError, match=r"state: expected no layer norm.*conv_x.1.weight"):
-        openstl.from_state_dict(normed.state_dict())
-    with pytest.raises(ValueError, match=r"layer_norm: expected False"):
-        openstl.from_module(normed)
+    with pytest.raises(ValueError, match=r"x_t: expected shape \(B, 3, 4, 4\), got \(2, 3, 5, 4\)"):
+        openstl.ConvLSTMCell(3, 4, 4, 4, 3, 1, True)(*inputs())
+    with pytest.raises(ValueError, match=r"layer: expected layer_norm=None"):
+        openstl.to_state_dict(fastrcn.ConvLSTMCell(3, 4, layer_norm="channel"))
+    with pytest.raises(ValueError, match=r"layer: expected layer_norm=None"):
+        openstl.to_state_dict(fastrcn.ConvLSTMCell(3, 4, layer_norm="full", layer_norm_eps=0.1, map_size=(5, 4)))
     with pytest.raises(ValueError, match=r"layer: expected bias=False"):
         openstl.to_state_dict(fastrcn.ConvLSTMCell(3, 4))
     with pytest.raises(ValueError, match=r"x_t: expected 3 channels, got 2"):

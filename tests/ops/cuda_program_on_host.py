@@ -11,6 +11,7 @@ from fastrcn.cells import BUILT_IN
 from fastrcn.ops.conv_recurrent import cuda, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
 from tests.helpers.noise import CASE, NOISY, compare_noisy
+from tests.helpers.normed import CELLS, compare
 from tests.ops.cuda_on_host import stage_cases
 from tests.ops.cuda_on_host.stages import HostKernels
 
@@ -146,3 +147,10 @@ def test_pre_activations_that_nobody_reads_are_not_written():
 def test_a_cell_of_ones_own_runs_as_pytorch_code(name):
     compare_with_loop(name, CASES["lengths"], "cuda", torch.float64)
     assert not KERNELS.launches
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_layer_normalisation(name):
+    """Stages and normalisation as PyTorch code between the library's convolutions."""
+    compare(name, "cuda", torch.float64, lengths=(4, 2, 0), maps=True)
+    compare(name, "cuda", torch.float64, reverse=True, recompute=True)

@@ -30,9 +30,10 @@ def can_run(cell, dtype, device):
         return False, problem
     if has_kernels(schedule_of(cell)):
         return True, "the library's convolutions, one CUDA kernel per stage"
+    other = "" if schedule_of(cell).normalizes else " (triton compiles cells when they run)"
     return True, (
-        "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension "
-        "(triton compiles cells when they run)"
+        "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
+        + other
     )
 
 

@@ -147,14 +147,14 @@ def backward(
         span = time if kept else slice(None)
         for n, group in enumerate(schedule.groups):
             if group.eps is not None and not group.operands:
-                seq.normalize_backward(n, d_groups[n][:steps], data[n][span], scales[n][span])
+                seq.normalize_backward(d_groups[n][:steps], data[n][span], scales[n][span])
         result.add_chunk(
             time, [d[:steps] for d in d_groups], states, {o: d[:steps] for o, d in operands.items()}, first == 0
         )
     return result.finish(d_states, d_params)
 
 
-def _kept(schedule, saved):
+def _kept(schedule, saved) -> tuple[Any, Any]:
     """What forward kept as (groups, scales with None where a group is not normalised)."""
     groups, scales = saved[: len(schedule.groups)], iter(saved[len(schedule.groups) :])
     return groups, [None if group.eps is None else next(scales) for group in schedule.groups] if groups else []
@@ -201,7 +201,7 @@ def _parameter_sums(seq, kind, threads):
     return torch.zeros(shape, dtype=torch.float64, device=seq.weight_hh.device)
 
 
-def _recompute(seq, states, time):
+def _recompute(seq, states, time) -> tuple[Any, Any]:
     """The pre-activations of a span of time and their scales, from the states alone: one convolution each for all its
     steps."""
     g, schedule = seq.geometry, seq.schedule
@@ -220,7 +220,7 @@ def _recompute(seq, states, time):
         previous.append(Buffer(stored.flatten(0, 1), width=g.channels))
     images = steps * g.batch
     operands = {o: Buffer(seq.empty(steps).flatten(0, 1), width=g.channels) for o in schedule.computed_operands}
-    flat, factors = zip(*(seq.flat_buffers(*pair) for pair in zip(data, scales, strict=True)), strict=True)
+    flat, factors = ([seq.flat(d) for d in maps] for maps in (data, scales))
     params, masks = seq.params(images), seq.flat_mask_buffers(time)
     body = seq.forward_steps(flat, factors, inputs, previous, operands, params, masks, zero_first=False)
     seq.run(body, images=images)

@@ -1,8 +1,8 @@
 """The body of the time loop as a short list of steps, and the two ways to run it.
 
-A step is a fill, a convolution added to its target in place, a normalisation in place, or a stage. The list is made once per call and run for
-every step of time: whole in C++ where all of it was compiled, else from Python, each step compiled where it can
-be, PyTorch code where not.
+A step is a fill, a convolution added to its target in place, a normalisation in place, or a stage. The list is made
+once per call and run for every step of time: whole in C++ where all of it was compiled, else from Python, each step
+compiled where it can be, PyTorch code where not.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """One sequence as forward and backward see it: its spans of time, its weights, and the steps of its time loop."""
 
 from dataclasses import replace
+from typing import Any
 
 from fastrcn import memory
 from fastrcn.compiler.signature import forward_signatures
@@ -82,8 +83,8 @@ class Sequence:
         return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
     def project(self, groups, scales, time):
-        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time; normalise
-        those that are complete then, and write their ``scales``."""
+        """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time, and
+        normalise those that are complete then."""
         for n, data in enumerate(groups):
             flat = data.flatten(0, 1)
             flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
@@ -94,21 +95,19 @@ class Sequence:
                     self.convolve(self.input(name, time).flatten(0, 1), flat, weight, padding, g.stride, g.dilation)
             group = self.schedule.groups[n]
             if group.eps is not None and not group.operands:
-                self.run([Normalize(*self.flat_buffers(data, scales[n]), group.eps)], len(flat))
+                self.run([Normalize(self.flat(data), self.flat(scales[n]), group.eps)], len(flat))
 
-    def normalize_backward(self, n, d_group, group, scale):
-        """Turn the gradients of group ``n``, complete over a span of time, into those of what was normalised."""
-        target, scale = self.flat_buffers(d_group, scale)
-        normalized, _ = self.flat_buffers(group, None)
-        self.run([NormalizeBackward(target, normalized, scale)], len(target.data))
+    def normalize_backward(self, d_group, group, scale):
+        """Turn a group's gradients over a span of time into those of what was normalised."""
+        step = NormalizeBackward(self.flat(d_group), self.flat(group), self.flat(scale))
+        self.run([step], len(step.target.data))
 
     @staticmethod
-    def flat_buffers(group, scale):
-        """A group's maps (steps,B,...) and scales as buffers of all images at one time."""
-        flat = [None if t is None else t.flatten(0, 1) for t in (group, scale)]
-        return [None if t is None else Buffer(t, width=t.shape[-1]) for t in flat]
+    def flat(data) -> Any:
+        """Maps (steps,B,...) as a buffer of all images at one time; None for None."""
+        return None if data is None else Buffer(data.flatten(0, 1), width=data.shape[-1])
 
-    def empty_scales(self, *lead):
+    def empty_scales(self, *lead) -> list[Any]:
         """Uninitialised scales of the groups, (..., B) and an axis of size 1 for each of a map; None where a group is
         not normalised."""
         size = (self.geometry.batch, *(1 for _ in self.geometry.map[1:]))
@@ -245,6 +244,6 @@ class Sequence:
             for g, p in self.schedule.slot_of.values()
         ]
 
-    def group_buffers(self, data, timed=True, origin=0):
+    def group_buffers(self, data, timed=True, origin=0) -> list[Any]:
         """Maps of groups, or their scales, as buffers."""
         return [None if d is None else Buffer(d, timed, width=d.shape[-1], origin=origin) for d in data]

@@ -24,9 +24,9 @@ from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, ma
 
 def can_run(cell, dtype, device):
     """(whether this backend runs the cell, why not or how)."""
+    if schedule_of(cell).normalizes:
+        return False, "the cell normalises over whole maps, and a program of its kernels sees a tile"
     problem = problem_of(dtype, device)
-    if not problem and any(group.eps is not None for group in schedule_of(cell).groups):
-        problem = "the cell normalises over whole maps, of which the programs of its kernels see a tile"
     return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
 
 
