@@ -123,7 +123,7 @@ def to_state_dict(layer):
     packed = packing.packed_of(layer, layers.ConvLSTMCell, norms=("norm_ih", "norm_hh") if norm else ())
     if layer.has_bias and not norm:
         raise ValueError("layer: expected bias=False, the other layout has none, got a layer with a bias")
-    height, width = layer.map_size if norm else (None, None)
+    height, width = (layer.map_size if norm else None) or (None, None)
     module = ConvLSTMCell(layer.input_size, layer.hidden_size, height, width, packing.square(layer), 1, norm)
     for unused in (module.conv_o, module.conv_last):
         for weight in unused.parameters():
