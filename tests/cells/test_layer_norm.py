@@ -50,6 +50,21 @@ def test_bfloat16(poisoned_memory):
         assert_close(found, truth, backend, plain=plain)
 
 
+def test_opcheck():
+    cell = CELLS["lstm"][0]
+    t = {n: v.detach() for n, v in tensors_of(cell, maps=True).items()}
+    common = ([t["x"]], [t["weight_ih"]], t["weight_hh"], t["bias"], t["weight_ch"], [t["h"], t["c"]], [], None)
+    options = ([1, 1], [1, 1], None, False)
+    forward, backward = (getattr(torch.ops.fastrcn, f"conv_recurrent_{name}").default for name in ("fwd", "bwd"))
+    for save in (1, 2):
+        arguments = ("cpu", cell.key, *common, *options, save)
+        assert set(torch.library.opcheck(forward, arguments).values()) == {"SUCCESS"}
+        output, *rest = forward(*arguments)
+        grads = [torch.ones_like(output), None, None]
+        arguments = ("cpu", cell.key, grads, *common, output, rest[2:], *options, [True] * 7)
+        assert set(torch.library.opcheck(backward, arguments).values()) == {"SUCCESS"}
+
+
 def test_one_step_by_hand():
     """1x1 kernels, one channel, two pixels: (1, 3) -> (-1, 1) whatever weight and bias of the convolution."""
     cell = cells.LayerNorm(cells.ConvRNN("relu"), eps=1e-30)
