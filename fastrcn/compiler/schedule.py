@@ -202,8 +202,7 @@ def make_schedule(cell) -> Schedule:
     operands = list(dict.fromkeys(t.source for t in trace.terms if not isinstance(t.source, str)))
     by_symbol = {t.symbol: t for t in trace.terms}
     explicit_bias = {b: blocks[cell.inputs[0]] + k for k, b in enumerate(trace.biases)}
-    slots = []
-    members_of = dict(names)
+    grouped: dict[tuple, list[Slot]] = {}
     for symbol, members in names:
         convs = [by_symbol[m] for m in members if m in by_symbol]
         from_inputs = [t for t in convs if isinstance(t.source, str)]
@@ -218,12 +217,8 @@ def make_schedule(cell) -> Schedule:
         for name, pairs in (("an input", slot.input_blocks), ("an operand", slot.operand_blocks)):
             if len({key for key, _ in pairs}) != len(pairs):
                 raise ValueError(f"{cell!r}.step: {name} is convolved twice within one sum; one weight would do")
-        slots.append(slot)
-
-    grouped: dict[tuple, list[Slot]] = {}
-    for slot in slots:
-        eps = next((by_symbol[m].eps for m in members_of[slot.symbol] if m in by_symbol), None)
-        key = (tuple(n for n, _ in slot.input_blocks), tuple(sorted(o for o, _ in slot.operand_blocks)), eps)
+        inputs, waits = (n for n, _ in slot.input_blocks), sorted(o for o, _ in slot.operand_blocks)
+        key = tuple(inputs), tuple(waits), convs[0].eps
         grouped.setdefault(key, []).append(slot)
     groups = tuple(Group(ins, ops, tuple(members), eps) for (ins, ops, eps), members in grouped.items())
 
