@@ -1,10 +1,17 @@
-"""Files that appear whole, or not at all, and tables for them."""
+"""Files that appear whole, or not at all, tables for them, and the folder of those that may be lost."""
 
 import csv
 import io
 import os
 import uuid
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: FASTRCN_CACHE, else ``fastrcn`` in the user's folder for caches."""
+    given = os.environ.get("FASTRCN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(given).expanduser() if given else Path(base).expanduser() / "fastrcn"
 
 
 def write_at_once(path, write):

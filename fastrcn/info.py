@@ -11,6 +11,7 @@ import torch
 from fastrcn import backends, cells, native
 from fastrcn._version import __version__
 from fastrcn.compiler.schedule import schedule_of
+from fastrcn.files import cache_folder
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d, conv_recurrent
 from fastrcn.ops import autotune
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
@@ -77,7 +78,7 @@ def _autotune():
     """Whether Triton kernels are measured, and the files of the GPUs that are here."""
     gpus = range(torch.cuda.device_count()) if util.find_spec("triton") and torch.cuda.is_available() else ()
     files = sorted({str(autotune.file_of(k)) for k in gpus})
-    return {"on": autotune.enabled(), "folder": str(autotune.folder()), "files": files}
+    return {"on": autotune.enabled(), "folder": str(cache_folder()), "files": files}
 
 
 class _Test(NamedTuple):

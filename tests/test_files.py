@@ -1,10 +1,11 @@
 """Files that are replaced in one step."""
 
 import stat
+from pathlib import Path
 
 import pytest
 
-from fastrcn.files import write_at_once
+from fastrcn.files import cache_folder, write_at_once
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -30,3 +31,14 @@ def test_written_files_have_the_rights_of_others(tmp_path):
     write_at_once(tmp_path / "ours", lambda place: place.write_text("x"))
     rights = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")]
     assert rights[0] == rights[1]
+
+
+def test_cache_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/b")
+    monkeypatch.setenv("FASTRCN_CACHE", "~/c")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/a")
+    assert cache_folder() == Path("/b/c")
+    monkeypatch.delenv("FASTRCN_CACHE")
+    assert cache_folder() == Path("/a/fastrcn")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/b/.cache/fastrcn")

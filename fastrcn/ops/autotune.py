@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fastrcn._version import __version__
-from fastrcn.files import write_at_once
+from fastrcn.files import cache_folder, write_at_once
 from fastrcn.ops.triton_support import device_of, interpreting
 
 _asked: list[tuple] = []
@@ -72,20 +72,14 @@ def timer():
     return given or (None if interpreting() else milliseconds)
 
 
-def folder():
-    """Where the files are: FASTRCN_CACHE, else ``fastrcn`` in the user's folder for caches."""
-    given = os.environ.get("FASTRCN_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fastrcn"
-
-
 def file_of(device):
     """The file for a GPU's kind. Needs Triton."""
     import triton
 
     gpu = torch.cuda.get_device_properties(device)
     name = re.sub(r"[^A-Za-z0-9]+", "_", gpu.name)
-    return folder() / (f"autotune-{name}-sm{gpu.major}{gpu.minor}-triton{triton.__version__}-fastrcn{__version__}.json")
+    versions = f"triton{triton.__version__}-fastrcn{__version__}"
+    return cache_folder() / f"autotune-{name}-sm{gpu.major}{gpu.minor}-{versions}.json"
 
 
 def fastest(tensor, key, candidates, default, start):

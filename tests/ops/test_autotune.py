@@ -6,7 +6,6 @@ import re
 import time
 import warnings
 from dataclasses import astuple
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,15 +96,6 @@ def test_the_file_names_gpu_and_versions(monkeypatch, tmp_path):
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(**{**vars(GPU), "name": "B"})
     )
     assert choose(3, 2, 1) == (CONFIGS[2], 3)
-
-
-def test_folder(monkeypatch):
-    monkeypatch.delenv("FASTRCN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/a")
-    assert autotune.folder() == Path("/a/fastrcn")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/b")
-    assert autotune.folder() == Path("/b/.cache/fastrcn")
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1, 2]", b"\xff"], ids=["cut", "list", "bytes"])
