@@ -14,8 +14,9 @@
 #include "common/maps_last.h"
 #include "common/parallel.h"
 #include "conv_recurrent/program.h"
-#include "conv_recurrent/stage.h"
+#include "conv_recurrent/stage_tables.h"
 #include "kernels.h"
+#include "stage_source.h"
 
 namespace py = pybind11;
 
@@ -89,16 +90,6 @@ void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int6
   frcn::copy_maps_last(m, threads);
 }
 
-const frcn::StageEntry* find_stage(const frcn::StageTable& table, const std::string& fingerprint, int stage,
-                                   bool backward, int type) {
-  for (int k = 0; k < table.count; ++k) {
-    const auto& e = table.entries[k];
-    if (fingerprint == e.fingerprint && e.stage == stage && e.backward == backward && static_cast<int>(e.type) == type)
-      return &e;
-  }
-  return nullptr;
-}
-
 int64_t block_outputs(const std::string& isa, int type) {
   return frcn::find_kernels(isa).convolutions->block_outputs(element_size(type));
 }
@@ -115,7 +106,7 @@ class PyProgram {
  public:
   PyProgram(const std::string& isa, int type, int64_t channels, std::tuple<int64_t, int64_t, int64_t> maps,
             uintptr_t lengths, int threads)
-      : kernels_(frcn::find_kernels(isa)) {
+      : isa_(isa), kernels_(frcn::find_kernels(isa)) {
     program_.type = static_cast<frcn::DataType>(type);
     program_.channels = channels;
     std::tie(program_.images, program_.height, program_.width) = maps;
@@ -170,9 +161,8 @@ class PyProgram {
 
   void add_stage(const std::string& fingerprint, int stage, bool backward, const std::vector<BufferTuple>& buffers,
                  const std::vector<int64_t>& pitch, const std::vector<int64_t>& parameter_size) {
-    const auto* entry = find_stage(*kernels_.stages, fingerprint, stage, backward, static_cast<int>(program_.type));
-    if (!entry)
-      throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + kernels_.stages->isa);
+    const auto* entry = frcn::find_stage(isa_, fingerprint, stage, backward, program_.type);
+    if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + isa_);
     if (buffers.size() != static_cast<size_t>(entry->arguments) || pitch.size() != buffers.size() ||
         buffers.size() > frcn::kMaxStageArguments ||
         parameter_size.size() != static_cast<size_t>(entry->parameter_gradients))
@@ -189,6 +179,7 @@ class PyProgram {
   }
 
  private:
+  std::string isa_;
   frcn::Kernels kernels_;
   frcn::Program program_;
 };
@@ -205,9 +196,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "has_stage",
       [](const std::string& isa, const std::string& fingerprint, int stage, bool backward, int type) {
-        return find_stage(*frcn::find_kernels(isa).stages, fingerprint, stage, backward, type) != nullptr;
+        return frcn::find_stage(isa, fingerprint, stage, backward, static_cast<frcn::DataType>(type)) != nullptr;
       },
       "Whether a stage was compiled for an instruction set and data type (0 float32, 1 float64, 2 bfloat16).");
+  m.def("register_stages", &frcn::register_stages, "Load a library of stages, compiled from stage_source.");
   m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
   py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions, normalisations and stages, run once per step.")
@@ -222,6 +214,8 @@ PYBIND11_MODULE(_C, m) {
 #if defined(FASTRCN_WITH_CUDA)
   bind_cuda_stages(m);
 #endif
+  m.attr("most_stage_arguments") = frcn::kMaxStageArguments;
+  m.attr("stage_source") = fastrcn_stage_source;
 #if defined(FASTRCN_BUILD_INFO)
   m.attr("build_info") = FASTRCN_BUILD_INFO;
 #endif

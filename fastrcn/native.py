@@ -74,9 +74,18 @@ def has_bfloat16_convolution() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def register_stages(path) -> None:
+    """Load a library of stages: from now on every layer of the cells in it has them.
+
+    Raises RuntimeError where the library does not load, or was made for another version of the extension.
+    """
+    module().register_stages(str(path))
+    has_cell.cache_clear()
+
+
 @cache
 def has_cell(schedule: Schedule, type_number: int) -> bool:
-    """Whether every stage of a cell was compiled, from the same equations, for the chosen instruction set."""
+    """Whether every stage of a cell is compiled, from the same equations, for the chosen instruction set."""
     if module() is None:
         return False
     signatures = (*forward_signatures(schedule), *backward_signatures(schedule))

@@ -38,4 +38,12 @@ struct StageTable {
   int count;
 };
 
+constexpr int kStageAbi = 1;  // to be raised with every change to the above
+
+// What a library of stages that was compiled apart from the extension exports, as `fastrcn_stage_library`.
+struct StageLibrary {
+  int abi;
+  const StageTable* table;
+};
+
 }  // namespace frcn

@@ -1,4 +1,5 @@
-// The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
+// The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512) into the
+// extension, and for other cells into libraries of their own (FRCN_STAGE_LIBRARY).
 #include "conv_recurrent/rows.h"
 
 namespace FRCN_ISA {
@@ -37,3 +38,10 @@ extern const frcn::StageTable stage_table;
 const frcn::StageTable stage_table = {FRCN_TEXT(FRCN_ISA), entries, sizeof entries / sizeof entries[0]};
 
 }  // namespace FRCN_ISA
+
+#if defined(FRCN_STAGE_LIBRARY)
+extern "C" {
+extern const frcn::StageLibrary fastrcn_stage_library __attribute__((visibility("default")));
+const frcn::StageLibrary fastrcn_stage_library = {frcn::kStageAbi, &FRCN_ISA::stage_table};
+}
+#endif
