@@ -3,6 +3,7 @@
 from fastrcn import backends, cells, functional, interop
 from fastrcn._version import __version__
 from fastrcn.backends import use_backend
+from fastrcn.compile_cell import compile_cell
 from fastrcn.convert import convert
 from fastrcn.fuse import fuse
 from fastrcn.layers import (
@@ -58,6 +59,7 @@ __all__ = [
     "__version__",
     "backends",
     "cells",
+    "compile_cell",
     "convert",
     "empty_cache",
     "functional",

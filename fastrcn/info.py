@@ -10,6 +10,7 @@ import torch
 
 from fastrcn import backends, cells, native
 from fastrcn._version import __version__
+from fastrcn.compiler.library import find_compiler
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.files import cache_folder
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d, conv_recurrent
@@ -31,6 +32,7 @@ def collect() -> dict:
         "triton": _version("triton"),
         "threads": torch.get_num_threads(),
         "extension": _extension(),
+        "compile_cell": _compile_cell(),
         "cuda": _cuda(),
         "autotune": _autotune(),
         "self_test": [_self_test(o, name, dtype) for o in OPERATIONS for name in backends.NAMES for dtype in _DTYPES],
@@ -53,6 +55,15 @@ def _extension():
         "openmp": "PyTorch's" if module.parallel_runtime_found() else "none found: one thread",
         "bfloat16_convolution": native.has_bfloat16_convolution(),
     }
+
+
+def _compile_cell():
+    """With what cells of one's own would be compiled."""
+    try:
+        compiler = find_compiler()
+    except RuntimeError as error:
+        return {"compiler": None, "reason": str(error)}
+    return {"compiler": compiler.version.split("\n")[0], "folder": str(cache_folder())}
 
 
 def _cuda():
@@ -163,6 +174,9 @@ def report(facts: dict) -> str:
             lines.append(f"  CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}")
     else:
         lines.append(f"extension: {extension['reason']}")
+    own = facts["compile_cell"]
+    with_what = f"{own['compiler']}; cache: {own['folder']}" if own["compiler"] else own["reason"]
+    lines.append(f"compile_cell: {with_what}")
     cuda = facts["cuda"]
     lines.append(f"CUDA: {cuda['note']}; devices: {', '.join(cuda['devices']) or 'none'}")
     tuning = facts["autotune"]

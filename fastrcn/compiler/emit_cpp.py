@@ -124,7 +124,7 @@ def lanes_source(fingerprint: str, sig: Signature) -> str:
 def header_source(cells, for_cpu=()) -> str:
     """The header that holds every stage of ``cells`` and of those ``for_cpu`` alone; the lists ``FRCN_STAGES(X)`` of
     all of them and ``FRCN_DEVICE_STAGES(X)`` of those that are for GPUs too."""
-    parts = ["// Emitted from the equations in fastrcn/cells when the package is built. Not for editing.", ""]
+    parts = ["// Emitted from cells' equations. Not for editing.", ""]
     lanes: list[str] = []
     entries: list[str] = []
     device_entries: list[str] = []
@@ -134,7 +134,6 @@ def header_source(cells, for_cpu=()) -> str:
         if schedule.fingerprint in seen:
             continue
         seen.add(schedule.fingerprint)
-        parts.append(f"// {cell!r}")
         for sig in (*forward_signatures(schedule), *backward_signatures(schedule)):
             parts += [equations_source(schedule.fingerprint, sig), row_source(schedule.fingerprint, sig)]
             grads = sum(arg.role == "d_param" for arg in sig.args)

@@ -110,6 +110,11 @@ class Weights(nn.Module):
         padding = check_padding(self.padding)
         return tuple(output_map(input.shape[-2:], self.kernel_size, self.stride, self.dilation, padding))
 
+    @property
+    def cells(self):
+        """The cells that run, with the layer's noise on their states: in training, in evaluation."""
+        return self._noise.in_training, self._noise.in_evaluation
+
     def _masks(self, input):
         """What the cell with noise is given for one layer and direction; ``input`` (T,B,C,H,W)."""
         if self._noise.cell(self.training) is self.cell:

@@ -4,9 +4,10 @@ import torch
 
 from fastrcn import cells
 from fastrcn.functional import conv_recurrent
+from fastrcn.ops.conv_recurrent.geometry import accumulate_type
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors
 from tests.helpers.loops import same
-from tests.helpers.tolerances import assert_close
+from tests.helpers.tolerances import RELATIVE, assert_close
 
 CASE = Case(steps=5, batch=3, inputs=2, channels=3, height=4, width=3, lengths=(5, 2, 0))
 REVERSED = Case(steps=4, inputs=2, channels=3, height=4, width=3, reverse=True, bias=False, states=False)
@@ -82,16 +83,20 @@ def loop(step, case, p, masks):
 
 
 def compare_noisy(name, case, backend, dtype, recompute=False):
+    """Outputs and all gradients against the float64 loop on the same values, as ``compare_with_loop`` does."""
     cell, subject, step, kinds = NOISY[name]
-    masks, exact = make_masks(kinds, case), make_tensors(SUBJECTS[subject], case)
+    masks, leaves = make_masks(kinds, case), make_tensors(SUBJECTS[subject], case, dtype)
+    exact = {n: t.detach().double().requires_grad_() for n, t in leaves.items()}
     truth = gradients(*loop(step, case, exact, masks), exact)
-    leaves = {n: t.detach().to(dtype).requires_grad_() for n, t in exact.items()}
+    plain = {}
+    if dtype not in RELATIVE:
+        plain = gradients(*loop(step, case, leaves, [m.to(dtype) for m in masks]), leaves)
     hx = tuple(leaves[n] for n in ("h0", "c0") if n in leaves) or None
     result = conv_recurrent(
         cell, leaves["x"], leaves["weight_ih"], leaves["weight_hh"], leaves.get("bias"), None, hx,
-        masks=[m.to(dtype) for m in masks], lengths=case.lengths, reverse=case.reverse, recompute=recompute,
-        backend=backend,
+        masks=[m.to(accumulate_type(dtype)) for m in masks], lengths=case.lengths, reverse=case.reverse,
+        recompute=recompute, backend=backend,
     )  # fmt: skip
     found = gradients(*result, leaves)
     for part, value in truth.items():
-        assert_close(found[part], value, part, dtype)
+        assert_close(found[part], value, part, dtype, plain.get(part))

@@ -19,7 +19,7 @@ def can_run(cell, dtype, device):
         return False, native.missing_reason()
     notes = []
     if not native.has_cell(schedule_of(cell), 0):
-        notes.append("stages as generated PyTorch code: this cell was not compiled into the extension")
+        notes.append("stages as generated PyTorch code: fastrcn.compile_cell compiles this cell")
     else:
         notes.append(f"compiled stages ({native.isa()})")
         if compute_type(dtype) == torch.bfloat16:
