@@ -13,7 +13,7 @@ from benchmarks import cases, report
 from benchmarks.case import NAMES, backend_on
 from benchmarks.runner import measure_ceilings, run_case
 
-_GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",)}
+_GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",), "own": ("stages", "plain")}
 
 
 def _commit():
@@ -91,7 +91,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     parser.add_argument("--name", help="stem of the files (default: device and dtype)")
     args = parser.parse_args(argv)
-    groups = (args.baselines or ("a,b,d,nn" if args.quick else "a,b,c,d,nn")).split(",")
+    groups = (args.baselines or ("a,b,d,nn,own" if args.quick else "a,b,c,d,nn,own")).split(",")
     unknown = [g for g in groups if g not in _GROUPS]
     if unknown:
         parser.error(f"--baselines: expected some of {','.join(_GROUPS)}, got {unknown[0]!r}")

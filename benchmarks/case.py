@@ -17,6 +17,7 @@ NAMES = {
     "cb": "(c) torch.compile of (b)",
     "d": "(d) CUDA graph of (b)",
     "nn": "torch.nn",
+    "stages": "fastrcn, PyTorch stages",
     "plain": "plain PyTorch",
 }
 

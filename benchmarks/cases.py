@@ -2,9 +2,9 @@
 
 from fnmatch import fnmatch
 
-from benchmarks import conv3d, recurrent
+from benchmarks import conv3d, own_cells, recurrent
 
-CASES = [*recurrent.CASES, *conv3d.CASES]
+CASES = [*recurrent.CASES, *own_cells.CASES, *conv3d.CASES]
 
 
 def find(pattern="*", quick=False):

@@ -69,7 +69,7 @@ class Conv3dCase(Case):
             return fused
         if name == "last":
             return ChannelsLast(fused)
-        if name in ("recompute", "nn"):
+        if name in ("recompute", "nn", "stages", "plain"):
             raise Unavailable("no such form")
         plain = nn.Sequential(*fused)
         module = plain if name == "a" else ChannelsLast(plain)

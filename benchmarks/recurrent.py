@@ -69,6 +69,8 @@ class RecurrentCase(Case):
         return kind(inputs, channels, self.kernel, **options)
 
     def make(self, name, dtype, device):
+        if name in ("stages", "plain"):
+            raise Unavailable("of cells that are not built in")
         layer = self._layer(dtype, device, recompute=name == "recompute")
         if name in ("fastrcn", "recompute"):
             return First(layer)
