@@ -66,6 +66,7 @@ print(fastrcn.compile_cell(fastrcn.ConvRecurrent(MGU(), 2, 3)))
 """
 
 
+@pytest.mark.slow
 def test_compiled_cells_and_a_second_process(tmp_path):
     """All tests of a file; then another process, with a compiler of the same version that compiles nothing."""
     variables = os.environ | {"FASTRCN_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
