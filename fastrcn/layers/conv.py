@@ -10,7 +10,7 @@ class ConvLSTM(LSTMWeights, ConvRecurrent):
 
     ``peephole``: None, "channel" (one weight per channel, the published models'), "full" (a map; needs ``map_size``) or
     "conv" (a convolution of c, whose weights are blocks of ``weight_hh_l0`` (7C,C,kh,kw): i of h, i of c, f of h, f of
-    c, g of h, o of h, o of the new c; not compiled ahead: on the CPU its stages are PyTorch code).
+    c, g of h, o of h, o of the new c; on the CPU its stages are PyTorch code until ``fastrcn.compile_cell``).
     ``forget_bias``: a number added to the forget gate before its sigmoid whenever the layer runs, beside the learned
     bias (flax adds 1). All other arguments, shapes and errors as ``ConvRecurrent``.
     """

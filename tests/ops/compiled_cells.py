@@ -18,6 +18,7 @@ LAYERS = {
     "mgu": fastrcn.ConvRecurrent(MGU(), 2, 5, num_layers=2),
     "peephole": fastrcn.ConvLSTM(2, 5, peephole="conv", bidirectional=True),
     "zoneout": fastrcn.ConvLSTM(2, 5, zoneout=0.3, zoneout_cell=0.4),
+    "normed": fastrcn.ConvLSTM(2, 5, peephole="channel", layer_norm="channel"),
     "dropout": fastrcn.ConvGRU(2, 5, recurrent_dropout=0.2),
 }
 DTYPES = (torch.float64, torch.float32)
@@ -83,8 +84,8 @@ def test_report_and_explanation(compiled):
     assert "generated PyTorch code: fastrcn.compile_cell compiles this cell" in explained
     assert explanation(MGU()).startswith("compiled stages")
     assert explanation(MGU()).endswith("time loop in C++")
-    assert len(report) == 4
-    assert "loaded the compiled stages of 4 of 5 cells" in str(report)
+    assert len(report) == 5
+    assert "loaded the compiled stages of 5 of 6 cells" in str(report)
     *_, of_dropout, without = report.cells
     assert "RecurrentDropout" in of_dropout.cell
     assert of_dropout.file is not None
