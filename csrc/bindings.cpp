@@ -34,6 +34,8 @@ struct WeightGradientTask {
 
 using Triple = std::array<int64_t, 3>;
 
+void set(int64_t* values, const Triple& triple) { std::copy(triple.begin(), triple.end(), values); }
+
 // Adds to totals (kd, kh, kw, inputs, outputs), one of them or, `by_rows`, one for each thread: few channels are not
 // enough to share out, so threads share out the rows and sum on their own.
 void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x, uintptr_t grad, uintptr_t totals,
@@ -46,7 +48,6 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
   args.x = reinterpret_cast<const char*>(x);
   args.grad = reinterpret_cast<const char*>(grad);
   std::tie(args.images, args.inputs, args.outputs) = counts;
-  const auto set = [](int64_t* values, const Triple& triple) { std::copy(triple.begin(), triple.end(), values); };
   set(args.source_size, source_size);
   set(args.size, size);
   set(args.kernel, kernel);
@@ -100,8 +101,6 @@ frcn::Buffer buffer(const BufferTuple& b) {
   return {reinterpret_cast<char*>(std::get<0>(b)), std::get<1>(b), reinterpret_cast<char*>(std::get<2>(b))};
 }
 
-using Pair = std::tuple<int64_t, int64_t>;
-
 class PyProgram {
  public:
   PyProgram(const std::string& isa, int type, int64_t channels, std::tuple<int64_t, int64_t, int64_t> maps,
@@ -109,7 +108,7 @@ class PyProgram {
       : isa_(isa), kernels_(frcn::find_kernels(isa)) {
     program_.type = static_cast<frcn::DataType>(type);
     program_.channels = channels;
-    std::tie(program_.images, program_.height, program_.width) = maps;
+    std::tie(program_.images, program_.map_pixels, program_.width) = maps;
     program_.lengths = reinterpret_cast<const int64_t*>(lengths);
     program_.threads = threads;
     program_.block_outputs = kernels_.convolutions->block_outputs(element_size(type));
@@ -120,24 +119,21 @@ class PyProgram {
     program_.fills.push_back({buffer(target), reinterpret_cast<const char*>(row), bytes});
   }
 
-  void add_convolution(const BufferTuple& source, const BufferTuple& target, uintptr_t weight, const Pair& channels,
-                       const Pair& source_map, const Pair& map, const Pair& kernel, const Pair& stride,
-                       const Pair& dilation, const Pair& padding, bool skip_first) {
+  void add_convolution(const BufferTuple& source, const BufferTuple& target, uintptr_t weight,
+                       std::tuple<int64_t, int64_t> channels, const Triple& source_size, const Triple& size,
+                       const Triple& kernel, const Triple& stride, const Triple& dilation, const Triple& padding,
+                       bool skip_first) {
     frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first};
     c.function = program_.type == frcn::DataType::float64 ? kernels_.convolutions->convolve_double
                                                           : kernels_.convolutions->convolve_float;
     c.args.weight = reinterpret_cast<const char*>(weight);
     std::tie(c.args.inputs, c.args.outputs) = channels;
-    const auto set = [](int64_t* values, int64_t first, const Pair& pair) {
-      values[0] = first;
-      std::tie(values[1], values[2]) = pair;
-    };
-    set(c.args.source_size, 1, source_map);
-    set(c.args.size, 1, map);
-    set(c.args.kernel, 1, kernel);
-    set(c.args.stride, 1, stride);
-    set(c.args.dilation, 1, dilation);
-    set(c.args.padding, 0, padding);
+    set(c.args.source_size, source_size);
+    set(c.args.size, size);
+    set(c.args.kernel, kernel);
+    set(c.args.stride, stride);
+    set(c.args.dilation, dilation);
+    set(c.args.padding, padding);
     program_.steps.push_back({frcn::Program::Kind::convolution, program_.convolutions.size()});
     program_.convolutions.push_back(c);
   }

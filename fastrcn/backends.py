@@ -16,6 +16,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.geometry import describe as _describe_con
 from fastrcn.ops.conv_recurrent import cpu as _conv_recurrent_cpu
 from fastrcn.ops.conv_recurrent import cuda as _conv_recurrent_cuda
 from fastrcn.ops.conv_recurrent import triton_program as _conv_recurrent_triton
+from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
 from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
@@ -51,7 +52,7 @@ _CAN_RUN = {
     },
 }
 """For each operation its backends, best first: functions of (what, dtype, device type) -> (can run, reason). ``what``
-is the operation's own: a cell's key, or what is constant in a call.
+is the operation's own: a cell's key and how many axes its maps have, or what is constant in a call.
 
 The order of conv_recurrent on a GPU follows a model of its cost (arithmetic, to be replaced by measurements). For a
 step with P pixels, C channels of the state, G gates, kernels k x k and b bytes a value:
@@ -68,7 +69,8 @@ one; that measurements are to decide.
 
 
 def _describe_conv_recurrent(cell, input, *args, **options):
-    return cell.key, input if isinstance(input, torch.Tensor) else input[0]
+    first = input if isinstance(input, torch.Tensor) else input[0]
+    return subject_of(cell, first), first
 
 
 _DESCRIBE = {

@@ -1,5 +1,7 @@
 """Checks of arguments. Every error names the argument, what was expected and what came."""
 
+from typing import Any
+
 import torch
 
 from fastrcn.compiler.schedule import schedule_of
@@ -10,12 +12,44 @@ def _shape(tensor):
     return tuple(tensor.shape)
 
 
+def _ints(value, count, least) -> Any:
+    """An int, or ``count`` of them, each of at least ``least``, as a tuple of ``count``; None for anything else."""
+    values = (value,) * count if isinstance(value, int) else value
+    if not isinstance(values, (tuple, list)) or len(values) != count:
+        return None
+    right = all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in values)
+    return tuple(values) if right else None
+
+
 def triple(value, name, least):
     """An int or three of them as a triple of ints of at least ``least``."""
-    values = (value,) * 3 if isinstance(value, int) else tuple(value)
-    if len(values) != 3 or any(not isinstance(v, int) or isinstance(v, bool) or v < least for v in values):
+    values = _ints(value, 3, least)
+    if values is None:
         raise ValueError(f"{name}: expected an int of at least {least} or three of them, got {value!r}")
     return values
+
+
+_NUMBERS = {2: "a pair", 3: "three"}
+_AXES = {2: "H,W", 3: "D,H,W"}
+_KERNEL_AXES = {2: "kh,kw", 3: "kd,kh,kw"}
+
+
+def per_axis(value, name, axes):
+    """A positive int, or one for each of a map's 2 or 3 axes, as a tuple of so many."""
+    values = _ints(value, axes, 1)
+    if values is None:
+        raise ValueError(f"{name}: expected a positive int or {_NUMBERS[axes]} of them, got {value!r}")
+    return values
+
+
+def map_axes(weight_hh):
+    """How many axes the maps have that a recurrent convolution's weight is for: 2 or 3."""
+    if weight_hh.dim() not in (4, 5):
+        raise ValueError(
+            f"weight_hh: expected 4 dimensions (blocks*C,C,{_KERNEL_AXES[2]}), or for maps ({_AXES[3]}) 5 "
+            f"(blocks*C,C,{_KERNEL_AXES[3]}), got shape {_shape(weight_hh)}"
+        )
+    return weight_hh.dim() - 2
 
 
 def check_kernel(kernel, name):
@@ -24,23 +58,23 @@ def check_kernel(kernel, name):
         raise ValueError(f"{name}: expected odd kernel sizes, which keep the map's size, got {tuple(kernel)}")
 
 
-def check_padding(padding):
-    """The input convolution's padding as a pair, None for "same"."""
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise ValueError(f'padding: expected "same", "valid", an int or a pair of ints, got {padding!r}')
-        return None if padding == "same" else (0, 0)
-    pair = (padding, padding) if isinstance(padding, int) else padding
-    whole = isinstance(pair, (tuple, list)) and all(isinstance(p, int) and not isinstance(p, bool) for p in pair)
-    if not whole or len(pair) != 2 or min(pair) < 0:
-        raise ValueError(f'padding: expected "same", "valid", an int of at least 0 or a pair of them, got {padding!r}')
-    return tuple(pair)
+def check_padding(padding, axes):
+    """The input convolution's padding as one number for each of a map's 2 or 3 axes, None for "same"."""
+    if padding == "same":
+        return None
+    values = _ints(0 if padding == "valid" else padding, axes, 0)
+    if values is None:
+        raise ValueError(
+            f'padding: expected "same", "valid", an int of at least 0 or {_NUMBERS[axes]} of them, got {padding!r}'
+        )
+    return values
 
 
 def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
     """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch. Returns
-    the shape of the output (T,B,C,H,W)."""
+    the shape of the output (T,B,C,H,W), of maps as ``weight_hh`` has: (D,H,W) too."""
     weight_hh, bias, weight_ch = packed
+    axes = map_axes(weight_hh)
     schedule = schedule_of(cell.key)
     blocks = schedule.blocks
     names = schedule.inputs
@@ -48,8 +82,6 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
         raise ValueError(
             f"input, weight_ih: expected {len(names)} each for the inputs {names}, got {len(inputs)}, {len(weight_ih)}"
         )
-    if weight_hh.dim() != 4:
-        raise ValueError(f"weight_hh: expected 4 dimensions (blocks*C,C,kh,kw), got shape {_shape(weight_hh)}")
     c = weight_hh.shape[1]
     if weight_hh.shape[0] != blocks["h"] * c:
         raise ValueError(f"weight_hh: expected {blocks['h']}*{c} rows for {cell!r}, got shape {_shape(weight_hh)}")
@@ -57,37 +89,37 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
     named = {"weight_hh": weight_hh}
     for name, x, weight in zip(names, inputs, weight_ih, strict=True):
         label = "input" if len(names) == 1 else f"input {name}"
-        if x.dim() != 5:
-            raise ValueError(f"{label}: expected 5 dimensions (T,B,C,H,W), got shape {_shape(x)}")
-        if weight.dim() != 4 or weight.shape[0] != blocks[name] * c:
+        if x.dim() != 3 + axes:
+            raise ValueError(f"{label}: expected {3 + axes} dimensions (T,B,C,{_AXES[axes]}), got shape {_shape(x)}")
+        if weight.dim() != 2 + axes or weight.shape[0] != blocks[name] * c:
             raise ValueError(
-                f"weight_ih of {label}: expected shape ({blocks[name]}*{c},Cin,kh,kw), got {_shape(weight)}"
+                f"weight_ih of {label}: expected shape ({blocks[name]}*{c},Cin,{_KERNEL_AXES[axes]}), "
+                f"got {_shape(weight)}"
             )
         if x.shape[2] != weight.shape[1]:
             raise ValueError(f"{label}: expected {weight.shape[1]} channels, got {x.shape[2]} in shape {_shape(x)}")
         if x.shape[:2] != inputs[0].shape[:2] or x.shape[3:] != inputs[0].shape[3:]:
-            raise ValueError(f"{label}: expected T, B, H, W as in {_shape(inputs[0])}, got {_shape(x)}")
-        if x.shape[0] == 0 or x.shape[3] == 0 or x.shape[4] == 0:
+            raise ValueError(f"{label}: expected T,B,{_AXES[axes]} as in {_shape(inputs[0])}, got {_shape(x)}")
+        if x.shape[0] == 0 or any(n == 0 for n in x.shape[3:]):
             raise ValueError(f"{label}: expected at least one step and a map of at least one pixel, got {_shape(x)}")
         if padding is None:
             check_kernel(weight.shape[2:], f"weight_ih of {label}")
         named |= {label: x, f"weight_ih of {label}": weight}
     b = inputs[0].shape[1]
-    h, w = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
-    if padding is not None and min(h, w) < 1:
-        kernel, size = tuple(weight_ih[0].shape[2:]), tuple(inputs[0].shape[3:])
+    size = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
+    if padding is not None and any(n < 1 for n in size):
         raise ValueError(
-            f"input: expected a map that the kernel {kernel} with dilation {tuple(dilation)} and padding "
-            f"{padding} fits in, got {size}"
+            f"input: expected a map that the kernel {tuple(weight_ih[0].shape[2:])} with dilation {tuple(dilation)} "
+            f"and padding {padding} fits in, got {tuple(inputs[0].shape[3:])}"
         )
     for weight, name in zip(weight_ih[1:], names[1:], strict=True):
-        if output_map(inputs[0].shape[3:], weight.shape[2:], stride, dilation, padding) != [h, w]:
+        if output_map(inputs[0].shape[3:], weight.shape[2:], stride, dilation, padding) != size:
             raise ValueError(f"weight_ih of input {name}: its convolution gives another map than the first input's")
     if bias is not None:
         named["bias"] = bias
         rows = blocks["bias"] * c
         # A bias that a convolution carries is one number per channel; one that is added to its norm may be a map.
-        maps = (rows, h, w) if all(not slot.bias_blocks for group in schedule.groups for slot in group.slots) else None
+        maps = (rows, *size) if all(not slot.bias_blocks for group in schedule.groups for slot in group.slots) else None
         if _shape(bias) not in ((rows,), maps):
             raise ValueError(
                 f"bias: expected shape ({blocks['bias']}*{c},){f' or {maps}' if maps else ''}, got {_shape(bias)}"
@@ -100,26 +132,27 @@ def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
         )
     if weight_ch is not None:
         named["weight_ch"] = weight_ch
-        if _shape(weight_ch) not in ((rows,), (rows, h, w)):
-            raise ValueError(f"weight_ch: expected shape ({rows},) or ({rows},{h},{w}), got {_shape(weight_ch)}")
+        if _shape(weight_ch) not in ((rows,), (rows, *size)):
+            full = ",".join(str(n) for n in (rows, *size))
+            raise ValueError(f"weight_ch: expected shape ({rows},) or ({full}), got {_shape(weight_ch)}")
     if hx:
         if len(hx) != len(schedule.states):
             raise ValueError(f"hx: expected {len(schedule.states)} states {schedule.states}, got {len(hx)}")
         for state, value in zip(schedule.states, hx, strict=True):
             named[f"hx ({state.name})"] = value
-            if _shape(value) != (b, c, h, w):
-                raise ValueError(f"hx ({state.name}): expected shape {(b, c, h, w)}, got {_shape(value)}")
+            if _shape(value) != (b, c, *size):
+                raise ValueError(f"hx ({state.name}): expected shape {(b, c, *size)}, got {_shape(value)}")
     check_same(named, inputs[0])
-    return inputs[0].shape[0], b, c, h, w
+    return inputs[0].shape[0], b, c, *size
 
 
 def check_masks(cell, masks, shape, first):
-    """The masks of a cell: as many as it asks for, of a state's ``shape`` (T,B,C,H,W) or spread over axes of it."""
+    """The masks of a cell: as many as it asks for, of a state's ``shape`` (T,B,C,...) or spread over axes of it."""
     channels = shape[2]
     number, kind = len(schedule_of(cell.key).masks), accumulate_type(first.dtype)
     if len(masks) != number:
         raise ValueError(f"masks: expected {number} for {cell!r}, got {len(masks)}")
-    shapes = [shape, (1, *shape[1:]), (1, 1, channels, 1, 1)]
+    shapes = [shape, (1, *shape[1:]), (1, 1, channels, *(1,) * (len(shape) - 3))]
     for k, m in enumerate(masks):
         if _shape(m) not in shapes:
             raise ValueError(f"masks ({k}): expected one of the shapes {shapes}, got {_shape(m)}")

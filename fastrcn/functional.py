@@ -1,4 +1,4 @@
-"""Operations as functions of tensors. Sequences are (T,B,C,H,W), clips (N,C,D,H,W)."""
+"""Operations as functions of tensors. Sequences are (T,B,C,H,W), of volumes (T,B,C,D,H,W), clips (N,C,D,H,W)."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fastrcn import backends, cells
-from fastrcn.checks import check_call, check_lengths, check_masks, check_padding
+from fastrcn.checks import check_call, check_lengths, check_masks, check_padding, map_axes, per_axis
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
@@ -14,6 +14,7 @@ from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
 from fastrcn.ops.conv_recurrent.op import BothCall, Call, Save, run_fused, run_plain
+from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
@@ -22,11 +23,10 @@ _LSTM = {cell.peephole: cell for cell in cells.BUILT_IN if isinstance(cell, cell
 _GRU = {cell.reset: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvGRU)}
 
 
-def _pair(value, name):
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(v, int) or v < 1 for v in pair):
-        raise ValueError(f"{name}: expected a positive int or a pair of them, got {value!r}")
-    return pair
+def _options(weight_hh, stride, dilation, padding):
+    """The input convolution's options, for each axis of the maps."""
+    axes = map_axes(weight_hh)
+    return per_axis(stride, "stride", axes), per_axis(dilation, "dilation", axes), check_padding(padding, axes)
 
 
 @torch.compiler.assume_constant_result  # Dynamo of PyTorch 2.8 cannot trace it
@@ -64,7 +64,8 @@ def conv_recurrent(
     masks=(), stride: Any = 1, dilation: Any = 1, padding: Any = "same", lengths=None, reverse=False, recompute=False,
     backend=None,
 ):  # fmt: skip
-    """Run a recurrent convolutional cell over a sequence.
+    """Run a recurrent convolutional cell over a sequence, of maps (H,W) as below, or of volumes (D,H,W): then every
+    shape has D before H, every kernel its frames, and a pair is three numbers.
 
     Args:
         cell: a ``fastrcn.cells.Cell``; G is its number of convolutions of the input, S of states.
@@ -91,7 +92,7 @@ def conv_recurrent(
     inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
     weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
     hx = () if hx is None else tuple(hx)
-    stride, dilation, padding = _pair(stride, "stride"), _pair(dilation, "dilation"), check_padding(padding)
+    stride, dilation, padding = _options(weight_hh, stride, dilation, padding)
     device = weight_hh.device.type
     tensors, without_autocast = _autocast(device, [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx])
     n = len(inputs)
@@ -101,7 +102,7 @@ def conv_recurrent(
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
-    name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
+    name = backends.select("conv_recurrent", subject_of(cell, tensors[0]), tensors[0].dtype, device, backend)
     results = 1 + len(schedule_of(cell.key).states)
     call = Call(name, cell.key, n, len(masks), stride, dilation, padding, bool(reverse), int(save), results)
     with without_autocast:
@@ -142,7 +143,7 @@ def conv_recurrent_both(
         weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
         own.append([*weight_ih, weight_hh, bias, weight_ch, *(() if hx is None else hx)])
     tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
-    name = backends.select("conv_recurrent", cell.key, tensors[0].dtype, device, backend)
+    name = backends.select("conv_recurrent", subject_of(cell, tensors[0]), tensors[0].dtype, device, backend)
     if name not in backends.BOTH_DIRECTIONS or _plain(name):
         options: Any = {"stride": stride, "dilation": dilation, "padding": padding, "lengths": lengths}
         options["recompute"] = recompute
@@ -150,7 +151,7 @@ def conv_recurrent_both(
             conv_recurrent(cell, input, *direction, **options, masks=m, reverse=reverse, backend=backend)
             for direction, m, reverse in ((first, masks[0], False), (second, masks[1], True))
         )
-    stride, dilation, padding = _pair(stride, "stride"), _pair(dilation, "dilation"), check_padding(padding)
+    stride, dilation, padding = _options(first[1], stride, dilation, padding)
     middle = n + len(own[0])
     parts = tensors[n:middle], tensors[middle:]
     for part, own_masks in zip(parts, masks, strict=True):
@@ -177,8 +178,8 @@ def _sizes(tensor):
 
 def _zero_past(output, lengths):
     """The output with zeros past each sequence's length."""
-    steps = torch.arange(output.shape[0], device=output.device).view(-1, 1, 1, 1, 1)
-    return output.masked_fill(steps >= lengths.view(1, -1, 1, 1, 1), 0)
+    steps = torch.arange(output.shape[0], device=output.device).view(-1, *(1,) * (output.dim() - 1))
+    return output.masked_fill(steps >= lengths.view(1, -1, *(1,) * (output.dim() - 2)), 0)
 
 
 def conv_lstm(input, weight_ih, weight_hh, bias=None, weight_ch=None, hx=None, **options):

@@ -119,7 +119,7 @@ def _tests():
 
     gates = ((blocks["x"] * 8, 5, 3, 3), (blocks["h"] * 8, 8, 3, 3), (blocks["bias"] * 8,))
     return {
-        "conv_recurrent": _Test(cell.key, ((3, 2, 5, 6, 7), *gates), run_cell, False),
+        "conv_recurrent": _Test((cell.key, 2), ((3, 2, 5, 6, 7), *gates), run_cell, False),
         "conv3d_relu_maxpool3d": _Test((conv, True, pool), ((2, 3, 4, 6, 7), (8, 3, 3, 3, 3), (8,)), run_conv, True),
         "batch_norm_relu_maxpool3d": _Test((True, pool), ((2, 8, 4, 6, 7), (8,), (8,)), run_norm, True),
     }

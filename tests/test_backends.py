@@ -26,7 +26,7 @@ def python(code, **environment):
 WHICH = """
 import torch, fastrcn
 from fastrcn import backends, cells
-print(backends.select("conv_recurrent", cells.ConvLSTM().key, torch.float32, "cpu"))
+print(backends.select("conv_recurrent", (cells.ConvLSTM().key, 2), torch.float32, "cpu"))
 """
 
 
@@ -101,12 +101,12 @@ def test_fallback_warns_once(monkeypatch):
 
 def test_automatic_choice_by_device():
     """On a GPU the backends made for it are left out until they have been measured there; the last of them is named."""
-    key = cells.ConvLSTM().key
-    assert backends._choose("conv_recurrent", key, torch.float32, "cpu") == ("cpu", "")
-    name, refused = backends._choose("conv_recurrent", key, torch.bfloat16, "cuda")
+    subject = (cells.ConvLSTM().key, 2)
+    assert backends._choose("conv_recurrent", subject, torch.float32, "cpu") == ("cpu", "")
+    name, refused = backends._choose("conv_recurrent", subject, torch.bfloat16, "cuda")
     assert name == "reference"
     assert refused.startswith("cuda: ")
-    assert backends._choose("conv_recurrent", key, torch.float32, "xpu")[1] == "no other runs on xpu tensors"
+    assert backends._choose("conv_recurrent", subject, torch.float32, "xpu")[1] == "no other runs on xpu tensors"
 
 
 def test_user_cells_run_on_every_backend():
@@ -114,7 +114,7 @@ def test_user_cells_run_on_every_backend():
         def step(self, x, h):
             return h / 2 + cells.tanh(cells.conv(x) + cells.conv(h)) / 2
 
-    ok, reason = backends.can_run("conv_recurrent", "cpu", Leaky().key, torch.float32, "cpu")
+    ok, reason = backends.can_run("conv_recurrent", "cpu", (Leaky().key, 2), torch.float32, "cpu")
     assert ok
     assert "generated PyTorch code" in reason
 

@@ -33,7 +33,7 @@ struct Phase {
   std::vector<Task> tasks;
 
   int64_t element() const { return program.type == DataType::float64 ? 8 : 4; }
-  int64_t pixels() const { return program.images * program.height * program.width; }
+  int64_t pixels() const { return program.images * program.map_pixels; }
 };
 
 template <class F>
@@ -174,7 +174,7 @@ void flush(Phase& phase) {
   int64_t work = 0;
   for (const Task& task : phase.tasks) {
     const auto& a = task.convolution_args;
-    if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[1] * a.kernel[2];
+    if (task.convolution) work += phase.pixels() * a.inputs * a.outputs * a.kernel[0] * a.kernel[1] * a.kernel[2];
     if (task.normalize) work += phase.pixels() * task.normalize_args.channels * kNormalizeWork;
     if (task.stage) work += phase.pixels() * phase.program.channels * kStageWork;
   }
@@ -212,7 +212,7 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         std::fill(own.begin(), own.end(), ImageSums());
         task.normalize = &s;
         task.normalize_args = {s.target.at(time, first), s.backward ? s.normalized.at(time, first) : nullptr,
-                               s.scale.at(time, first),  s.channels, height * width, s.eps, own.data(), images, threads};
+                               s.scale.at(time, first),  s.channels, map_pixels, s.eps, own.data(), images, threads};
         phase.tasks.push_back(task);
         flush(phase);
         task.applies = true;
@@ -227,7 +227,7 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
           task.stage_args.pitch[k] = s.pitch[k];
         }
         task.stage_args.channels = channels;
-        task.stage_args.pixels_per_image = height * width;
+        task.stage_args.pixels_per_image = map_pixels;
         task.stage_args.lengths = lengths;
         task.stage_args.time = time;
         alone = s.parameter_gradients > 0;

@@ -72,7 +72,7 @@ struct Program {
   int64_t block_outputs = 1;  // of the packed weights
   int64_t channels = 0;
   int64_t images = 0;
-  int64_t height = 0, width = 0;
+  int64_t map_pixels = 0, width = 0;  // of one image, and of one of its rows
   const int64_t* lengths = nullptr;
   int threads = 1;
 

@@ -12,7 +12,7 @@ from fastrcn.functional import conv_recurrent, conv_recurrent_both
 from fastrcn.layers.pieces import Pieces, check_reset
 from fastrcn.layers.weights import Weights, positive
 
-_AXES = ("features", "C,L", "C,H,W")
+_AXES = ("features", "C,L", "C,H,W", "C,D,H,W")
 
 
 class ConvRecurrent(Weights):
@@ -142,7 +142,7 @@ class ConvRecurrent(Weights):
         if len(given) != len(names):
             raise ValueError(f"hx: expected {len(names)} states ({', '.join(s.name for s in names)}), got {len(given)}")
         lead = (self.num_layers * self._directions,) + (() if unbatched else (input.shape[1],))
-        tail = (self.hidden_size, *self._map(input)[2 - self.axes :])
+        tail = (self.hidden_size, *self._of_caller(self._map(input)))
         for name, state in zip(names, given, strict=True):
             if tuple(state.shape) != lead + tail:
                 raise ValueError(f"hx ({name}): expected shape {lead + tail}, got {tuple(state.shape)}")

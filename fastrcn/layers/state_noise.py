@@ -37,16 +37,17 @@ class StateNoise:
         return self.in_training if training else self.in_evaluation
 
     def masks(self, training, lead, size, like):
-        """Its masks, for ``lead`` (T,B) states of ``size`` (C,H,W); ``like``: a tensor of the weights' type and
-        device."""
-        dtype, (steps, batch), (channels, height, width) = accumulate_type(like.dtype), lead, size
+        """Its masks, for ``lead`` (T,B) states of ``size`` (C, then the map's); ``like``: a tensor of the weights' type
+        and device."""
+        dtype, (steps, batch), (channels, *maps) = accumulate_type(like.dtype), lead, size
 
         def drawn(steps, p):
-            maps = like.new_empty(steps, batch, height, width, channels, dtype=dtype)
-            return maps.bernoulli_(p).movedim(-1, -3)
+            last = like.new_empty(steps, batch, *maps, channels, dtype=dtype)
+            return last.bernoulli_(p).movedim(-1, 2)
 
         if not training:
-            return tuple(like.new_full((1, 1, channels, 1, 1), p, dtype=dtype) for p in self.zoned.values())
+            shape = (1, 1, channels, *(1 for _ in maps))
+            return tuple(like.new_full(shape, p, dtype=dtype) for p in self.zoned.values())
         kept = 1 - self.recurrent_dropout
         dropout = (drawn(1, kept) / kept,) if self.recurrent_dropout else ()
         return (*dropout, *(drawn(steps, p) for p in self.zoned.values()))

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastrcn import backends
 from fastrcn.cells import LayerNorm
-from fastrcn.checks import check_kernel, check_padding
+from fastrcn.checks import check_kernel, check_padding, per_axis
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.layers.state_noise import StateNoise
 from fastrcn.ops.conv_recurrent.geometry import output_map
@@ -20,19 +20,11 @@ def positive(value, name):
     return value
 
 
-def pair(value, name) -> Any:
-    """A positive int or a pair of them as a pair."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2:
-        raise ValueError(f"{name}: expected an int or a pair of ints, got {value!r}")
-    return tuple(positive(v, name) for v in values)
-
-
 class Weights(nn.Module):
     """Parameters of a cell's layers and directions, created, initialised and named as in ``torch.nn.LSTM``.
 
-    ``axes``: how many a map has for the caller, 2, 1 (lines of pixels) or 0 (vectors); inside it always has 2, the
-    others of size 1.
+    ``axes``: how many a map has for the caller, 3 (volumes), 2, 1 (lines of pixels) or 0 (vectors); inside it has at
+    least 2, the others of size 1.
     """
 
     def __init__(
@@ -51,21 +43,33 @@ class Weights(nn.Module):
         self.cell, self.axes = cell, axes
         self.input_size = input_size
         self.hidden_size = positive(hidden_size, "hidden_size")
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.recurrent_kernel_size = pair(
+        self.kernel_size = self._per_axis(kernel_size, "kernel_size")
+        self.recurrent_kernel_size = self._per_axis(
             kernel_size if recurrent_kernel_size is None else recurrent_kernel_size, "recurrent_kernel_size"
         )
-        self.padding = check_padding(padding) or "same"
+        self.padding = check_padding(padding, self._map_axes) or "same"
         if self.padding == "same":
             check_kernel(self.kernel_size, "kernel_size")
         check_kernel(self.recurrent_kernel_size, "recurrent_kernel_size")
-        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
+        self.stride, self.dilation = self._per_axis(stride, "stride"), self._per_axis(dilation, "dilation")
         self.has_bias, self.backend = bool(bias), backend
         self.peephole = _check_peephole(schedule, peephole, map_size)
         self.layer_norm, self.layer_norm_eps = _check_layer_norm(layer_norm, layer_norm_eps, map_size)
-        self.map_size = None if map_size is None else pair(map_size, "map_size")
+        self.map_size = None if map_size is None else self._per_axis(map_size, "map_size")
         normed = LayerNorm(cell, self.layer_norm_eps) if layer_norm else cell
         self._noise = StateNoise(normed, zoneout, zoneout_cell, recurrent_dropout)
+
+    @property
+    def _map_axes(self):
+        """How many axes a map has inside."""
+        return max(self.axes, 2)
+
+    def _per_axis(self, value, name):
+        return per_axis(value, name, self._map_axes)
+
+    def _of_caller(self, size):
+        """A map's size, or a kernel's, without the axes that the caller does not have."""
+        return size[self._map_axes - self.axes :]
 
     def _create(self, suffix, sizes, factory):
         blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
@@ -73,15 +77,12 @@ class Weights(nn.Module):
         def add(name, *shape):
             self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
 
-        def kernel(size):
-            return size[2 - self.axes :]
-
         def whole(option):
-            return kernel(self.map_size) if option == "full" else ()
+            return self._of_caller(self.map_size) if option == "full" else ()
 
         for name, label, size in zip(self._inputs, self._input_labels(), sizes, strict=True):
-            add(f"weight_{label}", blocks[name] * c, size, *kernel(self.kernel_size))
-        add("weight_hh", blocks["h"] * c, c, *kernel(self.recurrent_kernel_size))
+            add(f"weight_{label}", blocks[name] * c, size, *self._of_caller(self.kernel_size))
+        add("weight_hh", blocks["h"] * c, c, *self._of_caller(self.recurrent_kernel_size))
         if self.has_bias:
             add("bias", blocks["bias"] * c, *whole(self.layer_norm))
         if self.peephole:
@@ -106,9 +107,9 @@ class Weights(nn.Module):
         return [*self._input_labels(), "hh"]
 
     def _map(self, input) -> tuple[int, ...]:
-        """Height and width of the states."""
-        padding = check_padding(self.padding)
-        return tuple(output_map(input.shape[-2:], self.kernel_size, self.stride, self.dilation, padding))
+        """The size of the states' maps."""
+        padding = check_padding(self.padding, self._map_axes)
+        return tuple(output_map(input.shape[-self._map_axes :], self.kernel_size, self.stride, self.dilation, padding))
 
     @property
     def cells(self):
@@ -142,14 +143,14 @@ class Weights(nn.Module):
         return weight_ih, self._widened(get("weight_hh")), bias, weight_ch
 
     def _widened(self, tensor):
-        """A tensor with maps of the caller's axes as one with maps of two."""
-        if self.axes == 2:
+        """A tensor with maps of the caller's axes as one with maps of at least two."""
+        if self.axes >= 2:
             return tensor
         return tensor.unsqueeze(-2) if self.axes else tensor[..., None, None]
 
     def _narrowed(self, tensor):
         """The other way."""
-        if self.axes == 2:
+        if self.axes >= 2:
             return tensor
         return tensor[..., 0, :] if self.axes else tensor[..., 0, 0]
 
@@ -168,10 +169,11 @@ class Weights(nn.Module):
     def extra_repr(self):
         text = f"{self.input_size}, {self.hidden_size}"
         if self.axes:
-            text += f", kernel_size={self.kernel_size[2 - self.axes :]}"
+            text += f", kernel_size={self._of_caller(self.kernel_size)}"
         if not self.has_bias:
             text += ", bias=False"
-        usually = {"stride": (1, 1), "dilation": (1, 1), "padding": "same", "peephole": None, "layer_norm": None}
+        ones = (1,) * self._map_axes
+        usually = {"stride": ones, "dilation": ones, "padding": "same", "peephole": None, "layer_norm": None}
         usually |= {"layer_norm_eps": 1e-5, "backend": None}
         for name, usual in usually.items():
             if getattr(self, name) != usual:
@@ -188,7 +190,7 @@ def _check_peephole(schedule, peephole, map_size):
     if (peephole is None) != (schedule.blocks["peephole"] == 0):
         raise ValueError(f"peephole: the cell has {schedule.blocks['peephole']} peepholes, got {peephole!r}")
     if peephole == "full" and map_size is None:
-        raise ValueError('map_size: expected the (H,W) of the hidden map, which peephole="full" needs, got None')
+        raise ValueError('map_size: expected the size of the hidden map, which peephole="full" needs, got None')
     return peephole
 
 
@@ -196,7 +198,7 @@ def _check_layer_norm(layer_norm, eps, map_size):
     if layer_norm not in (None, "channel", "full"):
         raise ValueError(f'layer_norm: expected None, "channel" or "full", got {layer_norm!r}')
     if layer_norm == "full" and map_size is None:
-        raise ValueError('map_size: expected the (H,W) of the hidden map, which layer_norm="full" needs, got None')
+        raise ValueError('map_size: expected the size of the hidden map, which layer_norm="full" needs, got None')
     if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not eps > 0:
         raise ValueError(f"layer_norm_eps: expected a number above 0, got {eps!r}")
     return layer_norm, float(eps)

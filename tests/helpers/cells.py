@@ -60,10 +60,11 @@ class Case:
     channels: int = 5
     height: int = 6
     width: int = 5
-    kernel: tuple[int, int] = (3, 3)
-    recurrent_kernel: tuple[int, int] | None = None
-    stride: int = 1
-    dilation: int = 1
+    depth: int | None = None  # of volumes (D,H,W); the kernels then have frames
+    kernel: tuple[int, ...] = (3, 3)
+    recurrent_kernel: tuple[int, ...] | None = None
+    stride: Any = 1
+    dilation: Any = 1
     padding: Any = "same"
     bias: bool = True
     states: bool = True
@@ -73,16 +74,20 @@ class Case:
     scale: float = 0.4  # of the weights; long recurrences want less, or they amplify any rounding
 
     @property
+    def size(self):
+        """Of the input's maps."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
+
+    @property
     def map(self):
-        """Height and width of the states."""
+        """Size of the states' maps."""
+        axes = len(self.size)
+        stride, dilation = ((v,) * axes if isinstance(v, int) else v for v in (self.stride, self.dilation))
         if self.padding == "same":
-            return [1 + (n - 1) // self.stride for n in (self.height, self.width)]
-        before = {"valid": (0, 0)}.get(self.padding, self.padding)
-        reach = [self.dilation * (k - 1) for k in self.kernel]
-        return [
-            (n + 2 * p - r - 1) // self.stride + 1
-            for n, p, r in zip((self.height, self.width), before, reach, strict=True)
-        ]
+            return [1 + (n - 1) // s for n, s in zip(self.size, stride, strict=True)]
+        before = {"valid": (0,) * axes}.get(self.padding, self.padding)
+        reach = [d * (k - 1) for d, k in zip(dilation, self.kernel, strict=True)]
+        return [(n + 2 * p - r - 1) // s + 1 for n, p, r, s in zip(self.size, before, reach, stride, strict=True)]
 
 
 CASES = {
@@ -122,21 +127,19 @@ PADDINGS = {
 def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
     """Random leaves by name: x, (below), weights, bias, peepholes, h0, (c0)."""
     generator = torch.Generator().manual_seed(seed)
-    c, (kh, kw) = case.channels, case.kernel
-    rh, rw = case.recurrent_kernel or case.kernel
-    h, w = case.map
-    shapes = {"x": (case.steps, case.batch, case.inputs, case.height, case.width)}
-    shapes["weight_ih"] = (subject.gates[0] * c, case.inputs, kh, kw)
+    c, size = case.channels, case.map
+    shapes = {"x": (case.steps, case.batch, case.inputs, *case.size)}
+    shapes["weight_ih"] = (subject.gates[0] * c, case.inputs, *case.kernel)
     if subject.below:
-        shapes["below"] = (case.steps, case.batch, 2, case.height, case.width)
-        shapes["weight_bh"] = (subject.below * c, 2, kh, kw)
-    shapes["weight_hh"] = (subject.gates[1] * c, c, rh, rw)
+        shapes["below"] = (case.steps, case.batch, 2, *case.size)
+        shapes["weight_bh"] = (subject.below * c, 2, *case.kernel)
+    shapes["weight_hh"] = (subject.gates[1] * c, c, *(case.recurrent_kernel or case.kernel))
     if case.bias:
         shapes["bias"] = (subject.gates[2] * c,)
     if subject.peephole:
-        shapes["weight_ch"] = (3 * c,) if subject.peephole == "channel" else (3 * c, h, w)
+        shapes["weight_ch"] = (3 * c,) if subject.peephole == "channel" else (3 * c, *size)
     if case.states:
-        shapes |= dict.fromkeys(("h0", "c0")[: subject.states], (case.batch, c, h, w))
+        shapes |= dict.fromkeys(("h0", "c0")[: subject.states], (case.batch, c, *size))
     scale = {"x": 1.0, "below": 1.0, "h0": 1.0, "c0": 1.0}
     tensors = {
         name: scale.get(name, case.scale) * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -153,8 +156,7 @@ def make_tensors(subject: Subject, case: Case, dtype=torch.float64, seed=0):
 def run_loop(subject: Subject, case: Case, tensors):
     """The hand-written loop on these tensors: (output, last states)."""
     p = {name: tensors.get(name) for name in ("weight_ih", "weight_bh", "weight_hh", "bias", "weight_ch")}
-    h, w = case.map
-    zero = tensors["weight_hh"].new_zeros(case.batch, case.channels, h, w)
+    zero = tensors["weight_hh"].new_zeros(case.batch, case.channels, *case.map)
     states = tuple(tensors.get(name, zero) for name in ("h0", "c0")[: subject.states])
     x = (tensors["x"], tensors["below"]) if subject.below else tensors["x"]
     lengths = None if case.lengths is None else torch.tensor(case.lengths)

@@ -1,4 +1,4 @@
-"""Every cell as a loop written by hand from its paper, with ``F.conv2d`` and autograd only.
+"""Every cell as a loop written by hand from its paper, with ``F.conv2d`` (volumes: ``F.conv3d``) and autograd only.
 
 These share nothing with the package: they are what it is judged by. Parameters are packed as the package packs them.
 """
@@ -9,16 +9,17 @@ import torch.nn.functional as F
 
 def same(x, weight, bias=None, stride=1, dilation=1, padding="same"):
     """Convolution whose padding, unless another is given, keeps the map's size at stride 1."""
+    conv = F.conv3d if weight.dim() == 5 else F.conv2d
     if padding != "same":
-        return F.conv2d(x, weight, bias, stride, padding, dilation)
-    kh, kw = weight.shape[2:]
-    dh, dw = (dilation, dilation) if isinstance(dilation, int) else dilation
-    return F.conv2d(x, weight, bias, stride, (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (dh, dw))
+        return conv(x, weight, bias, stride, padding, dilation)
+    kernel = weight.shape[2:]
+    reach = (dilation,) * len(kernel) if isinstance(dilation, int) else dilation
+    return conv(x, weight, bias, stride, [d * (k - 1) // 2 for k, d in zip(kernel, reach, strict=True)], reach)
 
 
-def spread(vector):
+def spread(vector, maps):
     """A per-channel vector, or a map (C,H,W), so that it multiplies (B,C,H,W)."""
-    return vector if vector.dim() == 3 else vector[:, None, None]
+    return vector if vector.dim() > 1 else vector.view(-1, *(1,) * (maps.dim() - 2))
 
 
 def rnn_step(p, x, state, nonlinearity="tanh", **options):
@@ -34,7 +35,7 @@ def lstm_step(p, x, state, **options):
     if p.get("weight_ch") is None:
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
-    wi, wf, wo = (spread(w) for w in p["weight_ch"].chunk(3, 0))
+    wi, wf, wo = (spread(w, c) for w in p["weight_ch"].chunk(3, 0))
     i, f = torch.sigmoid(i + wi * c), torch.sigmoid(f + wf * c)
     c = f * c + i * torch.tanh(g)
     o = torch.sigmoid(o + wo * c)
@@ -94,7 +95,7 @@ def run(step, p, x, states, lengths=None, reverse=False, **options):
         x_t = tuple(v[t] for v in x) if isinstance(x, tuple) else x[t]
         new = step(p, x_t, states, **options)
         if lengths is not None:
-            running = (t < lengths).view(-1, 1, 1, 1)
+            running = (t < lengths).view(-1, *(1,) * (first.dim() - 2))
             new = tuple(torch.where(running, n, old) for n, old in zip(new, states, strict=True))
             outputs[t] = torch.where(running, new[0], torch.zeros_like(new[0]))
         else:

@@ -63,7 +63,10 @@ NOISY = {
 
 
 def make_masks(kinds, case):
-    shapes = {"s": (case.steps, case.batch, case.channels, *case.map), "r": (1, 1, case.channels, 1, 1)}
+    shapes = {
+        "s": (case.steps, case.batch, case.channels, *case.map),
+        "r": (1, 1, case.channels, *(1 for _ in case.map)),
+    }
     shapes["q"] = (1, *shapes["s"][1:])
     draw = {"r": lambda u: u, "s": lambda u: (u < 0.4).double(), "q": lambda u: (u < 0.8).double() / 0.8}
     return [draw[k](torch.rand(shapes[k], dtype=torch.float64)) for k in kinds]
@@ -76,7 +79,7 @@ def loop(step, case, p, masks):
     lengths, outputs, steps = torch.tensor(case.lengths or (case.steps,) * case.batch), {}, range(case.steps)
     for t in reversed(steps) if case.reverse else steps:
         new = step(p, p["x"][t], states, [m[t if len(m) > 1 else 0] for m in masks])
-        running = (t < lengths).view(-1, 1, 1, 1)
+        running = (t < lengths).view(-1, *(1,) * (zero.dim() - 1))
         states = tuple(torch.where(running, n, s) for n, s in zip(new, states, strict=True))
         outputs[t] = states[0] * running
     return torch.stack([outputs[t] for t in steps]), states

@@ -19,7 +19,7 @@ LAYERS = {
 def step(p, x, state, forget_bias):
     h, c = state
     i, f, g, o = (loops.same(x, p["weight_ih"], p["bias"]) + loops.same(h, p["weight_hh"])).chunk(4, 1)
-    wi, wf, wo = (loops.spread(w) for w in p["weight_ch"].chunk(3, 0))
+    wi, wf, wo = (loops.spread(w, c) for w in p["weight_ch"].chunk(3, 0))
     i, f = torch.sigmoid(i + wi * c), torch.sigmoid(f + forget_bias + wf * c)
     c = f * c + i * torch.tanh(g)
     return torch.sigmoid(o + wo * c) * torch.tanh(c), c

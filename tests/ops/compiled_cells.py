@@ -49,7 +49,7 @@ def run_all():
 
 
 def explanation(cell):
-    return backends.can_run("conv_recurrent", "cpu", cell.key, torch.float32, "cpu")[1]
+    return backends.can_run("conv_recurrent", "cpu", (cell.key, 2), torch.float32, "cpu")[1]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -69,6 +69,12 @@ def test_shapes(name, case):
     compare_with_loop(name, (CASES | PADDINGS)[case], "cuda")
 
 
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "mgu"])
+def test_volumes(name):
+    case = Case(depth=3, height=4, width=5, kernel=(3, 3, 3), stride=(1, 2, 1), lengths=(4, 2), scale=0.2)
+    compare_with_loop(name, case, "cuda", torch.float64)
+
+
 @pytest.mark.parametrize("name", ["rnn_tanh", "lstm_channel", "lstm_full", "gru_before", "stacked", "mgu"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_is_no_worse_than_twice_the_plain_loop(name, dtype):

@@ -121,7 +121,7 @@ def test_reasons(monkeypatch):
     """Every reason not to run names what is missing; a cell that was not compiled runs, and is told how."""
 
     def ask(cell, dtype, device):
-        return backends.can_run("conv_recurrent", "cuda", cell.key, dtype, device)
+        return backends.can_run("conv_recurrent", "cuda", (cell.key, 2), dtype, device)
 
     cell = ConvLSTM()
     assert ask(cell, torch.float32, "cpu") == (False, "it runs on cuda tensors, these are on cpu")
@@ -149,6 +149,6 @@ def test_asked_for_by_name_or_not_at_all(monkeypatch):
     with pytest.raises(RuntimeError, match="conv_recurrent: it runs on cuda tensors, these are on cpu"):
         fastrcn.ConvLSTM(2, 3, backend="cuda")(torch.randn(2, 1, 2, 4, 4))
     monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "all is there"))
-    name, refused = backends._choose("conv_recurrent", ConvLSTM().key, torch.float32, "cuda")
+    name, refused = backends._choose("conv_recurrent", (ConvLSTM().key, 2), torch.float32, "cuda")
     assert name == "reference"
     assert refused == "cuda: it has not run on a GPU yet and is never chosen by itself; ask for it by name"

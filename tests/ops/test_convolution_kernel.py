@@ -35,9 +35,9 @@ ISAS = native.module().usable_isas() if native.module() else []
 
 def program(shape, dtype, steps, channels):
     images, height, width, _, _, kernel, stride, dilation = shape
-    h, w = output_map((height, width), kernel, stride, dilation)
+    size = tuple(output_map((height, width), kernel, stride, dilation))
     schedule = schedule_of(cells.ConvLSTM().key)
-    geometry = Geometry(schedule, 1, images, channels, h, w, stride, dilation, None, False)
+    geometry = Geometry(schedule, 1, images, channels, size, stride, dilation, None, False)
     return Program(geometry, steps, dtype, images, None, {})
 
 

@@ -121,8 +121,10 @@ def test_recompute(name):
 
 
 def _geometry(cell, case):
-    size = (case.channels, case.height, case.width)
-    return Geometry(schedule_of(cell.key), case.steps, case.batch, *size, (1, 1), (1, 1), None, case.reverse)
+    size = (case.height, case.width)
+    return Geometry(
+        schedule_of(cell.key), case.steps, case.batch, case.channels, size, (1, 1), (1, 1), None, case.reverse
+    )
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -260,13 +262,13 @@ def test_launches_per_step(schedule):
 
 
 def test_can_run_says_why_not(monkeypatch):
-    key = BUILT_IN[0].key
-    assert can_run(key, torch.bfloat16, "cpu")[0]
-    assert can_run(key, torch.float32, "cuda")[0]
-    ok, reason = can_run(key, torch.float64, "cuda")
+    subject = (BUILT_IN[0].key, 2)
+    assert can_run(subject, torch.bfloat16, "cpu")[0]
+    assert can_run(subject, torch.float32, "cuda")[0]
+    ok, reason = can_run(subject, torch.float64, "cuda")
     assert not ok
     assert "float64" in reason
     monkeypatch.delenv("TRITON_INTERPRET")
-    ok, reason = can_run(key, torch.float32, "cpu")
+    ok, reason = can_run(subject, torch.float32, "cpu")
     assert not ok
     assert "TRITON_INTERPRET=1" in reason

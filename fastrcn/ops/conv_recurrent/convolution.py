@@ -1,14 +1,26 @@
-"""Convolutions on dense channels-last maps that add to their target."""
+"""The library's convolutions, of maps (H,W) or (D,H,W), and those on dense channels-last maps that add to their
+target."""
 
 import torch.nn.functional as F
 
 
-def add_convolution(target, x, weight, padding, stride=(1, 1), dilation=(1, 1)):
+def convolution(x, weight, bias, stride, padding, dilation):
+    """Convolution of channels-first maps; the weight's rank says of how many axes."""
+    library = F.conv2d if weight.dim() == 4 else F.conv3d
+    return library(x, weight, bias, stride, padding, dilation)
+
+
+def is_product(kernel, stride, padding):
+    """Whether a convolution is a product of matrices: of single pixels, all of them."""
+    return all(n == 1 for n in (*kernel, *stride)) and not any(padding)
+
+
+def add_convolution(target, x, weight, padding, stride, dilation):
     """target += convolution(x, weight), by the library. ``target`` (N,Ho,Wo,Co) and ``x`` (N,H,W,Ci) are dense."""
     if target.numel() == 0 or x.numel() == 0:
         return
-    c_out, c_in, kh, kw = weight.shape
-    if kh == kw == 1 and tuple(stride) == (1, 1) and not any(padding):
+    c_out, c_in, *kernel = weight.shape
+    if is_product(kernel, stride, padding):
         target.view(-1, c_out).addmm_(x.view(-1, c_in), weight.reshape(c_out, c_in).t())
         return
-    target += F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding, dilation).permute(0, 2, 3, 1)
+    target += convolution(x.movedim(-1, 1), weight, None, stride, padding, dilation).movedim(1, -1)

@@ -5,12 +5,13 @@ import torch
 from fastrcn import native
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.program import Program as Program
+from fastrcn.ops.conv_recurrent.subject import Subject
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def can_run(cell, dtype, device):
-    """(whether this backend runs the cell, why not or how)."""
+def can_run(subject: Subject, dtype, device):
+    """(whether this backend runs the subject, why not or how)."""
     if device != "cpu":
         return False, f"it runs on cpu tensors, these are on {device}"
     if dtype not in _TYPES:
@@ -18,7 +19,7 @@ def can_run(cell, dtype, device):
     if native.module() is None:
         return False, native.missing_reason()
     notes = []
-    if not native.has_cell(schedule_of(cell), 0):
+    if not native.has_cell(schedule_of(subject[0]), 0):
         notes.append("stages as generated PyTorch code: fastrcn.compile_cell compiles this cell")
     else:
         notes.append(f"compiled stages ({native.isa()})")

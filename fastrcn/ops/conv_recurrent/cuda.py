@@ -8,29 +8,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from fastrcn import native
 from fastrcn.compiler.schedule import Schedule, schedule_of
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
-from fastrcn.ops.conv_recurrent.convolution import add_convolution
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry
-from fastrcn.ops.conv_recurrent.layout import maps_last
+from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
+from fastrcn.ops.conv_recurrent.subject import Subject
 
 _PARTS = 512
 """Blocks of threads, at most, that share out the pixels which a parameter's gradient is summed over."""
 
 
-def can_run(cell, dtype, device):
-    """(whether this backend runs the cell, why not or how)."""
+def can_run(subject: Subject, dtype, device):
+    """(whether this backend runs the subject, why not or how)."""
     problem = native.cuda_problem("cuda_stage", dtype, device)
     if problem:
         return False, problem
-    if has_kernels(schedule_of(cell)):
+    if has_kernels(schedule_of(subject[0])):
         return True, "the library's convolutions, one CUDA kernel per stage"
-    other = "" if schedule_of(cell).normalizes else " (triton compiles cells when they run)"
+    other = "" if schedule_of(subject[0]).normalizes else " (triton compiles cells when they run)"
     return True, (
         "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
         + other
@@ -211,7 +211,8 @@ class Program(program.Program):
         key = ("cuda", id(step.weight))
         if key not in self.packed:
             # The weight too: its id must stay its own.
-            self.packed[key] = step.weight.dense().contiguous(memory_format=torch.channels_last), step.weight
+            last = torch.channels_last if self.geometry.axes == 2 else torch.channels_last_3d
+            self.packed[key] = step.weight.dense().contiguous(memory_format=last), step.weight
         return self.packed[key][0]
 
     def _added_convolution(self, step: Convolution):
@@ -225,12 +226,13 @@ class Program(program.Program):
         return run
 
     def _convolution(self, addend: _Addend):
-        step, weight = addend.step, self._weight(addend.step)
+        step, weight, axes = addend.step, self._weight(addend.step), self.geometry.axes
 
         def run(time, first):
             if not (first and step.skip_first):
-                source = step.source.at(time, first).permute(0, 3, 1, 2)
-                addend.result = maps_last(F.conv2d(source, weight, None, step.stride, step.padding, step.dilation))
+                source = maps_first(step.source.at(time, first), axes)
+                found = convolution(source, weight, None, step.stride, step.padding, step.dilation)
+                addend.result = maps_last(found, axes)
 
         return run
 
@@ -241,13 +243,13 @@ class Program(program.Program):
         pitch, maps = [b.pitch for b in step.buffers], []
         for k, (arg, buffer) in enumerate(zip(sig.args, step.buffers, strict=True)):
             if arg.role == "d_param":
-                maps.append(buffer.data.dim() == 3)
+                maps.append(buffer.data.dim() > 2)
                 addresses[k] = (buffer.data.data_ptr() if maps[-1] else self._partial(buffer), 0, 0)
                 pitch[k] = g.channels
         taken = [(a, t, t is a.takers[-1]) for a in self.addends.values() for t in a.takers if t.stage is step]
         number = kernels.cuda_stage(g.schedule.fingerprint, sig.stage, sig.backward)
         size = self.dtype.itemsize
-        sizes = g.channels, self.images * g.height * g.width, g.height * g.width
+        sizes = g.channels, self.images * g.map_pixels, g.map_pixels
         lengths, dtype = native.address(self.lengths), native.CUDA_TYPE_NUMBERS[self.dtype]
 
         def run(time, first):

@@ -72,7 +72,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     # What the caller gets may leave the process or lose its tensor: its memory is never used again.
     states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
-    new = [Buffer(s, s.dim() == 5, width=g.channels) for s in states]
+    new = [Buffer(s, g.is_timed(s), width=g.channels) for s in states]
     params, masks, chunks = seq.params(g.batch), seq.mask_buffers(), chunks_of(program, g)
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
     lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
@@ -91,7 +91,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
         run = seq.program_of(body, lengths=lengths, keep=save == Save.ALL)
         yield Request(run, False, start, steps, first == 0)
     last = 0 if g.reverse else g.steps - 1
-    finals = [(s[last] if s.dim() == 5 else s).to(seq.dtype).clone() for s in states]
+    finals = [(s[last] if g.is_timed(s) else s).to(seq.dtype).clone() for s in states]
     saved = states[1:] if save else []
     if save == Save.ALL:
         saved += kept + [s for s in scales if s is not None]
@@ -110,7 +110,7 @@ def backward(
     kept, kept_scales = _kept(schedule, saved[len(schedule.states) - 1 :])
     d_output = grads[0]
     d_states = [
-        torch.zeros(g.map, dtype=t, device=weight_hh.device) if d is None else maps_last(d).to(t, copy=True)
+        torch.zeros(g.map, dtype=t, device=weight_hh.device) if d is None else maps_last(d, g.axes).to(t, copy=True)
         for d, t in zip(grads[1:], seq.state_types, strict=True)
     ]
     result = Gradients(seq, needs)
@@ -188,16 +188,16 @@ def _output_gradient(seq, d_output, time):
     """The output's gradient over a span of time as a buffer; one row of zeros where there is none."""
     c = seq.geometry.channels
     if d_output is None:
-        return Buffer(seq.weight_hh.new_zeros(1, 1, 1, c), width=c, per_row=False)
-    return Buffer(maps_last(d_output[time]), True, width=c, origin=time.start)
+        return Buffer(seq.weight_hh.new_zeros(c), width=c, per_row=False)
+    return Buffer(maps_last(d_output[time], seq.geometry.axes), True, width=c, origin=time.start)
 
 
 def _parameter_sums(seq, kind, threads):
-    """Zeroed sums for a parameter's gradient: (threads, C), or (H,W,C) where it is a map."""
+    """Zeroed sums for a parameter's gradient: (threads, C), or a map (H,W,C) where it is one."""
     g = seq.geometry
     packed = seq.weight_ch if kind == "peephole" else seq.bias
-    full = packed is not None and packed.dim() == 3 and g.height * g.width > 1
-    shape = (g.height, g.width, g.channels) if full else (threads, g.channels)
+    full = packed is not None and packed.dim() > 1 and g.map_pixels > 1
+    shape = (*g.size, g.channels) if full else (threads, g.channels)
     return torch.zeros(shape, dtype=torch.float64, device=seq.weight_hh.device)
 
 

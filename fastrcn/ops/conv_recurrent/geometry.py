@@ -1,6 +1,7 @@
 """Shapes and weight blocks of one conv_recurrent call."""
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -13,12 +14,17 @@ def same_padding(kernel, dilation):
 
 
 def output_map(size, kernel, stride, dilation, padding=None):
-    """Height and width after the input convolution; ``padding`` None for that which keeps the map at stride 1."""
+    """The map's size after the input convolution; ``padding`` None for that which keeps the map at stride 1."""
     padding = same_padding(kernel, dilation) if padding is None else padding
     return [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, k, s, d in zip(size, padding, kernel, stride, dilation, strict=True)
     ]
+
+
+def of_three_axes(values, missing=1):
+    """What a convolution has per axis, for frames, rows and columns: one on (...,H,W) is one on a single frame."""
+    return (missing,) * (3 - len(values)) + tuple(values)
 
 
 def accumulate_type(dtype):
@@ -47,27 +53,26 @@ def group_bias(group, bias, channels):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a call: ``steps`` T, ``batch`` B, ``channels`` of the state, its map, and the options of the input's
-    convolution; ``padding`` None keeps the map at stride 1."""
+    """Sizes of a call: ``steps`` T, ``batch`` B, ``channels`` of the state, ``size`` (H,W) or (D,H,W) of its map, and
+    the options of the input's convolution; ``padding`` None keeps the map at stride 1."""
 
     schedule: Schedule
     steps: int
     batch: int
     channels: int
-    height: int
-    width: int
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int] | None
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...] | None
     reverse: bool
 
     @classmethod
     def of(cls, schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse):
         steps, batch = inputs[0].shape[:2]
-        height, width = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
+        size = output_map(inputs[0].shape[3:], weight_ih[0].shape[2:], stride, dilation, padding)
         padding = None if padding is None else tuple(padding)
         return cls(
-            schedule, steps, batch, weight_hh.shape[1], height, width, tuple(stride), tuple(dilation), padding, reverse
+            schedule, steps, batch, weight_hh.shape[1], tuple(size), tuple(stride), tuple(dilation), padding, reverse
         )
 
     def input_padding(self, kernel):
@@ -75,14 +80,28 @@ class Geometry:
         return tuple(same_padding(kernel, self.dilation) if self.padding is None else self.padding)
 
     @property
+    def axes(self):
+        """How many a map has."""
+        return len(self.size)
+
+    @property
     def map(self):
-        """Shape of one state: (B, H, W, C), as it lies in memory."""
-        return (self.batch, self.height, self.width, self.channels)
+        """Shape of one state: (B, H, W, C) or (B, D, H, W, C), as it lies in memory."""
+        return (self.batch, *self.size, self.channels)
+
+    def is_timed(self, maps):
+        """Whether maps are those of several steps: with an axis of time before the others."""
+        return maps.dim() > len(self.map)
+
+    @property
+    def map_pixels(self):
+        """Pixels of one map."""
+        return prod(self.size)
 
     @property
     def pixels(self):
         """Pixels of one step, over the batch."""
-        return self.batch * self.height * self.width
+        return self.batch * self.map_pixels
 
     @property
     def direction(self):

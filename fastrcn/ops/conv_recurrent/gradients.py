@@ -2,28 +2,22 @@
 
 import torch
 
-from fastrcn.ops.conv_recurrent.geometry import same_padding
+from fastrcn.ops.conv_recurrent.geometry import of_three_axes, same_padding
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.sequence import states_before
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import as_weight, conv_weight_gradient, empty_total
 
 
-def _of_one_frame(weight_shape):
-    """A 2-D weight's shape as a 3-D convolution has it."""
-    return (*weight_shape[:2], 1, *weight_shape[2:])
+def _with_frames(weight_shape):
+    """A weight's shape as a 3-D convolution has it."""
+    return (*weight_shape[:2], *of_three_axes(weight_shape[2:]))
 
 
 def _add_weight_gradient(x, grad, weight_shape, stride, dilation, padding, total):
-    conv_weight_gradient(
-        x.unsqueeze(1),
-        grad.unsqueeze(1),
-        _of_one_frame(weight_shape),
-        (1, *stride),
-        (0, *padding),
-        (1, *dilation),
-        total,
-    )
+    x, grad = (t.view(len(t), *of_three_axes(t.shape[1:-1]), t.shape[-1]) for t in (x, grad))
+    stride, padding, dilation = of_three_axes(stride), of_three_axes(padding, 0), of_three_axes(dilation)
+    conv_weight_gradient(x, grad, _with_frames(weight_shape), stride, padding, dilation, total)
 
 
 class Gradients:
@@ -44,18 +38,17 @@ class Gradients:
             for name in group.inputs:
                 k = schedule.inputs.index(name)
                 if needs["weight_ih"][k] and seq.weight_ih[k].shape[1]:
-                    self.totals[name, n] = empty_total(
-                        _of_one_frame((rows, *seq.weight_ih[k].shape[1:])), seq.weight_hh
-                    )
+                    shape = (rows, *seq.weight_ih[k].shape[1:])
+                    self.totals[name, n] = empty_total(_with_frames(shape), seq.weight_hh)
             for o in group.operands:
                 if needs["weight_hh"]:
-                    self.totals[o, n] = empty_total(_of_one_frame((rows, *seq.weight_hh.shape[1:])), seq.weight_hh)
+                    self.totals[o, n] = empty_total(_with_frames((rows, *seq.weight_hh.shape[1:])), seq.weight_hh)
             if needs["bias"] and any(slot.bias_blocks for slot in group.slots):
                 self.bias[n] = torch.zeros(rows, dtype=seq.wide, device=seq.weight_hh.device)
 
     def add_chunk(self, time, d_groups, states, operands, begins):
         """Add what a span of time contributes, given the gradients of its pre-activations."""
-        seq, schedule, one = self.seq, self.seq.schedule, (1, 1)
+        seq, schedule, one = self.seq, self.seq.schedule, (1,) * self.seq.geometry.axes
         recurrent = one, one, same_padding(seq.weight_hh.shape[2:], one)
         for n, (group, d) in enumerate(zip(schedule.groups, d_groups, strict=True)):
             flat = d.flatten(0, 1)
@@ -94,30 +87,32 @@ class Gradients:
             dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
             # What is left of the kernel's reach: the padding of the convolution with the reflected weight.
             rest = [d * (k - 1) - p for d, k, p in zip(g.dilation, weight.shape[2:], padding, strict=True)]
-            if g.stride == (1, 1) and min(rest) >= 0:
+            one = (1,) * g.axes
+            if g.stride == one and min(rest) >= 0:
                 if (name, n) not in self.reflected:
                     self.reflected[name, n] = Weight(rows.data, True)
-                seq.convolve(flat, dx, self.reflected[name, n], rest, dilation=g.dilation)
+                seq.convolve(flat, dx, self.reflected[name, n], rest, one, g.dilation)
                 return
             found, _, _ = torch.ops.aten.convolution_backward(
-                maps_first(flat), maps_first(x), rows.data, None, g.stride, padding, g.dilation,
-                False, [0, 0], 1, [True, False, False],
+                maps_first(flat, g.axes), maps_first(x, g.axes), rows.data, None, g.stride, padding, g.dilation,
+                False, [0] * g.axes, 1, [True, False, False],
             )  # fmt: skip
-            dx += maps_last(found)
+            dx += maps_last(found, g.axes)
 
     def finish(self, d_states, d_params):
         """All gradients, in the layouts of what they belong to."""
-        seq, schedule, c, needs = self.seq, self.seq.schedule, self.seq.geometry.channels, self.needs
+        seq, schedule, needs = self.seq, self.seq.schedule, self.needs
+        c, axes = seq.geometry.channels, seq.geometry.axes
         # Where maps are small, weights are most of the memory: nothing that has been used stays.
         seq.packed.clear()
 
         def packed(weight, keys):
             if len(keys) == 1 and tuple(keys[0][2]) == tuple(range(len(weight) // c)):
                 key, n, _ = keys[0]
-                return as_weight(self.totals.pop((key, n)))[:, :, 0].contiguous().to(weight.dtype)
+                return as_weight(self.totals.pop((key, n))).view(weight.shape).contiguous().to(weight.dtype)
             grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
             for key, n, blocks in keys:
-                rows = as_weight(self.totals.pop((key, n)))[:, :, 0]
+                rows = as_weight(self.totals.pop((key, n))).view(-1, *weight.shape[1:])
                 for slot, block in enumerate(blocks):
                     grad[block * c : (block + 1) * c] = rows[slot * c : (slot + 1) * c]
             return grad
@@ -143,16 +138,13 @@ class Gradients:
             target = d_weight_ch if kind == "peephole" else d_bias
             if target is not None:
                 block = target[index * c : (index + 1) * c]
-                if block.dim() == 3:
-                    sums = sums.sum(0).view(1, 1, c) if sums.dim() == 2 else sums
-                    block += maps_first(sums)
-                else:
-                    block += sums.sum(0)
+                # One row is that of all pixels, or of the only one.
+                block += sums.sum(0).view(block.shape) if sums.dim() == 2 else maps_first(sums, axes)
         return {
-            "inputs": [None if d is None else maps_first(d) for d in self.d_inputs],
+            "inputs": [None if d is None else maps_first(d, axes) for d in self.d_inputs],
             "weight_ih": d_weight_ih,
             "weight_hh": d_weight_hh,
             "bias": d_bias,
             "weight_ch": d_weight_ch,
-            "hx": [maps_first(d.to(seq.dtype)) if needs["hx"] else None for d in d_states] if seq.given else [],
+            "hx": [maps_first(d.to(seq.dtype), axes) if needs["hx"] else None for d in d_states] if seq.given else [],
         }

@@ -41,12 +41,12 @@ def forward_requests(
         program_of(backend), geometry, _cast(inputs, compute), _cast(weight_ih, compute), weight_hh, bias,
         weight_ch, _cast(hx, compute), masks, lengths, save,
     )  # fmt: skip
-    public = [maps_first(t).to(dtype) for t in (output, *finals)]
+    public = [maps_first(t, geometry.axes).to(dtype) for t in (output, *finals)]
     return public + saved
 
 
 def forward(*arguments):
-    """The operator's body: [output (T,B,C,H,W), last states (B,C,H,W) ..., saved ...]."""
+    """The operator's body: [output (T,B,C,H,W), last states (B,C,H,W) ..., saved ...]; maps may be (D,H,W)."""
     return fused.in_turn(forward_requests(*arguments))
 
 
@@ -57,20 +57,22 @@ def forward_fake(
     """Shapes, strides and types of what ``forward`` returns."""
     schedule = schedule_of(cell)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    b, h, w, c = geometry.map
+    steps, axes = geometry.steps, geometry.axes
     compute = _BACKENDS[backend].compute_type(weight_hh.dtype)
-    results = [weight_hh.new_empty(geometry.steps, b, h, w, c).movedim(-1, -3)]
-    results += [weight_hh.new_empty(b, h, w, c).movedim(-1, -3) for _ in schedule.states]
+    results = [maps_first(weight_hh.new_empty(steps, *geometry.map), axes)]
+    results += [maps_first(weight_hh.new_empty(geometry.map), axes) for _ in schedule.states]
     if save:
         for conv in schedule.convolved_states[1:]:
             dtype = compute if conv else accumulate_type(compute)
-            results.append(weight_hh.new_empty(geometry.steps, b, h, w, c, dtype=dtype))
+            results.append(weight_hh.new_empty(steps, *geometry.map, dtype=dtype))
     if save == fused.Save.ALL:
         for group in schedule.groups:
-            results.append(weight_hh.new_empty(geometry.steps, b, h, w, len(group.slots) * c, dtype=compute))
+            shape = (steps, *geometry.map[:-1], len(group.slots) * geometry.channels)
+            results.append(weight_hh.new_empty(shape, dtype=compute))
         for group in schedule.groups:
             if group.eps is not None:
-                results.append(weight_hh.new_empty(geometry.steps, b, 1, 1, 1, dtype=accumulate_type(compute)))
+                shape = (steps, geometry.batch, *(1 for _ in geometry.map[1:]))
+                results.append(weight_hh.new_empty(shape, dtype=accumulate_type(compute)))
     return results
 
 
@@ -86,7 +88,7 @@ def backward_requests(
     found = yield from fused.backward(
         program_of(backend), geometry, _cast(grads, compute), _cast(inputs, compute),
         _cast(weight_ih, compute), weight_hh, bias, weight_ch, _cast(hx, compute), masks, lengths,
-        maps_last(output).to(compute), [s.contiguous() for s in saved],
+        maps_last(output, geometry.axes).to(compute), [s.contiguous() for s in saved],
         {
             "inputs": needs[:n], "weight_ih": needs[n : 2 * n], "weight_hh": needs[2 * n],
             "bias": needs[2 * n + 1], "weight_ch": needs[2 * n + 2], "hx": any(needs[2 * n + 3 :]),
@@ -107,15 +109,15 @@ def backward_fake(
     dilation, padding, reverse, needs,
 ):  # fmt: skip
     """Shapes, strides and types of what ``backward`` returns."""
-    n = len(inputs)
+    n, axes = len(inputs), weight_hh.dim() - 2
     results = []
     tensors = [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx, *masks]
     for k, (tensor, need) in enumerate(zip(tensors, needs, strict=True)):
         if not need:
             continue
         if k < n or k >= 2 * n + 3:
-            *lead, c, h, w = tensor.shape
-            results.append(tensor.new_empty(*lead, h, w, c).movedim(-1, -3))
+            shape = tensor.movedim(-1 - axes, -1).shape
+            results.append(maps_first(tensor.new_empty(shape), axes))
         else:
             results.append(tensor.new_empty(tensor.shape))
     return results

@@ -6,6 +6,7 @@ compiled where it can be, PyTorch code where not.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from fastrcn import native
 from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.signature import Signature
-from fastrcn.ops.conv_recurrent.convolution import add_convolution
-from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, same_padding
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, is_product
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, of_three_axes, same_padding
 from fastrcn.ops.convolution.weight import Weight
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -28,11 +29,11 @@ _CALL_WEIGHTS = 1 << 14
 
 @dataclass
 class Buffer:
-    """Maps (B,H,W,channels), one per step of time (``timed``, a leading axis) or one for all.
+    """Maps (B,H,W,channels) or (B,D,H,W,channels), one per step of time (``timed``, a leading axis) or one for all.
 
     ``channel``/``width`` choose a slot; ``origin`` is the time of the first map; ``shift`` is added to the time;
-    ``first`` (B,H,W,C) takes the place of the map at the sequence's first step. ``per_row=False`` marks a single row of
-    channels that all pixels share.
+    ``first`` takes the place of the map at the sequence's first step. ``per_row=False`` marks a single row of channels
+    that all pixels share.
     """
 
     data: torch.Tensor
@@ -45,7 +46,7 @@ class Buffer:
     per_row: bool = True
 
     def at(self, time, is_first):
-        """The maps that the step sees, as a view (B,H,W,width)."""
+        """The maps that the step sees, as a view (...,width)."""
         if is_first and self.first is not None:
             return self.first
         data = self.data[time + self.shift - self.origin] if self.timed else self.data
@@ -73,24 +74,27 @@ class Fill:
 
 @dataclass
 class Convolution:
-    """target += convolution of source with ``weight`` (Co,Ci,kh,kw); by default ``padding`` keeps the map's size."""
+    """target += convolution of source with ``weight`` (Co,Ci,kernel ...); by default with ``stride`` and ``dilation`` 1
+    and the ``padding`` that keeps the map's size."""
 
     source: Buffer
     target: Buffer
     weight: Weight
     skip_first: bool = False
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
+    stride: Any = None
+    dilation: Any = None
     padding: Any = None
 
     def __post_init__(self):
+        kernel = self.weight.shape[2:]
+        self.stride, self.dilation = self.stride or (1,) * len(kernel), self.dilation or (1,) * len(kernel)
         if self.padding is None:
-            self.padding = tuple(same_padding(self.weight.shape[2:], self.dilation))
+            self.padding = tuple(same_padding(kernel, self.dilation))
 
     @property
     def is_product(self):
         """Whether it is a product of matrices, which adds to its target as it writes it."""
-        return (*self.weight.shape[2:], *self.stride, *self.padding) == (1, 1, 1, 1, 0, 0)
+        return is_product(self.weight.shape[2:], self.stride, self.padding)
 
 
 @dataclass
@@ -192,7 +196,7 @@ class Program:
         g = self.geometry
         lengths = 0 if self.lengths is None else self.lengths.data_ptr()
         return native.module().Program(
-            native.isa(), DTYPE_NUMBERS[self.dtype], g.channels, (self.images, g.height, g.width), lengths,
+            native.isa(), DTYPE_NUMBERS[self.dtype], g.channels, (self.images, g.map_pixels, g.size[-1]), lengths,
             torch.get_num_threads(),
         )  # fmt: skip
 
@@ -226,19 +230,20 @@ class Program:
         return few and (one or step.weight.data.numel() > steps * _CALL_WEIGHTS)
 
     def _add_convolution(self, loop, step: Convolution):
-        c_out, c_in, kh, kw = step.weight.shape
-        source, target = step.source.data.shape[-3:-1], step.target.data.shape[-3:-1]
+        c_out, c_in, *kernel = step.weight.shape
+        source, target = (b.data.shape[-1 - len(kernel) : -1] for b in (step.source, step.target))
         if step.is_product:
             # Rows of the map do not matter here; without them there are fewer, longer runs of pixels.
-            source = target = (1, self.images * target[0] * target[1])
+            source = target = (self.images * prod(target),)
         if id(step.weight) not in self.packed:
             block = native.module().block_outputs(native.isa(), DTYPE_NUMBERS[self.dtype])
             # The weight too: its id must stay its own.
             self.packed[id(step.weight)] = step.weight.packed(block), step.weight
         weight, _ = self.packed[id(step.weight)]
         loop.add_convolution(
-            step.source.address(), step.target.address(), weight.data_ptr(), (c_in, c_out), tuple(source),
-            tuple(target), (kh, kw), step.stride, step.dilation, step.padding, step.skip_first,
+            step.source.address(), step.target.address(), weight.data_ptr(), (c_in, c_out),
+            *map(of_three_axes, (source, target, kernel, step.stride, step.dilation)), of_three_axes(step.padding, 0),
+            step.skip_first,
         )  # fmt: skip
 
     def _in_python(self, step):
@@ -266,7 +271,7 @@ class Program:
             results = dict(zip(outputs, function(*(values[s.name] for s in sig.code.reads)), strict=True))
             ended = None
             if self.lengths is not None and sig.carries:
-                ended = (time >= self.lengths).view(-1, 1, 1, 1)
+                ended = (time >= self.lengths).view(-1, *(1,) * (self.geometry.axes + 1))
             for arg, buffer in zip(sig.args, step.buffers, strict=True):
                 if arg.mode == "load":
                     continue
@@ -278,7 +283,8 @@ class Program:
                     value = value.expand(self.geometry.map).double()
                     value = value if ended is None else value.masked_fill(ended, 0.0)
                     rows = buffer.data
-                    rows[0 if rows.dim() == 2 else ...] += value.sum((0, 1, 2) if rows.dim() == 2 else 0)
+                    of_all = rows.dim() == 2
+                    rows[0 if of_all else ...] += value.sum(tuple(range(value.dim() - 1)) if of_all else 0)
                     continue
                 if arg.mode == "accumulate":
                     value = target + value

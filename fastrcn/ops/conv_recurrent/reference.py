@@ -7,10 +7,10 @@ PyTorch code, so it is also the form for export, ONNX, forward-mode and higher d
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from fastrcn.compiler.differentiate import forward_code
 from fastrcn.compiler.emit_torch import torch_function
+from fastrcn.ops.conv_recurrent.convolution import convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias, same_padding
 
 
@@ -19,10 +19,10 @@ def conv_recurrent(
 ):
     """Run a cell over time; see ``fastrcn.functional.conv_recurrent``. States past ``lengths`` stay frozen.
 
-    Returns the output state at every step (T,B,C,H,W) and the tuple of last states (B,C,H,W).
+    Returns the output state at every step (T,B,C,H,W) and the tuple of last states (B,C,H,W); maps may be (D,H,W).
     """
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    b, h, w, c = geometry.map
+    b, c, ones = geometry.batch, geometry.channels, (1,) * geometry.axes
     wide = accumulate_type(weight_hh.dtype)
     projections = [_project(geometry, g, inputs, weight_ih, bias) for g in schedule.groups]
     recurrent = {
@@ -30,7 +30,7 @@ def conv_recurrent(
         for g, group in enumerate(schedule.groups)
         for o in group.operands
     }
-    padding = same_padding(weight_hh.shape[2:], (1, 1))
+    padding = same_padding(weight_hh.shape[2:], ones)
     params = {p: _parameter(kind, index, bias, weight_ch, weight_hh) for p, kind, index in schedule.params}
     if hx:
         states = [
@@ -38,7 +38,7 @@ def conv_recurrent(
         ]
     else:
         states = [
-            weight_hh.new_zeros(b, c, h, w, dtype=weight_hh.dtype if conv else wide)
+            weight_hh.new_zeros(b, c, *geometry.size, dtype=weight_hh.dtype if conv else wide)
             for conv in schedule.convolved_states
         ]
 
@@ -65,13 +65,13 @@ def conv_recurrent(
                 operand = values[schedule.operand_symbol(o)].to(weight_hh.dtype)
                 for g, group in enumerate(schedule.groups):
                     if o in group.operands:
-                        term = F.conv2d(operand, recurrent[o, g], None, padding=padding)
+                        term = convolution(operand, recurrent[o, g], None, ones, padding, ones)
                         done[g] = term if done[g] is None else done[g] + term
                         waiting[g] -= 1
                         provide(g)
         new = [values[s].to(old.dtype) for (s, _), old in zip(schedule.final.outputs, states, strict=True)]
         if lengths is not None:
-            ended = (t >= lengths).view(b, 1, 1, 1)
+            ended = (t >= lengths).view(b, 1, *ones)
             new = [torch.where(ended, old, n) for old, n in zip(states, new, strict=True)]
         states = new
         outputs.append(states[0])
@@ -92,11 +92,11 @@ def _run(stage, values, wide):
 
 def _parameter(kind, index, bias, weight_ch, weight_hh):
     """A stage's parameter, shaped to spread over (B,C,H,W); a bias that is switched off is zero."""
-    packed, channels = weight_ch if kind == "peephole" else bias, weight_hh.shape[1]
+    packed, channels, ones = weight_ch if kind == "peephole" else bias, weight_hh.shape[1], (1,) * (weight_hh.dim() - 2)
     if packed is None:
-        return weight_hh.new_zeros(channels, 1, 1)
+        return weight_hh.new_zeros(channels, *ones)
     block = packed[index * channels : (index + 1) * channels]
-    return block if block.dim() == 3 else block.view(-1, 1, 1)
+    return block if block.dim() > 1 else block.view(-1, *ones)
 
 
 def _project(geometry, group, inputs, weight_ih, bias):
@@ -114,13 +114,13 @@ def _project(geometry, group, inputs, weight_ih, bias):
             continue
         padding = geometry.input_padding(weight.shape[2:])
         rows = blocks_of(weight, group.input_blocks(name), c)
-        term = F.conv2d(x.flatten(0, 1), rows, extra, geometry.stride, padding, geometry.dilation)
+        term = convolution(x.flatten(0, 1), rows, extra, geometry.stride, padding, geometry.dilation)
         extra = None
         total = term if total is None else total + term
     if total is None and (extra is not None or not group.operands):
         spread = weight_ih[0].new_zeros(len(group.slots) * c) if extra is None else extra
-        spread = spread.view(1, -1, 1, 1)
-        total = spread.expand(geometry.steps * geometry.batch, -1, geometry.height, geometry.width)
+        spread = spread.view(1, -1, *(1,) * geometry.axes)
+        total = spread.expand(geometry.steps * geometry.batch, -1, *geometry.size)
     if total is None:
         return None
     total = total if group.operands else _normalized(group, total)

@@ -55,7 +55,7 @@ class Sequence:
         self.lengths = lengths
         self.state_types = [self.dtype if conv else self.wide for conv in self.schedule.convolved_states]
         self.given = bool(hx)
-        self.masks = [maps_last(m).to(self.wide) for m in masks]
+        self.masks = [maps_last(m, geometry.axes).to(self.wide) for m in masks]
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
         self.hoisted = not in_loop(program, geometry, self.dtype)
@@ -72,14 +72,14 @@ class Sequence:
             for o in group.operands
         }
         if hx:
-            self.initial = [maps_last(s).to(t) for s, t in zip(hx, self.state_types, strict=True)]
+            self.initial = [maps_last(s, geometry.axes).to(t) for s, t in zip(hx, self.state_types, strict=True)]
         else:
             self.initial = [self.empty(dtype=t).zero_() for t in self.state_types]
 
     def empty(self, *lead, width=None, dtype=None):
         """Uninitialised maps with leading axes ``lead``."""
         g = self.geometry
-        shape = (*lead, g.batch, g.height, g.width, g.channels if width is None else width)
+        shape = (*lead, *g.map[:-1], g.channels if width is None else width)
         return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
     def project(self, groups, scales, time):
@@ -116,13 +116,13 @@ class Sequence:
             for group in self.schedule.groups
         ]
 
-    def convolve(self, source, target, weight, padding, stride=(1, 1), dilation=(1, 1)):
+    def convolve(self, source, target, weight, padding, stride, dilation):
         """target += convolution of source, for all maps at once."""
-        if weight.shape[2:] == (1, 1) or not self.program.convolves(self.dtype):
+        if all(k == 1 for k in weight.shape[2:]) or not self.program.convolves(self.dtype):
             add_convolution(target, source, weight.dense(), padding, stride, dilation)
             return
         # The target may be an input's gradient, which has another map than the states.
-        geometry = replace(self.geometry, height=target.shape[-3], width=target.shape[-2])
+        geometry = replace(self.geometry, size=tuple(target.shape[1:-1]))
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
         step = Convolution(source, target, weight, stride=stride, dilation=dilation, padding=padding)
         self.program(geometry, [step], self.dtype, len(target.data), None, self.packed).run(0, 1, False)
@@ -138,7 +138,7 @@ class Sequence:
 
     def input(self, name, time):
         """An input over a span of time, dense (steps,B,H,W,Cin)."""
-        return maps_last(self.inputs[self.schedule.inputs.index(name)][time])
+        return maps_last(self.inputs[self.schedule.inputs.index(name)][time], self.geometry.axes)
 
     def input_buffers(self, time):
         """The inputs over a span of time as buffers; none where their convolutions are not done in the loop."""
@@ -155,18 +155,16 @@ class Sequence:
             if packed is None:
                 packed = self.weight_hh.new_zeros((index + 1) * c)
             block = packed[index * c : (index + 1) * c].to(self.wide)
-            if block.dim() == 3:
-                data = maps_last(block).expand(images, g.height, g.width, c).contiguous()
-            else:
-                data = block.view(1, 1, 1, c).contiguous()
-            buffers.append(Buffer(data, width=c, per_row=block.dim() == 3))
+            full = block.dim() > 1
+            data = maps_last(block, g.axes).expand(images, *g.size, c).contiguous() if full else block.contiguous()
+            buffers.append(Buffer(data, width=c, per_row=full))
         return buffers
 
     def mask_buffers(self):
         """Buffers of the masks over the whole sequence."""
         buffers = []
         for mask in self.masks:
-            timed, per_row = len(mask) > 1, mask.shape[1:] != (1, 1, 1, self.geometry.channels)
+            timed, per_row = len(mask) > 1, mask[0].numel() != self.geometry.channels
             data = mask if timed else mask[0]
             buffers.append(Buffer(data, timed, width=self.geometry.channels, per_row=per_row))
         return buffers
@@ -178,7 +176,9 @@ class Sequence:
             if buffer.timed:
                 data = buffer.data[time].flatten(0, 1)
             else:
-                data = buffer.data.repeat(time.stop - time.start, 1, 1, 1) if buffer.per_row else buffer.data
+                data = buffer.data
+                if buffer.per_row:
+                    data = data.repeat(time.stop - time.start, *(1,) * (data.dim() - 1))
             buffers.append(replace(buffer, data=data, timed=False))
         return buffers
 
@@ -186,7 +186,9 @@ class Sequence:
         """The states before each step, as buffers over the stored states after each step."""
         shift, c = -self.geometry.direction, self.geometry.channels
         return [
-            Buffer(s, True, width=c, shift=shift, first=first) if s.dim() == 5 else Buffer(s, width=c, first=first)
+            Buffer(s, True, width=c, shift=shift, first=first)
+            if self.geometry.is_timed(s)
+            else Buffer(s, width=c, first=first)
             for s, first in zip(states, self.initial, strict=True)
         ]
 

@@ -16,17 +16,20 @@ from fastrcn.compiler.emit_triton import Accumulator, Phase, Place, Product, ker
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer
+from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, inputs_in_loop, joins_directions, power
 from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, maps_key, share_source, split
 from fastrcn.ops.triton_support import check_pixels, device_of, interpreting, manner, problem_of
 
 
-def can_run(cell, dtype, device):
-    """(whether this backend runs the cell, why not or how)."""
-    if schedule_of(cell).normalizes:
+def can_run(subject: Subject, dtype, device):
+    """(whether this backend runs the subject, why not or how)."""
+    if schedule_of(subject[0]).normalizes:
         return False, "the cell normalises over whole maps, and a program of its kernels sees a tile"
     problem = problem_of(dtype, device)
+    if not problem and subject[1] != 2:
+        problem = "its kernels walk over the rows of maps (H,W), these are (D,H,W)"
     return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
 
 
@@ -79,7 +82,7 @@ class TritonProgram:
         self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
         self.keep, self.config, self.persistent = keep, config, persistent
         self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-        self.pixels = images * geometry.height * geometry.width
+        self.pixels = images * geometry.map_pixels
         check_pixels(self.pixels, "input at one step")
         self.works = split(steps) if images else []
         self.launches: list[_Launch] | None = None
@@ -258,7 +261,7 @@ class _Launch:
         self.constants = self._constants()
         self.options = {"num_warps": self.config.warps, "num_stages": self.config.stages}
         self.tiles = -(-program.pixels // self.config.block_m) * -(-g.channels // self.config.block_c)
-        self.sizes = (program.pixels, program.images, g.height, g.width)
+        self.sizes = (program.pixels, program.images, *g.size)
         self.tensors = [*(b.data for b, _ in self.pointers), *(p.weight for p in self.products)]
         if self.phase.freezes:
             self.tensors.append(program.lengths)
@@ -288,7 +291,11 @@ class _Launch:
             words.append(f"{'bwd' if stage.signature.backward else 'fwd'}{stage.signature.stage}")
         flags = {"across": self.across, "keep": program.keep, "lengths": program.lengths is not None}
         words += [name for name, is_so in flags.items() if is_so]
-        words += [f"{program.dtype}{' tf32' if program.tf32 else ''}", f"C={g.channels}", f"map={g.height}x{g.width}"]
+        words += [
+            f"{program.dtype}{' tf32' if program.tf32 else ''}",
+            f"C={g.channels}",
+            f"map={'x'.join(map(str, g.size))}",
+        ]
         for c in work.convolutions:
             sizes = (c.weight.shape, c.stride, c.dilation, c.padding, c.source.data.shape[-3:-1])
             words.append("/".join("x".join(map(str, size)) for size in sizes))
@@ -342,7 +349,7 @@ class _Launch:
         """Zeroed partial sums of a parameter's gradient: one row per tile of pixels, or one map per image."""
         g, spread = self.program.geometry, buffer.data.dim() == 2
         tiles = -(-self.program.pixels // self.config.block_m)
-        shape = (tiles, g.channels) if spread else (self.program.images, g.height, g.width, g.channels)
+        shape = (tiles, g.channels) if spread else (self.program.images, *g.size, g.channels)
         partial = torch.zeros(shape, dtype=torch.float32, device=buffer.data.device)
         self.sums.append((buffer, partial))
         return Place(self._pointer(Buffer(partial, width=g.channels), False), 0, spread)
