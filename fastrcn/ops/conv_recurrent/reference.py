@@ -7,6 +7,7 @@ PyTorch code, so it is also the form for export, ONNX, forward-mode and higher d
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fastrcn.compiler.differentiate import forward_code
 from fastrcn.compiler.emit_torch import torch_function
