@@ -86,6 +86,28 @@ def test_stacked_bidirectional_gru_with_noise_and_its_gradients():
         assert_close(other, one)
 
 
+def test_volumes():
+    plain, fused = (
+        fastrcn.ConvLSTM3d(2, 3, layer_norm="full", map_size=(3, 4, 5), peephole="channel", backend=name).double()
+        for name in ("reference", "cpu")
+    )
+    for parameter in plain.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1)
+    fused.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 2, 2, 3, 4, 5, dtype=torch.float64)
+    found = []
+    for layer in (plain, fused):
+        output, _ = layer(x)
+        found.append([output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))])
+    h = F.layer_norm(F.conv3d(x[0], plain.weight_ih_l0, padding=1), (12, 3, 4, 5))
+    i, _, g, o = (plain.norm_ih_l0 * h + plain.bias_l0).chunk(4, 1)
+    c = i.sigmoid() * g.tanh()
+    peephole = plain.weight_ch_l0[-3:].view(3, 1, 1, 1)
+    assert_close(found[0][0][0], (o + peephole * c).sigmoid() * c.tanh())
+    for one, other in zip(*found, strict=True):
+        assert_close(other, one)
+
+
 def test_two_inputs():
     layer = fastrcn.StackedConvGRU((2, 3), 4, layer_norm="channel")
     assert {n: tuple(p.shape) for n, p in layer.named_parameters() if n.startswith("norm")} == {
