@@ -3,8 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <array>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -32,9 +30,9 @@ struct WeightGradientTask {
   int64_t bytes;  // of each thread's own total; 0: they share one
 };
 
-using Triple = std::array<int64_t, 3>;
+using Triple = std::tuple<int64_t, int64_t, int64_t>;
 
-void set(int64_t* values, const Triple& triple) { std::copy(triple.begin(), triple.end(), values); }
+void set(int64_t* values, const Triple& triple) { std::tie(values[0], values[1], values[2]) = triple; }
 
 // Adds to totals (kd, kh, kw, inputs, outputs), one of them or, `by_rows`, one for each thread: few channels are not
 // enough to share out, so threads share out the rows and sum on their own.
@@ -55,17 +53,18 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
   set(args.dilation, dilation);
   set(args.padding, padding);
   task.totals = reinterpret_cast<char*>(totals);
+  const int64_t taps = args.kernel[0] * args.kernel[1] * args.kernel[2];
   if (by_rows) {
     task.function = table.weight_gradient;
-    task.units = args.images * size[0] * size[1];
-    task.bytes = kernel[0] * kernel[1] * kernel[2] * args.inputs * args.outputs * sizeof(float);
+    task.units = args.images * args.size[0] * args.size[1];
+    task.bytes = taps * args.inputs * args.outputs * sizeof(float);
   } else {
     const int64_t block = table.block_outputs(element_size(type));
     task.function = element_size(type) == 8 ? table.weight_gradient_double : table.weight_gradient_float;
-    task.units = kernel[0] * ((args.outputs + block - 1) / block);
+    task.units = args.kernel[0] * ((args.outputs + block - 1) / block);
   }
   const int64_t products =
-      args.images * size[0] * size[1] * size[2] * kernel[0] * kernel[1] * kernel[2] * args.inputs * args.outputs;
+      args.images * args.size[0] * args.size[1] * args.size[2] * taps * args.inputs * args.outputs;
   py::gil_scoped_release release;
   frcn::parallel(
       products < frcn::kSerialWork ? 1 : threads,
@@ -82,8 +81,8 @@ void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int6
   m.source = reinterpret_cast<const char*>(source);
   m.target = reinterpret_cast<char*>(target);
   std::tie(m.outer, m.inner) = maps;
-  m.outer_bytes = source_bytes[0], m.inner_bytes = source_bytes[1], m.channel_bytes = source_bytes[2];
-  m.target_outer_bytes = target_bytes[0], m.target_inner_bytes = target_bytes[1], m.pixel_bytes = target_bytes[2];
+  std::tie(m.outer_bytes, m.inner_bytes, m.channel_bytes) = source_bytes;
+  std::tie(m.target_outer_bytes, m.target_inner_bytes, m.pixel_bytes) = target_bytes;
   m.channels = channels;
   m.pixels = pixels;
   m.element = element;

@@ -12,7 +12,7 @@ def convolution(x, weight, bias, stride, padding, dilation):
 
 def is_product(kernel, stride, padding):
     """Whether a convolution is a product of matrices: of single pixels, all of them."""
-    return all(n == 1 for n in (*kernel, *stride)) and not any(padding)
+    return {*kernel, *stride} == {1} and not any(padding)
 
 
 def add_convolution(target, x, weight, padding, stride, dilation):

@@ -91,7 +91,7 @@ class Geometry:
 
     def is_timed(self, maps):
         """Whether maps are those of several steps: with an axis of time before the others."""
-        return maps.dim() > len(self.map)
+        return maps.dim() > len(self.size) + 2
 
     @property
     def map_pixels(self):

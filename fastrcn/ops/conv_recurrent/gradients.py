@@ -15,7 +15,7 @@ def _with_frames(weight_shape):
 
 
 def _add_weight_gradient(x, grad, weight_shape, stride, dilation, padding, total):
-    x, grad = (t.view(len(t), *of_three_axes(t.shape[1:-1]), t.shape[-1]) for t in (x, grad))
+    x, grad = (t.view(t.shape[0], *of_three_axes(t.shape[1:-1]), t.shape[-1]) for t in (x, grad))
     stride, padding, dilation = of_three_axes(stride), of_three_axes(padding, 0), of_three_axes(dilation)
     conv_weight_gradient(x, grad, _with_frames(weight_shape), stride, padding, dilation, total)
 

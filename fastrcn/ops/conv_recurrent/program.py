@@ -231,7 +231,8 @@ class Program:
 
     def _add_convolution(self, loop, step: Convolution):
         c_out, c_in, *kernel = step.weight.shape
-        source, target = (b.data.shape[-1 - len(kernel) : -1] for b in (step.source, step.target))
+        size = slice(-1 - len(kernel), -1)
+        source, target = step.source.data.shape[size], step.target.data.shape[size]
         if step.is_product:
             # Rows of the map do not matter here; without them there are fewer, longer runs of pixels.
             source = target = (self.images * prod(target),)
