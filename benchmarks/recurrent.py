@@ -1,6 +1,7 @@
 """conv_recurrent: the cases and, for each, the fused layer and everything it is compared with, with equal weights."""
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -23,11 +24,11 @@ class First(nn.Module):
 
 @dataclass(frozen=True)
 class RecurrentCase(Case):
-    """``kind``: lstm, gru or rnn; ``dense``: a layer of vectors. ``sizes``: (T, B, Cin, C, H, W)."""
+    """``kind``: lstm, gru or rnn; ``dense``: a layer of vectors. ``sizes``: (T, B, Cin, C), then those of the map."""
 
     kind: str = "lstm"
     sizes: tuple[int, ...] = ()
-    kernel: tuple[int, int] = (3, 3)
+    kernel: tuple[int, ...] = (3, 3)
     dense: bool = False
 
     @property
@@ -35,14 +36,14 @@ class RecurrentCase(Case):
         return {"lstm": 4, "gru": 3, "rnn": 1}[self.kind]
 
     def flops(self):
-        steps, batch, inputs, channels, height, width = self.sizes
-        pixels = steps * batch * height * width
-        return 2 * pixels * self.gates * channels * (inputs + channels) * self.kernel[0] * self.kernel[1]
+        steps, batch, inputs, channels, *maps = self.sizes
+        pixels = steps * batch * prod(maps)
+        return 2 * pixels * self.gates * channels * (inputs + channels) * prod(self.kernel)
 
     def bytes(self, size):
         """Input read, states written."""
-        steps, batch, inputs, channels, height, width = self.sizes
-        return steps * batch * height * width * size * (inputs + channels * (2 if self.kind == "lstm" else 1))
+        steps, batch, inputs, channels, *maps = self.sizes
+        return steps * batch * prod(maps) * size * (inputs + channels * (2 if self.kind == "lstm" else 1))
 
     def passes(self):
         """A backward pass has twice the products of a forward pass, less without a gradient of the input."""
@@ -50,9 +51,9 @@ class RecurrentCase(Case):
         return 3 if self.input_gradient else 3 - inputs / (inputs + channels)
 
     def make_input(self, dtype, device):
-        steps, batch, inputs, _, height, width = self.sizes
+        steps, batch, inputs, _, *maps = self.sizes
         generator = torch.Generator().manual_seed(0)
-        shape = (steps, batch, inputs) + (() if self.dense else (height, width))
+        shape = (steps, batch, inputs) + (() if self.dense else tuple(maps))
         x = torch.randn(shape, generator=generator).to(device, dtype)
         return x.requires_grad_(self.input_gradient and self.train)
 
@@ -65,7 +66,9 @@ class RecurrentCase(Case):
             if self.kind == "gru":
                 return fastrcn.GRU(inputs, channels, reset="after", **options)
             return fastrcn.LSTM(inputs, channels, **options)
-        kind = {"lstm": fastrcn.ConvLSTM, "gru": fastrcn.ConvGRU, "rnn": fastrcn.ConvRNN}[self.kind]
+        kinds = {"lstm": fastrcn.ConvLSTM, "gru": fastrcn.ConvGRU, "rnn": fastrcn.ConvRNN}
+        volumes = {"lstm": fastrcn.ConvLSTM3d, "gru": fastrcn.ConvGRU3d, "rnn": fastrcn.ConvRNN3d}
+        kind = (volumes if len(self.kernel) == 3 else kinds)[self.kind]
         return kind(inputs, channels, self.kernel, **options)
 
     def make(self, name, dtype, device):
@@ -103,12 +106,12 @@ def _torch_state(case, layer):
 
 
 def _case(name, kind, sizes, kernel, note, **options):
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    kernel = (kernel,) * len(sizes[4:]) if isinstance(kernel, int) else kernel
     return RecurrentCase(name, note, kind=kind, sizes=sizes, kernel=kernel, **options)
 
 
 CASES = [
-    # name, kind, (T, B, Cin, C, H, W), kernel
+    # name, kind, (T, B, Cin, C, map), kernel
     _case("small-c8", "lstm", (10, 4, 8, 8, 64, 64), 3, "gates weigh: C = 8", quick=True),
     _case("small-c16", "lstm", (10, 4, 16, 16, 64, 64), 3, "gates weigh: C = 16", quick=True),
     _case("small-c32", "lstm", (10, 4, 32, 32, 64, 64), 3, "gates weigh: C = 32"),
@@ -131,6 +134,8 @@ CASES = [
     _case("raft-1x5", "gru", (12, 1, 256, 128, 28, 64), (1, 5), "RAFT SepConvGRU; map 28x64 of 55x128"),
     _case("raft-5x1", "gru", (12, 1, 256, 128, 28, 64), (5, 1), "RAFT SepConvGRU; map 28x64 of 55x128"),
     _case("hurricane", "lstm", (5, 1, 16, 32, 128, 257), 3, "hurricane tracking, 128x257 maps; T 5"),
+    _case("volume-c8", "lstm", (6, 1, 8, 8, 8, 32, 32), 3, "radar volumes, C = 8", quick=True),
+    _case("volume-c32", "lstm", (5, 1, 32, 32, 8, 32, 32), 3, "radar volumes, C = 32"),
     _case("tiny", "lstm", (20, 1, 16, 16, 8, 8), 3, "launch-bound: 8x8 maps", quick=True),
     _case("dense-lstm", "lstm", (64, 16, 256, 256, 1, 1), 1, "vectors, against torch.nn.LSTM", dense=True),
     _case("dense-gru", "gru", (64, 16, 256, 256, 1, 1), 1, "vectors, against torch.nn.GRU", dense=True),
