@@ -134,7 +134,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _requested(backend):
+def requested(backend=None):
     """The backend asked for by name, and by what; (None, "") where the choice is free."""
     if backend is not None:
         return check_name(backend, "backend"), "argument backend"
@@ -152,7 +152,7 @@ def can_run(operation, name, what, dtype, device):
 
 def select(operation, what, dtype, device, backend=None) -> str:
     """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot."""
-    name, source = _requested(backend)
+    name, source = requested(backend)
     if name is not None:
         ok, reason = can_run(operation, name, what, dtype, device)
         if not ok:
@@ -187,7 +187,7 @@ def explain(operation, *args, backend=None, **options) -> Explanation:
     what, first = _DESCRIBE[operation](*args, **options)
     asked = (what, first.dtype, first.device.type)
     rows: Any = tuple((n, *can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
-    name, source = _requested(backend)
+    name, source = requested(backend)
     if name is None:
         name, refused = _choose(operation, *asked)
         return Explanation(operation, name, refused or "the first that can", rows)

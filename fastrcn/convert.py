@@ -11,13 +11,27 @@ from torch.utils import _pytree as pytree
 
 from fastrcn import backends, cells
 from fastrcn.fuse import FuseReport, Left, Replaced
-from fastrcn.interop import automan000, happyjin, jacobkimmel, ndrplz, openstl, raft, rvm, torch_nn, torchvision_raft
+from fastrcn.interop import (
+    automan000,
+    happyjin,
+    jacobkimmel,
+    ndrplz,
+    openstl,
+    raft,
+    rvm,
+    torch_choice,
+    torch_nn,
+    torchvision_raft,
+)
 from fastrcn.interop.structure import HOOKS, Convention, OtherAttributes, OtherStructure, skeleton
 
 _TORCH = {
     nn.LSTM: (torch_nn.LSTM, cells.ConvLSTM()),
     nn.GRU: (torch_nn.GRU, cells.ConvGRU("after")),
     nn.RNN: (torch_nn.RNN, cells.ConvRNN()),
+    nn.LSTMCell: (torch_nn.LSTMCell, cells.ConvLSTM()),
+    nn.GRUCell: (torch_nn.GRUCell, cells.ConvGRU("after")),
+    nn.RNNCell: (torch_nn.RNNCell, cells.ConvRNN()),
 }
 _PROJECTS = (
     ndrplz.ConvLSTM, ndrplz.ConvLSTMCell, automan000.ConvLSTM, automan000.ConvLSTMCell, happyjin.ConvGRU,
@@ -34,17 +48,27 @@ class ConvertReport(FuseReport):
 
 
 def _torch_kind(module):
-    """The class here for a layer of torch.nn."""
+    """The class here for a layer or cell of torch.nn."""
     if type(module) not in _TORCH:
-        raise OtherStructure(f"a {type(module).__name__}, not exactly a torch.nn.LSTM, GRU or RNN")
+        raise OtherStructure(f"a {type(module).__name__}, not exactly a torch.nn.LSTM, GRU or RNN, or one's cell")
     kind, cell = _TORCH[type(module)]
-    if module.proj_size:
-        raise OtherStructure(f"proj_size={module.proj_size}: projections of the state are missing here")
+    if getattr(module, "proj_size", 0):
+        raise OtherStructure(
+            f"proj_size={module.proj_size}: torch.nn's own code would run, projections are missing here"
+        )
     if "forward" in vars(module):
         raise OtherStructure("it has a forward of its own")
-    explanation = backends.explain("conv_recurrent", cell, module.weight_ih_l0)
-    if explanation.chosen in (None, "reference"):
-        raise OtherStructure(f"only the plain backend would run it, and torch.nn's is faster ({explanation.because})")
+    weight = next(module.parameters())
+    if torch_choice.is_asked_for():
+        explanation = backends.explain("conv_recurrent", cell, weight)
+        if explanation.chosen in (None, "reference"):
+            raise OtherStructure(
+                f"only the plain backend would run it, and torch.nn's is faster ({explanation.because})"
+            )
+    elif isinstance(module, nn.RNNCellBase):
+        raise OtherStructure("a single step, for which torch.nn's own code is faster")
+    elif never := torch_choice.why_never(type(module), module.hidden_size, weight):
+        raise OtherStructure(never)
     return kind
 
 
@@ -131,7 +155,7 @@ def _become(module, ours: Convention):
 
 def _convert(module) -> str | None:
     """What a module became; None where it is no recurrent layer of others."""
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         if isinstance(module, tuple(kind for kind, _ in _TORCH.values())):
             return None
         module.__class__ = kind = _torch_kind(module)
@@ -154,9 +178,13 @@ def convert(model) -> ConvertReport:
 
     A layer of another project must have the known class name, no other base or public method, the attributes,
     submodules and parameters' shapes of that project, and give the same results on random inputs; else it is left, and
-    the report says why. So are subclasses of torch.nn's layers, layers with ``proj_size`` or with hooks inside, and
-    torch.nn's layers where only the plain backend would run (other data types, GPUs so far). What gains is whole
-    sequences: called for single steps, torch.nn's layers and OpenSTL's cell are faster as they are.
+    the report says why. So are subclasses of torch.nn's layers, and layers with ``proj_size`` or with hooks inside.
+
+    torch.nn's layers are exchanged where the fused operation is the faster one for some number of steps; each call then
+    goes to it or stays with torch.nn's own code by the rule that ``fastrcn.interop.torch_nn`` documents. Left are
+    therefore LSTMs of fewer than 512 units, which oneDNN computes, all cells of one step, other data types than
+    float32, and layers on GPUs so far. Where a backend is asked for by name (``fastrcn.use_backend``,
+    ``FASTRCN_BACKEND``), all that it runs are exchanged. OpenSTL's cell, called for single steps, is faster as it is.
 
     Args:
         model: any ``nn.Module``.

@@ -51,7 +51,7 @@ KNOWN = {
     "openstl with layer norm": (
         lambda: OpenSTL.ConvLSTMCell(3, 4, 5, 4, 3, 1, True), lambda: [maps(), maps(4), maps(4)], "openstl",
     ),
-    "LSTM": (lambda: nn.LSTM(3, 4, 2, bidirectional=True), lambda: [torch.randn(5, 2, 3)], "torch_nn"),
+    "LSTM": (lambda: nn.LSTM(3, 512), lambda: [torch.randn(1, 2, 3)], "torch_nn"),
     "GRU": (lambda: nn.GRU(3, 4, batch_first=True), lambda: [torch.randn(5, 2, 3)], "torch_nn"),
     "RNN": (lambda: nn.RNN(3, 4, nonlinearity="relu"), lambda: [torch.randn(5, 2, 3)], "torch_nn"),
 }  # fmt: skip
@@ -95,7 +95,7 @@ def test_known_layer(name):
 def test_a_model_with_shared_layers_and_an_optimizer():
     shared = nn.GRU(4, 4)
     model = nn.ModuleDict(
-        {"one": shared, "two": shared, "cells": nn.ModuleList([nn.LSTM(3, 4)]), "last": nn.Linear(4, 1)}
+        {"one": shared, "two": shared, "cells": nn.ModuleList([nn.RNN(3, 4)]), "last": nn.Linear(4, 1)}
     )
 
     def loss(x):
@@ -121,12 +121,26 @@ def test_a_model_with_shared_layers_and_an_optimizer():
 
 
 def test_the_model_itself_and_hooks_around_it():
-    layer, seen = nn.LSTM(3, 4), []
+    layer, seen = nn.GRU(3, 4), []
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0].shape))
-    assert convert(layer).replaced[0].modules == ("LSTM",)
-    assert type(layer) is torch_nn.LSTM
+    assert convert(layer).replaced[0].modules == ("GRU",)
+    assert type(layer) is torch_nn.GRU
     layer(torch.randn(5, 2, 3))
     assert seen == [(5, 2, 4)]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_all_of_torch_where_a_backend_is_asked_for(kind):
+    layer = getattr(nn, kind)(3, 4, **({"nonlinearity": "relu"} if "RNN" in kind else {}))
+    inputs = [torch.randn(*(() if "Cell" in kind else (5,)), 2, 3)]
+    truth, structure = results(copy.deepcopy(layer), inputs, torch.float64)
+    with fastrcn.use_backend("cpu"):
+        assert str(convert(layer).replaced[0]).endswith(f"fastrcn.interop.torch_nn.{kind}")
+        found, same = results(layer, inputs, torch.float64)
+        assert len(convert(layer)) == 0
+    assert same == structure
+    for key, value in truth.items():
+        assert_close(found[key], value, key)
 
 
 def test_fuse_after_it():
@@ -134,7 +148,7 @@ def test_fuse_after_it():
         def __init__(self):
             super().__init__()
             self.head = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool3d((1, 2, 2)))
-            self.layer, self.last = Ndrplz.ConvLSTM(4, 4, (3, 3), 1, True), nn.LSTM(4, 2, batch_first=True)
+            self.layer, self.last = Ndrplz.ConvLSTM(4, 4, (3, 3), 1, True), nn.GRU(4, 2, batch_first=True)
 
         def forward(self, x):
             [maps], _ = self.layer(self.head(x).transpose(1, 2))
@@ -273,24 +287,34 @@ class TestWhatIsLeft:
         module = RVM.ConvGRU(3)
         module.forward = lambda x, h: (x, h)
         self.left(module, "ConvGRU: expected the attributes")
-        lstm = nn.LSTM(3, 4)
-        lstm.forward = lambda x: x
-        self.left(lstm, "it has a forward of its own")
+        gru = nn.GRU(3, 4)
+        gru.forward = lambda x: x
+        self.left(gru, "it has a forward of its own")
 
     def test_on_the_meta_device(self):
         self.left(RVM.ConvGRU(3).to("meta"), "meta device")
 
     def test_torch_layers(self):
-        self.left(nn.LSTM(3, 4, proj_size=2), "proj_size=2: projections of the state are missing here")
+        self.left(nn.LSTM(3, 512, proj_size=2), "proj_size=2: torch.nn's own code would run")
         kind = type("Mine", (nn.LSTM,), {})
-        self.left(kind(3, 4), "a Mine, not exactly a torch.nn.LSTM, GRU or RNN")
-        self.left(nn.GRU(3, 4).half(), "only the plain backend would run it, and torch.nn's is faster")
+        self.left(kind(3, 4), "a Mine, not exactly a torch.nn.LSTM, GRU or RNN, or one's cell")
+        self.left(nn.LSTM(3, 511), "with 511 units torch.nn's own code would run, which is the faster one below 512")
+        self.left(nn.GRU(3, 4).half(), "measured for float32 on cpu, this is float16 on cpu")
+        self.left(nn.RNN(3, 4, device="meta"), "measured for float32 on cpu, this is float32 on meta")
+        for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
+            self.left(kind(3, 512), "a single step, for which torch.nn's own code is faster")
+
+    def test_torch_layers_with_a_backend_asked_for(self):
         with fastrcn.use_backend("reference"):
-            self.left(nn.LSTM(3, 4), "only the plain backend would run it")
+            self.left(nn.LSTM(3, 512), "only the plain backend would run it")
+            self.left(nn.RNNCell(3, 4, nonlinearity="relu"), "only the plain backend would run it")
+        with fastrcn.use_backend("cpu"):
+            self.left(nn.GRU(3, 4).half(), "only the plain backend would run it, and torch.nn's is faster")
+            self.left(nn.LSTM(3, 4, proj_size=2), "proj_size=2: torch.nn's own code would run")
 
     def test_ours_are_no_business_of_it(self):
         model = nn.ModuleList(
-            [fastrcn.ConvLSTM(3, 4), fastrcn.ConvGRUCell(3, 4), fastrcn.LSTM(3, 4), nn.LSTMCell(3, 4)]
+            [fastrcn.ConvLSTM(3, 4), fastrcn.ConvGRUCell(3, 4), fastrcn.LSTM(3, 4), fastrcn.LSTMCell(3, 4)]
         )
         report = convert(model)
         assert str(report) == "converted 0 layers, left 0"

@@ -2,9 +2,10 @@
 
 A file of a PyTorch project has its classes under their names, with the same constructor and forward arguments, the same
 structure of results and the same state_dict keys and shapes: to migrate is to change the import. They compute with the
-fused operations; the weights stay in the project's layout and are packed anew by each call, so gradients reach them.
-Results are contiguous, as the projects' are. What differs: hooks on the convolutions inside do not run, and under
-autocast results are of its type, where the projects keep their states in float32.
+fused operations, those of torch.nn where that is faster than its own code; the weights stay in the project's layout and
+are packed anew by each call, so gradients reach them. Results are contiguous, as the projects' are. What differs: hooks
+on the convolutions inside do not run, and under autocast results are of its type, where the projects keep their states
+in float32.
 
 Every file has ``from_state_dict(state, **options)``, a plain fastrcn layer with those weights;
 ``to_state_dict(layer)``, the way back; and, for PyTorch, ``from_module(module, **options)``::

@@ -1,4 +1,4 @@
-"""fastrcn.interop.torch_nn against torch.nn's own LSTM, GRU and RNN."""
+"""fastrcn.interop.torch_nn, by the fused operation, against torch.nn's own layers and cells."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fastrcn.interop import torch_nn
 from tests.helpers.tolerances import assert_close
 from tests.interop.checks import assert_same, randomize
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fused")
 
 KINDS = ("LSTM", "GRU", "RNN")
 OPTIONS = {
@@ -18,6 +18,13 @@ OPTIONS = {
     "stacked": {"num_layers": 2, "bidirectional": True, "batch_first": True},
     "no bias": {"num_layers": 2, "bias": False},
 }
+
+
+@pytest.fixture
+def fused():
+    """Asked for by name, the fused operation runs whatever the sizes."""
+    with fastrcn.use_backend("cpu"):
+        yield
 
 
 def pair(kind, **options):
@@ -83,12 +90,6 @@ def test_dropout_between_layers_in_training_only():
     assert not torch.equal(ours(x)[0], ours.train()(x)[0])
 
 
-def test_one_graph():
-    layer = torch_nn.LSTM(3, 4, 2, bidirectional=True)
-    x = torch.randn(5, 2, 3)
-    assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x)[0], layer(x)[0])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_plain_layer_and_back(kind, options):
@@ -103,15 +104,46 @@ def test_plain_layer_and_back(kind, options):
     assert_close(again(x)[0], theirs(x)[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [(2,), ()], ids=["batch", "unbatched"])
+def test_cell(kind, batch):
+    options = {"nonlinearity": "relu", "bias": False} if kind == "RNN" and batch else {}
+    theirs, ours = pair(f"{kind}Cell", **options)
+    h = torch.randn(*batch, 4)
+    assert_same(theirs, ours, torch.randn(*batch, 3), (h, torch.randn(*batch, 4)) if kind == "LSTM" else h)
+    assert_same(theirs, ours, torch.randn(*batch, 3))
+    assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_cell_and_back(kind):
+    options = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    theirs = randomize(getattr(nn, f"{kind}Cell")(3, 4, **options)).double()
+    x = torch.randn(2, 3).double()
+    for module in (theirs, getattr(torch_nn, f"{kind}Cell")(3, 4, **options).double()):
+        module.load_state_dict(theirs.state_dict())
+        cell = torch_nn.from_module(module)
+        assert type(cell) is getattr(fastrcn, f"{kind}Cell")
+        again = getattr(nn, f"{kind}Cell")(3, 4, **options).double()
+        again.load_state_dict(torch_nn.to_state_dict(cell))
+        for found in (cell(x), again(x)):
+            for a, b in zip(*((v if kind == "LSTM" else (v,)) for v in (found, theirs(x))), strict=True):
+                assert_close(a, b)
+
+
 def test_errors():
-    for kind in KINDS:
-        with pytest.raises(ValueError, match="proj_size"):
+    for kind in ("GRU", "RNN"):
+        with pytest.raises((ValueError, TypeError), match="proj_size"):
             getattr(torch_nn, kind)(3, 4, proj_size=2)
     with pytest.raises(ValueError, match=r"expected no projections \(proj_size\).*weight_hr_l0"):
         torch_nn.from_state_dict(nn.LSTM(3, 4, proj_size=2).state_dict())
     with pytest.raises(ValueError, match=r'nonlinearity: expected "tanh" or "relu", got .gelu'):
         torch_nn.RNN(3, 4, nonlinearity="gelu")
-    with pytest.raises(TypeError, match=r"module: expected a torch.nn.LSTM, GRU or RNN, got Linear"):
+    with pytest.raises(ValueError, match=r'nonlinearity: expected "tanh" or "relu", got .gelu'):
+        torch_nn.RNNCell(3, 4, nonlinearity="gelu")
+    with pytest.raises(ValueError, match=r"input: expected 3 channels, got 2"):
+        torch_nn.GRUCell(3, 4)(torch.zeros(5, 2))
+    with pytest.raises(TypeError, match=r"module: expected a torch.nn.LSTM, GRU or RNN, or one's cell, got Linear"):
         torch_nn.from_module(nn.Linear(2, 3))
     with pytest.raises(ValueError, match=r"input: expected 3 channels, got 2"):
         torch_nn.GRU(3, 4)(torch.zeros(5, 2, 2))
@@ -124,7 +156,7 @@ def test_errors():
     for name, value in {"forget_bias": 1.0, "zoneout": 0.5, "recurrent_dropout": 0.25}.items():
         with pytest.raises(ValueError, match=rf"layer: expected {name}=0\.0, the other layout has no other"):
             torch_nn.to_state_dict(fastrcn.LSTM(3, 4, **{name: value}))
-    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.LSTM, GRU or RNN, got ConvLSTM"):
+    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.LSTM, GRU or RNN, or one's cell, got ConvLSTM"):
         torch_nn.to_state_dict(fastrcn.ConvLSTM(3, 4))
     with pytest.raises(ValueError, match=r"expected 1, 3 or 4 gates"):
         torch_nn.from_state_dict({"weight_ih_l0": torch.zeros(8, 3), "weight_hh_l0": torch.zeros(8, 4)})
