@@ -51,8 +51,8 @@ def _facts(dtype, device, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``models`` or ``trained`` as first
-    argument: see ``benchmarks.aot``, ``benchmarks.c3d_training``, ``benchmarks.models``, ``benchmarks.trained_net``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``models``, ``trained`` or ``vectors``
+    as first argument: see ``benchmarks.aot``, ``c3d_training``, ``models``, ``trained_net``, ``vectors``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
@@ -70,13 +70,18 @@ def main(argv=None):
         from benchmarks import trained_net
 
         return trained_net.main(argv[1:], _facts)
+    if argv[:1] == ["vectors"]:
+        from benchmarks import vectors
+
+        return vectors.main(argv[1:], _facts)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
         "python -m benchmarks c3d: a small C3D trained fused and unfused. "
         "python -m benchmarks models: every model, fused and plain. "
-        "python -m benchmarks trained: a net with published weights, as it is and fused",
+        "python -m benchmarks trained: a net with published weights, as it is and fused. "
+        "python -m benchmarks vectors: LSTM, GRU and RNN of vectors against torch.nn's own code",
     )
     parser.add_argument("--quick", action="store_true", help="the quick cases, without (c)")
     parser.add_argument("--cases", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
