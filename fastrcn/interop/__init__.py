@@ -16,6 +16,7 @@ Every file has ``from_state_dict(state, **options)``, a plain fastrcn layer with
     layer = ndrplz.from_state_dict(torch.load("old.pt"), batch_first=True)  # a fastrcn.ConvLSTM
     torch.save(ndrplz.to_state_dict(layer), "old.pt")
 
+``keras.from_layer(config, weights)`` is a plain layer like one of Keras, of whose options it refuses what it cannot do.
 ``fastrcn.convert(model)`` finds such layers in a model and exchanges them in place.
 """
 

@@ -1,13 +1,17 @@
-"""Kernels of channels-last arrays, (kh,kw,Cin,Cout) or (k,Cin,Cout), as weights (Cout,Cin,kh,kw), and back.
-
-A kernel over one dimension becomes one of height 1, for maps of height 1.
-"""
+"""ConvLSTMs of channels-last arrays, and back: kernels (kh,kw,Cin,Cout) as weights (Cout,Cin,kh,kw) of a
+``fastrcn.ConvLSTM``, kernels (k,Cin,Cout) as weights (Cout,Cin,k) of a ``fastrcn.ConvLSTM1d``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+from fastrcn import layers
+from fastrcn.interop import packing
+
+_KINDS = {3: layers.ConvLSTM1d, 4: layers.ConvLSTM}
+"""The layer by the dimensions of its weights."""
 
 
 def entry(state, *keys) -> Any:
@@ -31,21 +35,30 @@ def tensor(array, name):
 def weight_of(kernel, name):
     """A kernel as a weight."""
     kernel = tensor(kernel, name)
-    if kernel.dim() not in (3, 4):
+    if kernel.dim() not in _KINDS:
         raise ValueError(f"{name}: expected (kh,kw,Cin,Cout) or (k,Cin,Cout), got shape {tuple(kernel.shape)}")
-    kernel = kernel if kernel.dim() == 4 else kernel[None]
-    return kernel.permute(3, 2, 0, 1)
+    return kernel.movedim((-1, -2), (0, 1))
 
 
-def check_rank(layer, rank):
-    """Whether kernels over ``rank`` dimensions hold a layer's."""
-    if rank not in (1, 2):
-        raise ValueError(f"rank: expected 1 or 2, got {rank!r}")
-    if rank == 1 and layer.kernel_size[0] != 1:
-        raise ValueError(f"rank: expected 2 for a layer with kernels of {layer.kernel_size}, got 1")
+def kernel_of(weight):
+    """A weight as a kernel."""
+    return weight.movedim((0, 1), (-1, -2)).contiguous().cpu().numpy()
 
 
-def kernel_of(weight, rank):
-    """A weight as a kernel over ``rank`` dimensions."""
-    kernel = weight.permute(2, 3, 1, 0).contiguous().cpu().numpy()
-    return kernel if rank == 2 else kernel[0]
+def plain_layer(packed, **options):
+    """The layer with packed weights."""
+    ranks = [weight.dim() - 2 for weight in packed[:2]]
+    if ranks[0] != ranks[1]:
+        raise ValueError(f"state: expected kernels over equally many dimensions, got {ranks[0]} and {ranks[1]}")
+    return packing.plain_layer(_KINDS[packed[0].dim()], [packed], **options)
+
+
+def packed_of(layer):
+    """The packed weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
+
+    Raises TypeError for anything else, ValueError for options that other projects' layers do not have.
+    """
+    kinds = tuple(_KINDS.values())
+    if not isinstance(layer, kinds):
+        raise TypeError(f"layer: expected a fastrcn.ConvLSTM or ConvLSTM1d, got {type(layer).__name__}")
+    return packing.packed_one(layer, next(kind for kind in kinds if isinstance(layer, kind)))

@@ -1,11 +1,11 @@
 """ConvLSTMCell of flax.linen: the nested dict of its parameters. flax is not needed.
 
 ``{"ih": {"kernel": (kh,kw,Cin,4F), "bias": (4F,)}, "hh": {...}}``, for example ``variables["params"]``; gates i, g, f,
-o; 1 is added to f when it runs, which is in the bias here. Kernels over one dimension (k,...) are those of maps of
-height 1.
+o; 1 is added to f when it runs, which is in the bias here. Kernels over one dimension, (k,Cin,4F), are those of a
+``fastrcn.ConvLSTM1d``.
 
-The layer here is the one with ``padding="SAME"`` and ``strides=None``. Its sequences are (T,B,C,H,W) and its states
-(h, c); flax' are (B,H,W,C) and (c, h).
+The layer here is the one with ``padding="SAME"`` and ``strides=None``. Its sequences are (T,B,C,H,W) or (T,B,C,L) and
+its states (h, c); flax' are (B,H,W,C) or (B,L,C) and (c, h).
 """
 
 from fastrcn.interop import arrays, forget_bias
@@ -14,7 +14,7 @@ _PARTS = ("ih", "hh")
 
 
 def from_state_dict(state, **options):
-    """A ``fastrcn.ConvLSTM`` with these parameters; options as for ``fastrcn.ConvLSTM``.
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` with these parameters; options as for that.
 
     Without biases (``use_bias=False``) the layer here still has one, for the forget gate's 1.
     Raises: ValueError for missing entries or even kernels, TypeError for arrays that are not of floating point.
@@ -24,11 +24,11 @@ def from_state_dict(state, **options):
     return forget_bias.plain_layer(kernels, biases, [f"{part} / kernel" for part in _PARTS], **options)
 
 
-def to_state_dict(layer, rank=2):
-    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM`` of one layer; hh's bias is zero.
+def to_state_dict(layer):
+    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer; hh's
+    bias is zero.
 
-    Args: rank: dimensions of the maps, 2, or 1 for a layer with kernels of height 1.
     Raises: ValueError or TypeError for a layer that flax' cell cannot hold.
     """
-    parts = forget_bias.arrays_of(layer, rank)
+    parts = forget_bias.arrays_of(layer)
     return {part: {"kernel": kernel, "bias": bias} for part, (kernel, bias) in zip(_PARTS, parts, strict=True)}

@@ -2,7 +2,6 @@
 
 import torch
 
-from fastrcn import layers
 from fastrcn.interop import arrays, packing
 from fastrcn.ops.conv_recurrent.geometry import blocks_of
 
@@ -16,7 +15,7 @@ def _added(bias, amount):
 
 
 def plain_layer(kernels, biases, names, **options):
-    """A ``fastrcn.ConvLSTM``; kernels and biases (None: zeros) of the input's convolution and the state's."""
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``; kernels, biases (None: zeros) of the input's and the state's."""
     weights = [arrays.weight_of(kernel, name) for kernel, name in zip(kernels, names, strict=True)]
     hidden_size = weights[1].shape[1]
     bias = weights[0].new_zeros(4 * hidden_size)
@@ -27,14 +26,13 @@ def plain_layer(kernels, biases, names, **options):
                 raise ValueError(f"bias beside {name}: expected {tuple(bias.shape)}, got shape {tuple(part.shape)}")
             bias = bias + part
     weight_ih, weight_hh, bias = (blocks_of(v, _ORDER, hidden_size) for v in (*weights, bias))
-    return packing.plain_layer(layers.ConvLSTM, [(weight_ih, weight_hh, _added(bias, 1))], **options)
+    return arrays.plain_layer((weight_ih, weight_hh, _added(bias, 1)), **options)
 
 
-def arrays_of(layer, rank):
+def arrays_of(layer):
     """((kernel, bias) of the input's convolution, those of the state's, whose bias is zero) as arrays."""
-    weight_ih, weight_hh, bias = packing.with_bias(packing.packed_one(layer, layers.ConvLSTM))
-    arrays.check_rank(layer, rank)
+    weight_ih, weight_hh, bias = packing.with_bias(arrays.packed_of(layer))
     c = layer.hidden_size
-    ih, hh = (arrays.kernel_of(blocks_of(weight, _ORDER, c), rank) for weight in (weight_ih, weight_hh))
+    ih, hh = (arrays.kernel_of(blocks_of(weight, _ORDER, c)) for weight in (weight_ih, weight_hh))
     bias = blocks_of(_added(bias, -1), _ORDER, c).cpu()
     return (ih, bias.numpy()), (hh, torch.zeros_like(bias).numpy())

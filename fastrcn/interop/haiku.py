@@ -1,9 +1,10 @@
 """Conv1DLSTM and Conv2DLSTM of Haiku: the dict of parameters that ``init`` gives. Haiku is not needed.
 
 ``{"<name>/input_to_hidden": {"w": (kh,kw,Cin,4F), "b": (4F,)}, "<name>/hidden_to_hidden": {...}}``; gates i, g, f, o; 1
-is added to f when it runs, which is in the bias here. Conv1DLSTM's kernels (k,...) are those of maps of height 1.
+is added to f when it runs, which is in the bias here. Conv1DLSTM's kernels, (k,Cin,4F), are those of a
+``fastrcn.ConvLSTM1d``.
 
-The layer here takes sequences (T,B,C,H,W) and states (h, c); Haiku's core takes maps (B,H,W,C).
+The layer here takes sequences (T,B,C,H,W) or (T,B,C,L) and states (h, c); Haiku's core takes maps (B,H,W,C) or (B,L,C).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def _key(state, part):
 
 
 def from_state_dict(state, **options):
-    """A ``fastrcn.ConvLSTM`` with the parameters of one core, whatever its name; options as for ``fastrcn.ConvLSTM``.
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` with the parameters of one core, whatever its name; options as for that.
 
     Raises: ValueError for missing entries or even kernels, TypeError for arrays that are not of floating point.
     """
@@ -32,15 +33,14 @@ def from_state_dict(state, **options):
     return forget_bias.plain_layer(kernels, biases, [f"{key} / w" for key in keys], **options)
 
 
-def to_state_dict(layer, name="conv2_dlstm", rank=2):
-    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM`` of one layer.
+def to_state_dict(layer, name=None):
+    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
 
     The bias of the state's convolution is zero.
 
-    Args:
-        name: of the core, as in the dict that ``init`` gives.
-        rank: 2 for Conv2DLSTM, 1 for Conv1DLSTM (kernels of height 1).
+    Args: name: of the core, as in the dict that ``init`` gives; None for the one that Haiku chooses.
     Raises: ValueError or TypeError for a layer that Haiku's core cannot hold.
     """
-    parts = forget_bias.arrays_of(layer, rank)
+    parts = forget_bias.arrays_of(layer)
+    name = f"conv{layer.axes}_dlstm" if name is None else name
     return {f"{name}/{part}": {"w": kernel, "b": bias} for part, (kernel, bias) in zip(_PARTS, parts, strict=True)}

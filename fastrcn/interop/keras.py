@@ -1,21 +1,54 @@
-"""ConvLSTM1D and ConvLSTM2D of Keras: the list of arrays that ``layer.get_weights()`` gives. Keras is not needed.
+"""ConvLSTM1D and ConvLSTM2D of Keras: what a layer's ``get_config()`` and ``get_weights()`` give. Keras is not needed.
 
-kernel (kh,kw,Cin,4F), recurrent_kernel (kh,kw,F,4F) and bias (4F,), without it if ``use_bias=False``; gates i, f, c, o;
-the forget gate's 1 is in the bias. ConvLSTM1D's kernels (k,...) are those of maps of height 1.
+The weights are a list of arrays: kernel (kh,kw,Cin,4F), recurrent_kernel (kh,kw,F,4F) and bias (4F,), without it if
+``use_bias=False``; gates i, f, c, o; the forget gate's 1 is in the bias. ConvLSTM1D's kernels, (k,Cin,4F), are those of
+a ``fastrcn.ConvLSTM1d``.
 
-The layer here is the one with the usual activations. Its options ``padding``, ``dilation`` and ``stride`` are Keras'
-``padding`` ("same" or "valid"), ``dilation_rate`` and ``strides``; above stride 1 only "valid" is the same, as Keras
-pads unevenly for "same". Its sequences are (T,B,C,H,W), Keras' (B,T,H,W,C).
+The layer here takes sequences (T,B,C,H,W) or (T,B,C,L), or with B first, whatever Keras' ``data_format``. Its options
+``padding``, ``dilation`` and ``stride`` are Keras' ``padding`` ("same" or "valid"), ``dilation_rate`` and ``strides``;
+above stride 1 only "valid" is the same, as Keras pads unevenly for "same".
 """
 
-from fastrcn import layers
-from fastrcn.interop import arrays, packing
+from collections.abc import Mapping
+
+from fastrcn.interop import arrays
 
 _NAMES = ("kernel", "recurrent_kernel")
 
+_USUAL = {
+    "activation": ("tanh", "write a fastrcn.cells.Cell with another"),
+    "recurrent_activation": (
+        "sigmoid",
+        "write a fastrcn.cells.Cell with another, for example hard_sigmoid as relu(s * x + 0.5) - relu(s * x - 0.5), "
+        "where s is 0.2 in Keras 2 and 1/6 in Keras 3",
+    ),
+    "go_backwards": (False, "flip the input along time instead"),
+    "stateful": (False, "hand the last states to the next call as hx instead"),
+    "zero_output_for_mask": (False, "call the layer with lengths instead"),
+    "dropout": (0, "drop units of the input before the layer, or set 0 where it only predicts"),
+    "recurrent_dropout": (0, "Keras has a mask per gate, the layer here one for all; set 0 where it only predicts"),
+} | {
+    f"{name}_{kind}": (None, "set None where it only predicts")
+    for kind, names in {
+        "regularizer": ("kernel", "recurrent", "bias", "activity"), "constraint": ("kernel", "recurrent", "bias")
+    }.items()
+    for name in names
+}  # fmt: skip
+"""Options whose other values are missing here: (the usual value, which Keras takes where there is none; what to do)."""
+
+_READ = frozenset(("filters", "kernel_size", "use_bias", "strides", "padding", "dilation_rate", "trainable"))
+_WITHOUT_EFFECT = frozenset(
+    (
+        "name", "dtype", "batch_input_shape", "batch_shape", "return_sequences", "return_state", "unroll",
+        "time_major", "data_format", "kernel_initializer", "recurrent_initializer", "bias_initializer",
+        "unit_forget_bias", "seed",
+    )
+)  # fmt: skip
+"""Names, types, where weights begin, and which of the results are returned and in which layout."""
+
 
 def from_state_dict(state, **options):
-    """A ``fastrcn.ConvLSTM`` with the weights of a ConvLSTM1D or 2D; options as for ``fastrcn.ConvLSTM``.
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` with the weights of a ConvLSTM2D or 1D; options as for that.
 
     Args:
         state: the list [kernel, recurrent_kernel, bias] or [kernel, recurrent_kernel], for example
@@ -27,16 +60,55 @@ def from_state_dict(state, **options):
         raise ValueError(f"state: expected a list of kernel, recurrent_kernel and, if any, bias, got {came}")
     weight_ih, weight_hh = (arrays.weight_of(array, name) for array, name in zip(state, _NAMES, strict=False))
     bias = arrays.tensor(state[2], "bias") if len(state) == 3 else None
-    return packing.plain_layer(layers.ConvLSTM, [(weight_ih, weight_hh, bias)], **options)
+    return arrays.plain_layer((weight_ih, weight_hh, bias), **options)
 
 
-def to_state_dict(layer, rank=2):
-    """The list for ``keras_layer.set_weights`` with the weights of a ``fastrcn.ConvLSTM`` of one layer.
+def from_layer(config, weights):
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``, with ``batch_first``, like a layer of Keras.
 
-    Args: rank: 2 for ConvLSTM2D, 1 for ConvLSTM1D (kernels of height 1).
+    It always returns the outputs of all steps and the last states, and has the weights that are given, so
+    ``return_sequences``, ``return_state``, ``unit_forget_bias`` and initializers have no effect; its maps are channels
+    first whatever ``data_format``.
+
+    Args:
+        config: ``keras_layer.get_config()``, or the "config" of a layer in a saved model's. What is missing has Keras'
+            default.
+        weights: ``keras_layer.get_weights()``.
+    Raises:
+        ValueError for an option that would not compute the same (it names the option and what to do), for one that is
+        unknown, and where config and weights do not fit each other; else as ``from_state_dict``.
+    """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config: expected a dict, as get_config gives it, got {type(config).__name__}")
+    missing = [name for name in ("filters", "kernel_size") if name not in config]
+    if missing:
+        raise ValueError(f"config: expected {' and '.join(missing)}, got {sorted(config)}")
+    unknown = sorted(set(config) - set(_USUAL) - _READ - _WITHOUT_EFFECT)
+    if unknown:
+        raise ValueError(f"config: expected the options of ConvLSTM1D or ConvLSTM2D, got {', '.join(unknown)} too")
+    for name, (usual, advice) in _USUAL.items():
+        if config.get(name, usual) != usual:
+            raise ValueError(f"{name}: expected {usual!r}, got {config[name]!r}; {advice}")
+    rank, padding = len(config["kernel_size"]), config.get("padding", "valid")
+    stride, dilation = (tuple(config.get(name, (1,) * rank)) for name in ("strides", "dilation_rate"))
+    if padding == "same" and any(s > 1 for s in stride):
+        raise ValueError(f'padding: expected "valid" with strides {stride}, got "same", for which Keras pads unevenly')
+    layer = from_state_dict(
+        weights, padding=padding, stride=stride if rank > 1 else stride[0],
+        dilation=dilation if rank > 1 else dilation[0], batch_first=True,
+    )  # fmt: skip
+    given = (config["filters"], tuple(config["kernel_size"]), config.get("use_bias", True))
+    found = (layer.hidden_size, layer.kernel_size[2 - layer.axes :], layer.has_bias)
+    if found != given:
+        raise ValueError(f"weights: expected filters, kernel_size, use_bias {given}, as in config, got {found}")
+    return layer.requires_grad_(config.get("trainable", True))
+
+
+def to_state_dict(layer):
+    """The list for ``keras_layer.set_weights``: weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
+
     Raises: ValueError or TypeError for a layer that Keras' cannot hold.
     """
-    weight_ih, weight_hh, bias = packing.packed_one(layer, layers.ConvLSTM)
-    arrays.check_rank(layer, rank)
-    kernels = [arrays.kernel_of(weight, rank) for weight in (weight_ih, weight_hh)]
+    weight_ih, weight_hh, bias = arrays.packed_of(layer)
+    kernels = [arrays.kernel_of(weight) for weight in (weight_ih, weight_hh)]
     return kernels if bias is None else [*kernels, bias.cpu().numpy().copy()]

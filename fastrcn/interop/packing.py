@@ -85,8 +85,9 @@ def plain_layer(kind: Any, packed, **options):
         )
     first, _, bias = packed[0]
     depth = () if kind in _CELLS else (len(packed),)
+    kernel = kernels[0] if len(kernels[0]) == 2 else kernels[0][0]
     layer = kind(
-        first.shape[1], hidden_sizes[0], kernels[0], *depth, bias=bias is not None, device=first.device,
+        first.shape[1], hidden_sizes[0], kernel, *depth, bias=bias is not None, device=first.device,
         dtype=first.dtype, **options,
     )  # fmt: skip
     state = {}

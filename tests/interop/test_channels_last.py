@@ -15,17 +15,21 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS, BATCH, SIZE, INPUTS, HIDDEN = 4, 2, (5, 6), 3, 2
 KERNELS = {"2d": (3, 5), "1d": (3,)}
+KINDS = {"2d": fastrcn.ConvLSTM, "1d": fastrcn.ConvLSTM1d}
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def valid(x, kernel):
+def valid(x, kernel, stride=1, dilation=1):
     """Sum over the kernel's cells, x (B,*map,Cin), kernel (*size,Cin,Cout)."""
     size, total = kernel.shape[:-2], 0
     for cell in np.ndindex(*size):
-        window = tuple(slice(at, at + n - k + 1) for at, n, k in zip(cell, x.shape[1:-1], size, strict=True))
+        window = tuple(
+            slice(dilation * at, dilation * at + n - dilation * (k - 1), stride)
+            for at, n, k in zip(cell, x.shape[1:-1], size, strict=True)
+        )
         total = total + x[(slice(None), *window)] @ kernel[cell]
     return total
 
@@ -76,9 +80,7 @@ def example(rank):
 
 
 def first(array, lead):
-    """(lead, *map, C) as (lead, C, H, W), of height 1 where the map has one dimension."""
-    if array.ndim == lead + 2:
-        array = np.expand_dims(array, lead)
+    """(lead, *map, C) as (lead, C, *map)."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, lead)))
 
 
@@ -89,7 +91,7 @@ def test_there_and_back(name, rank):
     kernels, biases, x, h, c = example(rank)
     state = make(kernels, biases)
     layer = convention.from_state_dict(state)
-    assert type(layer) is fastrcn.ConvLSTM
+    assert type(layer) is KINDS[rank]
     output, (h_n, c_n) = layer(first(x, 2), (first(h, 1)[None], first(c, 1)[None]))
     truth, *last = loop(order, forget, kernels, biases[0] + biases[1], x, h, c)
     assert_close(output, first(truth, 2))
@@ -97,7 +99,7 @@ def test_there_and_back(name, rank):
         assert_close(found[0], first(value, 1))
 
     options = {"name": "net/conv"} if name == "haiku" else {}
-    back = convention.to_state_dict(layer, rank=len(KERNELS[rank]), **options)
+    back = convention.to_state_dict(layer, **options)
     expected = make(kernels, [biases[0] + biases[1], np.zeros_like(biases[1])])
     if name == "keras":
         assert all(np.array_equal(a, b) for a, b in zip(back, expected, strict=True))
@@ -158,13 +160,11 @@ def test_types_and_errors():
         flax.from_state_dict({"ih": {"kernel": kernels[0]}, "hh": {"kernel": kernels[1], "bias": np.zeros(1)}})
     with pytest.raises(ValueError, match=r"one key that ends with 'input_to_hidden', got \['a'\]"):
         haiku.from_state_dict({"a": 1})
-    with pytest.raises(ValueError, match=r"rank: expected 2 for a layer with kernels of \(3, 3\), got 1"):
-        haiku.to_state_dict(fastrcn.ConvLSTM(3, 2), rank=1)
-    with pytest.raises(ValueError, match=r"rank: expected 1 or 2, got 3"):
-        keras.to_state_dict(fastrcn.ConvLSTM(3, 2), 3)
+    with pytest.raises(ValueError, match=r"state: expected kernels over equally many dimensions, got 2 and 1"):
+        keras.from_state_dict([kernels[0], kernels[1][0]])
     with pytest.raises(ValueError, match=r"layer: expected num_layers=1.*got 2"):
         flax.to_state_dict(fastrcn.ConvLSTM(3, 2, num_layers=2))
-    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM, got ConvGRU"):
+    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM or ConvLSTM1d, got ConvGRU"):
         keras.to_state_dict(fastrcn.ConvGRU(3, 2))
 
 

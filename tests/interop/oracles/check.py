@@ -68,10 +68,8 @@ def shaken(weights):
 
 
 def first(array, lead):
-    """(lead, *map, C) as (lead, C, H, W), of height 1 where the map has one dimension."""
-    array = np.asarray(array)
-    array = np.expand_dims(array, lead) if array.ndim == lead + 2 else array
-    return torch.from_numpy(np.moveaxis(array, -1, lead).copy())
+    """(lead, *map, C) as (lead, C, *map)."""
+    return torch.from_numpy(np.moveaxis(np.asarray(array), -1, lead).copy())
 
 
 def error(found, truth):
@@ -93,9 +91,23 @@ def check(run, convention, rank, layer_options, options, back):
                                                      first(dx, 2)), strict=True)  # fmt: skip
     errors = [error(found.detach(), value) for found, value in pairs]
     if back is not None:
-        again = run(rank, convention.to_state_dict(layer, rank=rank, **back), x, h, c, **options)[1]
+        again = run(rank, convention.to_state_dict(layer, **back), x, h, c, **options)[1]
         errors.append(error(first(again, 2), first(truth[0], 2)))
     return max(errors)
+
+
+def check_layer(rank, **options):
+    """The largest relative error of ``keras.from_layer`` for a layer with these options."""
+    kind = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D}[rank]
+    theirs = kind(HIDDEN, KERNELS[rank], **options)
+    x = np.random.default_rng(rank).standard_normal((BATCH, STEPS, *(n + 6 for n in MAPS[rank]), INPUTS))
+    channels_first = options.get("data_format") == "channels_first"
+    theirs.build(np.moveaxis(x, -1, 2).shape if channels_first else x.shape)
+    theirs.set_weights(shaken(theirs.get_weights()))
+    ours = fastrcn.interop.keras.from_layer(theirs.get_config(), theirs.get_weights())
+    theirs.cell.activation = jnp.tanh  # see with_keras
+    truth = theirs(np.moveaxis(x, -1, 2)) if channels_first else np.moveaxis(theirs(x), -1, 1)
+    return error(ours(first(x, 2))[0][:, -1].detach(), torch.from_numpy(np.array(truth)))
 
 
 def main():
@@ -112,6 +124,16 @@ def main():
         found = check(run, convention, rank, layer_options, options, back)
         print(f"{convention.__name__} over {rank} dimensions {options or ''}: relative error {found:.1e}")
         worst = max(worst, found)
+    for rank in (1, 2):
+        for options in (
+            {}, {"padding": "same"}, {"strides": 2}, {"dilation_rate": 2, "padding": "same"}, {"use_bias": False},
+            {"unit_forget_bias": False, "data_format": "channels_first"},
+        ):  # fmt: skip
+            found = check_layer(rank, **options)
+            print(
+                f"fastrcn.interop.keras.from_layer over {rank} dimensions {options or ''}: relative error {found:.1e}"
+            )
+            worst = max(worst, found)
     return worst > LIMIT or not np.isfinite(worst)
 
 
