@@ -2,7 +2,7 @@
 
 from fastrcn.cells.cell import Cell, bias, conv, exp, mask, norm, peephole, relu, sigmoid, tanh
 from fastrcn.cells.conv_gru import ConvGRU
-from fastrcn.cells.conv_lstm import ConvLSTM
+from fastrcn.cells.conv_lstm import ConvLSTM, HardSigmoidConvLSTM
 from fastrcn.cells.conv_rnn import ConvRNN
 from fastrcn.cells.layer_norm import LayerNorm
 from fastrcn.cells.noise import RecurrentDropout, Zoneout
@@ -30,6 +30,7 @@ __all__ = [
     "ConvGRU",
     "ConvLSTM",
     "ConvRNN",
+    "HardSigmoidConvLSTM",
     "LayerNorm",
     "RecurrentDropout",
     "StackedConvGRU",

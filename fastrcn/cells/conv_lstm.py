@@ -7,7 +7,7 @@ the new c.
 
 from typing import Any
 
-from fastrcn.cells.cell import Cell, conv, peephole, sigmoid, tanh
+from fastrcn.cells.cell import Cell, conv, peephole, relu, sigmoid, tanh
 
 
 class ConvLSTM(Cell):
@@ -21,9 +21,28 @@ class ConvLSTM(Cell):
 
     def step(self, x, h, c):
         look: Any = {"conv": conv, True: peephole, False: lambda state: 0}[self.peephole]
-        i = sigmoid(conv(x) + conv(h) + look(c))
-        f = sigmoid(conv(x) + conv(h) + look(c))
+        i = self.gate(conv(x) + conv(h) + look(c))
+        f = self.gate(conv(x) + conv(h) + look(c))
         g = tanh(conv(x) + conv(h))
         c = f * c + i * g
-        o = sigmoid(conv(x) + conv(h) + look(c))
+        o = self.gate(conv(x) + conv(h) + look(c))
         return o * tanh(c), c
+
+    def gate(self, x) -> Any:
+        """What makes gates of the sums."""
+        return sigmoid(x)
+
+
+class HardSigmoidConvLSTM(ConvLSTM):
+    """ConvLSTM whose gates are 0 to 1 along a line: ``slope * x + 0.5``, cut off at both ends; the ``hard_sigmoid`` of
+    Keras 2 with slope 0.2, of Keras 3 with 1/6. Without peepholes."""
+
+    peephole = False
+    slope: float
+
+    def __init__(self, slope):
+        Cell.__init__(self, slope=float(slope))
+
+    def gate(self, x):
+        line = self.slope * x
+        return relu(line + 0.5) - relu(line - 0.5)

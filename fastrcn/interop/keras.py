@@ -10,18 +10,17 @@ above stride 1 only "valid" is the same, as Keras pads unevenly for "same".
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+from fastrcn.cells import HardSigmoidConvLSTM
 from fastrcn.interop import arrays
+from fastrcn.layers import ConvRecurrent
 
 _NAMES = ("kernel", "recurrent_kernel")
 
+_CELL = "a fastrcn.cells.Cell of your own may have another"
 _USUAL = {
-    "activation": ("tanh", "write a fastrcn.cells.Cell with another"),
-    "recurrent_activation": (
-        "sigmoid",
-        "write a fastrcn.cells.Cell with another, for example hard_sigmoid as relu(s * x + 0.5) - relu(s * x - 0.5), "
-        "where s is 0.2 in Keras 2 and 1/6 in Keras 3",
-    ),
+    "activation": ("tanh", _CELL),
     "go_backwards": (False, "flip the input along time instead"),
     "stateful": (False, "hand the last states to the next call as hx instead"),
     "zero_output_for_mask": (False, "call the layer with lengths instead"),
@@ -36,7 +35,10 @@ _USUAL = {
 }  # fmt: skip
 """Options whose other values are missing here: (the usual value, which Keras takes where there is none; what to do)."""
 
-_READ = frozenset(("filters", "kernel_size", "use_bias", "strides", "padding", "dilation_rate", "trainable"))
+_HARD_SIGMOID_SLOPES: Any = {2: 0.2, 3: 1 / 6}
+"""By the version of Keras."""
+_NEEDED = ("filters", "kernel_size", "recurrent_activation")
+_READ = frozenset((*_NEEDED, "use_bias", "strides", "padding", "dilation_rate", "trainable"))
 _WITHOUT_EFFECT = frozenset(
     (
         "name", "dtype", "batch_input_shape", "batch_shape", "return_sequences", "return_state", "unroll",
@@ -63,8 +65,9 @@ def from_state_dict(state, **options):
     return arrays.plain_layer((weight_ih, weight_hh, bias), **options)
 
 
-def from_layer(config, weights):
-    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``, with ``batch_first``, like a layer of Keras.
+def from_layer(config, weights, *, keras_version=None):
+    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``, with ``batch_first``, like a layer of Keras; for ``hard_sigmoid``, the
+    usual ``recurrent_activation`` of Keras 2, a ``fastrcn.ConvRecurrent`` of ``cells.HardSigmoidConvLSTM``.
 
     It always returns the outputs of all steps and the last states, and has the weights that are given, so
     ``return_sequences``, ``return_state``, ``unit_forget_bias`` and initializers have no effect; its maps are channels
@@ -74,13 +77,14 @@ def from_layer(config, weights):
         config: ``keras_layer.get_config()``, or the "config" of a layer in a saved model's. What is missing has Keras'
             default.
         weights: ``keras_layer.get_weights()``.
+        keras_version: 2 or 3, needed for ``hard_sigmoid``, which they define differently.
     Raises:
         ValueError for an option that would not compute the same (it names the option and what to do), for one that is
         unknown, and where config and weights do not fit each other; else as ``from_state_dict``.
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"config: expected a dict, as get_config gives it, got {type(config).__name__}")
-    missing = [name for name in ("filters", "kernel_size") if name not in config]
+    missing = [name for name in _NEEDED if name not in config]
     if missing:
         raise ValueError(f"config: expected {' and '.join(missing)}, got {sorted(config)}")
     unknown = sorted(set(config) - set(_USUAL) - _READ - _WITHOUT_EFFECT)
@@ -89,6 +93,14 @@ def from_layer(config, weights):
     for name, (usual, advice) in _USUAL.items():
         if config.get(name, usual) != usual:
             raise ValueError(f"{name}: expected {usual!r}, got {config[name]!r}; {advice}")
+    gates, slope = config["recurrent_activation"], _HARD_SIGMOID_SLOPES.get(keras_version)
+    if gates not in ("sigmoid", "hard_sigmoid"):
+        raise ValueError(f"recurrent_activation: expected 'sigmoid' or 'hard_sigmoid', got {gates!r}; {_CELL}")
+    if gates == "hard_sigmoid" and slope is None:
+        raise ValueError(
+            f"keras_version: expected 2 or 3 for recurrent_activation='hard_sigmoid', which they define differently, "
+            f"got {keras_version!r}"
+        )
     rank, padding = len(config["kernel_size"]), config.get("padding", "valid")
     stride, dilation = (tuple(config.get(name, (1,) * rank)) for name in ("strides", "dilation_rate"))
     if padding == "same" and any(s > 1 for s in stride):
@@ -101,7 +113,20 @@ def from_layer(config, weights):
     found = (layer.hidden_size, layer.kernel_size[2 - layer.axes :], layer.has_bias)
     if found != given:
         raise ValueError(f"weights: expected filters, kernel_size, use_bias {given}, as in config, got {found}")
+    if gates == "hard_sigmoid":
+        layer = _of_cell(HardSigmoidConvLSTM(slope), layer)
     return layer.requires_grad_(config.get("trainable", True))
+
+
+def _of_cell(cell, layer):
+    """A layer of another cell with the weights and options of one."""
+    found = ConvRecurrent(
+        cell, layer.input_size, layer.hidden_size, layer.kernel_size, bias=layer.has_bias,
+        batch_first=layer.batch_first, stride=layer.stride, dilation=layer.dilation, padding=layer.padding,
+        dtype=layer.weight_ih_l0.dtype, _axes=layer.axes,
+    )  # fmt: skip
+    found.load_state_dict(layer.state_dict())
+    return found
 
 
 def to_state_dict(layer):

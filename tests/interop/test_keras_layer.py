@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import fastrcn
-from fastrcn.cells import Cell, conv, relu, tanh
 from fastrcn.interop import keras
 from tests.helpers.tolerances import assert_close
 from tests.interop.test_channels_last import HIDDEN, KERNELS, KINDS, example, first, loop, same, valid
@@ -60,7 +59,7 @@ def test_options(name, rank):
 
 def test_defaults_and_training():
     kernels, biases, *_ = example("2d")
-    sizes = {"filters": HIDDEN, "kernel_size": (3, 5)}
+    sizes = {"filters": HIDDEN, "kernel_size": (3, 5), "recurrent_activation": "sigmoid"}
     layer = keras.from_layer(sizes | {"return_sequences": True, "data_format": "channels_first"}, [*kernels, biases[0]])
     assert layer.batch_first
     assert layer(torch.zeros(1, 2, 3, 5, 6, dtype=torch.float64))[0].shape == (1, 2, HIDDEN, 3, 2)
@@ -72,12 +71,9 @@ def test_defaults_and_training():
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("activation", "relu", r"activation: expected 'tanh', got 'relu'; write a fastrcn.cells.Cell"),
-        (
-            "recurrent_activation",
-            "hard_sigmoid",
-            r"recurrent_activation: expected 'sigmoid', got 'hard_sigmoid'; write",
-        ),
+        ("activation", "relu", r"activation: expected 'tanh', got 'relu'; a fastrcn.cells.Cell of your own"),
+        ("recurrent_activation", "relu", r"recurrent_activation: expected 'sigmoid' or 'hard_sigmoid', got 'relu'; a"),
+        ("recurrent_activation", "hard_sigmoid", r"keras_version: expected 2 or 3 for .*'hard_sigmoid'.*got None"),
         ("go_backwards", True, r"go_backwards: expected False, got True; flip the input"),
         ("stateful", True, r"stateful: expected False, got True; hand the last states"),
         ("zero_output_for_mask", True, r"zero_output_for_mask: expected False, got True; call the layer with lengths"),
@@ -108,32 +104,25 @@ def test_errors():
         keras.from_layer(config("2d", strides=[1, 2], padding="same"), kernels)
     with pytest.raises(TypeError, match=r"config: expected a dict.*got list"):
         keras.from_layer([], kernels)
-    with pytest.raises(ValueError, match=r"config: expected kernel_size, got \['filters'\]"):
+    with pytest.raises(ValueError, match=r"config: expected kernel_size and recurrent_activation, got \['filters'\]"):
         keras.from_layer({"filters": 2}, kernels)
     with pytest.raises(ValueError, match=r"state: expected a list of kernel, recurrent_kernel"):
         keras.from_layer(config("2d"), kernels[:1])
 
 
-class HardConvLSTM(Cell):
-    """As the error for another ``recurrent_activation`` says."""
-
-    def step(self, x, h, c):
-        def gate():
-            a = 0.2 * (conv(x) + conv(h))
-            return relu(a + 0.5) - relu(a - 0.5)
-
-        i, f, g = gate(), gate(), tanh(conv(x) + conv(h))
-        c = f * c + i * g
-        return gate() * tanh(c), c
-
-
-def test_a_cell_with_hard_sigmoid(monkeypatch):
-    kernels, biases, x, h, c = example("2d")
-    kernels, bias = [2 * k for k in kernels], biases[0]
-    plain = keras.from_state_dict([*kernels, bias])
-    layer = fastrcn.ConvRecurrent(HardConvLSTM(), 3, HIDDEN, (3, 5), dtype=torch.float64)
-    layer.load_state_dict(plain.state_dict())
-    monkeypatch.setitem(loop.__globals__, "sigmoid", lambda a: np.clip(0.2 * a + 0.5, 0, 1))
-    truth, _, _ = loop("ifgo", 0.0, kernels, bias, x, h, c)
-    output, _ = layer(first(x, 2), (first(h, 1)[None], first(c, 1)[None]))
-    assert_close(output, first(truth, 2))
+@pytest.mark.parametrize("rank", KERNELS)
+@pytest.mark.parametrize(("version", "slope"), [(2, 0.2), (3, 1 / 6)])
+def test_hard_sigmoid(rank, version, slope, monkeypatch):
+    kernels, biases, x, h, c = example(rank)
+    weights = [*(2 * k for k in kernels), biases[0]]  # so that both ends are reached
+    monkeypatch.setitem(loop.__globals__, "sigmoid", lambda a: np.clip(slope * a + 0.5, 0, 1))
+    truth, _, _ = loop("ifgo", 0.0, weights[:2], biases[0], x, h, c)
+    options = config(rank, padding="same", recurrent_activation="hard_sigmoid")
+    layer = keras.from_layer(options, weights, keras_version=version)
+    hx = (first(h, 1)[None], first(c, 1)[None])
+    for backend in ("cpu", "reference"):
+        with fastrcn.use_backend(backend):
+            output, _ = layer(first(np.moveaxis(x, 1, 0), 2), hx)
+        assert_close(output, first(np.moveaxis(truth, 1, 0), 2))
+    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM or ConvLSTM1d, got ConvRecurrent"):
+        keras.to_state_dict(layer)

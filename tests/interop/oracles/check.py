@@ -104,7 +104,7 @@ def check_layer(rank, **options):
     channels_first = options.get("data_format") == "channels_first"
     theirs.build(np.moveaxis(x, -1, 2).shape if channels_first else x.shape)
     theirs.set_weights(shaken(theirs.get_weights()))
-    ours = fastrcn.interop.keras.from_layer(theirs.get_config(), theirs.get_weights())
+    ours = fastrcn.interop.keras.from_layer(theirs.get_config(), theirs.get_weights(), keras_version=3)
     theirs.cell.activation = jnp.tanh  # see with_keras
     truth = theirs(np.moveaxis(x, -1, 2)) if channels_first else np.moveaxis(theirs(x), -1, 1)
     return error(ours(first(x, 2))[0][:, -1].detach(), torch.from_numpy(np.array(truth)))
@@ -127,7 +127,7 @@ def main():
     for rank in (1, 2):
         for options in (
             {}, {"padding": "same"}, {"strides": 2}, {"dilation_rate": 2, "padding": "same"}, {"use_bias": False},
-            {"unit_forget_bias": False, "data_format": "channels_first"},
+            {"recurrent_activation": "hard_sigmoid"}, {"unit_forget_bias": False, "data_format": "channels_first"},
         ):  # fmt: skip
             found = check_layer(rank, **options)
             print(
