@@ -1,4 +1,4 @@
-"""python -m benchmarks vectors: every shape is run both ways, agrees, and is written down; times are nobody's business."""
+"""python -m benchmarks vectors: every shape runs both ways, agrees and is written down; no time is judged."""
 
 import json
 

@@ -1,12 +1,12 @@
 """Which computes a call of torch.nn's layers under their names: the fused operation or torch.nn's own code.
 
-The rule is from measurements in float32 on one thread of a CPU with AVX2 (``python -m benchmarks vectors``; up to 128
-steps, batches of 1 to 64, 32 to 1024 units, one and two layers). Where it says that the fused operation is faster, it
-had this multiple of torch.nn's speed: GRU 1.1 to 5.5 in training and 0.9 to 2.5 without gradients, RNN 1.1 to 2.7 and
-1.1 to 1.5, single steps of a large LSTM 1.5 to 4.4 and 1.1 to 12. Elsewhere it had 0.2 to 1.3 of it, but up to 3 in
-training of a large LSTM for two to four steps. What slows short calls is some hundred small steps in Python: half a
-millisecond before it computes anything, with gradients one and a half, where torch.nn's code takes a tenth of that. For
-sequences of an LSTM oneDNN is level or faster at any length.
+The rule is from measurements in float32 on one thread of a CPU with AVX2: benchmarks/results/vectors-1-threads.md (1 to
+128 steps, batches of 1 to 64, 32 to 512 units, one layer, or two with both directions). Where it says that the fused
+operation is faster, it has this multiple of torch.nn's speed, by the median of the rounds: GRU 1.2 to 6 in training and
+1.05 to 3 without gradients, RNN 1.2 to 4 and 1.1 to 3, single steps of a large LSTM 1.4 to 2 and 1.1 to 2.6. Elsewhere
+it has 0.04 to 1.4 of it, the least where there is least to compute: some hundred small steps in Python take half a
+millisecond before it computes anything, with gradients one and a half, torch.nn's code a tenth of that. For sequences
+of an LSTM oneDNN is level or faster at any length.
 """
 
 import torch
