@@ -100,7 +100,8 @@ def plain_layer(kind: Any, packed, **options):
 
 def check_plain_options(layer, usual):
     """ValueError where a layer differs from the ``usual`` options, is noisy, or has what only runs in this package."""
-    for name, value in ({"padding": "same", "forget_bias": 0.0} | dict.fromkeys(_NOISES, 0.0) | usual).items():
+    usual = {"padding": "same", "forget_bias": 0.0, "layer_norm": None} | dict.fromkeys(_NOISES, 0.0) | usual
+    for name, value in usual.items():
         found = getattr(layer._noise if name in _NOISES else layer, name, value)
         if found != value:
             raise ValueError(f"layer: expected {name}={value!r}, the other layout has no other, got {layer!r}")
@@ -117,7 +118,7 @@ def packed_of(layer, kind, norms=()):
     usual = {"stride": (1, 1), "dilation": (1, 1), "peephole": None, "recurrent_kernel_size": layer.kernel_size}
     if kind not in _CELLS:
         usual |= {"bidirectional": False, "dropout": 0.0}
-    check_plain_options(layer, usual | ({} if norms else {"layer_norm": None}))
+    check_plain_options(layer, usual | ({"layer_norm": "full"} if norms else {}))
     if kind in (ConvGRU, ConvGRUCell) and layer.cell.reset != "before":
         raise ValueError(f'layer: expected reset="before", the other layout has no other, got {layer.cell.reset!r}')
     suffixes = [""] if kind in _CELLS else [f"_l{k}" for k in range(layer.num_layers)]

@@ -153,6 +153,8 @@ def test_errors():
         torch_nn.to_state_dict(fastrcn.GRU(3, 4))
     with pytest.raises(ValueError, match=r"layer: expected peephole=None"):
         torch_nn.to_state_dict(fastrcn.LSTM(3, 4, peephole="channel"))
+    with pytest.raises(ValueError, match=r"layer: expected layer_norm=None"):
+        torch_nn.to_state_dict(fastrcn.LSTM(3, 4, layer_norm="channel"))
     for name, value in {"forget_bias": 1.0, "zoneout": 0.5, "recurrent_dropout": 0.25}.items():
         with pytest.raises(ValueError, match=rf"layer: expected {name}=0\.0, the other layout has no other"):
             torch_nn.to_state_dict(fastrcn.LSTM(3, 4, **{name: value}))
