@@ -12,13 +12,13 @@ from tests.helpers.tolerances import assert_close
 
 
 def normed(maps, scale, eps=1e-5):
-    return spread(scale) * F.layer_norm(maps, maps.shape[1:], eps=eps)
+    return spread(scale, maps) * F.layer_norm(maps, maps.shape[1:], eps=eps)
 
 
 def lstm(p, x, state):
     h, c = state
     of_x, of_h = p["weight_ch"].chunk(2)
-    a = normed(same(x, p["weight_ih"]), of_x) + normed(same(h, p["weight_hh"]), of_h) + spread(p["bias"])
+    a = normed(same(x, p["weight_ih"]), of_x) + normed(same(h, p["weight_hh"]), of_h) + spread(p["bias"], h)
     i, f, g, o = a.chunk(4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
@@ -27,9 +27,9 @@ def lstm(p, x, state):
 def peephole_lstm(p, x, state):
     h, c = state
     n = 3 * h.shape[1]
-    wi, wf, wo = (spread(w) for w in p["weight_ch"][:n].chunk(3))
+    wi, wf, wo = (spread(w, h) for w in p["weight_ch"][:n].chunk(3))
     of_x, of_h = p["weight_ch"][n:].chunk(2)
-    a = normed(same(x, p["weight_ih"]), of_x, 0.1) + normed(same(h, p["weight_hh"]), of_h, 0.1) + spread(p["bias"])
+    a = normed(same(x, p["weight_ih"]), of_x, 0.1) + normed(same(h, p["weight_hh"]), of_h, 0.1) + spread(p["bias"], h)
     i, f, g, o = a.chunk(4, 1)
     c = torch.sigmoid(f + wf * c) * c + torch.sigmoid(i + wi * c) * torch.tanh(g)
     return torch.sigmoid(o + wo * c) * torch.tanh(c), c
@@ -41,7 +41,7 @@ def gru(p, x, state):
     n = h.shape[1]
     w_rz, w_n = p["weight_hh"].split([2 * n, n])
     of_x, of_rz, of_n = p["weight_ch"].split([3 * n, 2 * n, n])
-    r, z, x_n = (normed(same(x, p["weight_ih"]), of_x) + spread(p["bias"])).chunk(3, 1)
+    r, z, x_n = (normed(same(x, p["weight_ih"]), of_x) + spread(p["bias"], h)).chunk(3, 1)
     h_r, h_z = normed(same(h, w_rz), of_rz).chunk(2, 1)
     r, z = torch.sigmoid(r + h_r), torch.sigmoid(z + h_z)
     return ((1 - z) * h + z * torch.tanh(x_n + normed(same(r * h, w_n), of_n)),)
