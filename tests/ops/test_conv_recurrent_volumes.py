@@ -162,6 +162,21 @@ def test_triton_leaves_volumes_to_others(monkeypatch):
         conv_gru(x, w, u, backend="triton")
 
 
+VIEWS = {
+    "frames": lambda x: x[:, :, :, ::2],
+    "rows": lambda x: x[:, :, :, :, 1:3],
+    "columns": lambda x: x[..., :4],
+    "turned": lambda x: x.transpose(3, 5),
+    "spread": lambda x: x[:, :1].expand(-1, 2, -1, -1, -1, -1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_maps_that_are_not_dense(view):
+    x = VIEWS[view](torch.randn(3, 2, 2, 5, 4, 6))
+    assert torch.equal(conv_gru(x, W[:9], U[:9])[0], conv_gru(x.contiguous(), W[:9], U[:9])[0])
+
+
 X, W, U = torch.randn(3, 2, 2, 3, 4, 5), torch.randn(12, 2, 3, 3, 3), torch.randn(12, 3, 3, 3, 3)
 
 
