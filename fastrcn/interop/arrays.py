@@ -1,5 +1,5 @@
 """ConvLSTMs of channels-last arrays, and back: kernels (kh,kw,Cin,Cout) as weights (Cout,Cin,kh,kw) of a
-``fastrcn.ConvLSTM``, kernels (k,Cin,Cout) as weights (Cout,Cin,k) of a ``fastrcn.ConvLSTM1d``."""
+``fastrcn.ConvLSTM``, kernels of one more or one fewer dimension as those of a ``ConvLSTM3d`` or ``ConvLSTM1d``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from fastrcn import layers
 from fastrcn.interop import packing
 
-_KINDS = {3: layers.ConvLSTM1d, 4: layers.ConvLSTM}
+_KINDS = {3: layers.ConvLSTM1d, 4: layers.ConvLSTM, 5: layers.ConvLSTM3d}
 """The layer by the dimensions of its weights."""
 
 
@@ -36,7 +36,8 @@ def weight_of(kernel, name):
     """A kernel as a weight."""
     kernel = tensor(kernel, name)
     if kernel.dim() not in _KINDS:
-        raise ValueError(f"{name}: expected (kh,kw,Cin,Cout) or (k,Cin,Cout), got shape {tuple(kernel.shape)}")
+        shapes = "(k,Cin,Cout), (kh,kw,Cin,Cout) or (kd,kh,kw,Cin,Cout)"
+        raise ValueError(f"{name}: expected {shapes}, got shape {tuple(kernel.shape)}")
     return kernel.movedim((-1, -2), (0, 1))
 
 
@@ -54,11 +55,11 @@ def plain_layer(packed, **options):
 
 
 def packed_of(layer):
-    """The packed weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
+    """The packed weights of a ``fastrcn.ConvLSTM``, 1d or 3d of one layer.
 
     Raises TypeError for anything else, ValueError for options that other projects' layers do not have.
     """
     kinds = tuple(_KINDS.values())
     if not isinstance(layer, kinds):
-        raise TypeError(f"layer: expected a fastrcn.ConvLSTM or ConvLSTM1d, got {type(layer).__name__}")
+        raise TypeError(f"layer: expected a fastrcn.ConvLSTM, ConvLSTM1d or ConvLSTM3d, got {type(layer).__name__}")
     return packing.packed_one(layer, next(kind for kind in kinds if isinstance(layer, kind)))

@@ -15,7 +15,7 @@ def _added(bias, amount):
 
 
 def plain_layer(kernels, biases, names, **options):
-    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``; kernels, biases (None: zeros) of the input's and the state's."""
+    """A ``fastrcn.ConvLSTM``, 1d or 3d; kernels, biases (None: zeros) of the input's and the state's."""
     weights = [arrays.weight_of(kernel, name) for kernel, name in zip(kernels, names, strict=True)]
     hidden_size = weights[1].shape[1]
     bias = weights[0].new_zeros(4 * hidden_size)

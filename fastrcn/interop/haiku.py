@@ -1,8 +1,8 @@
-"""Conv1DLSTM and Conv2DLSTM of Haiku: the dict of parameters that ``init`` gives. Haiku is not needed.
+"""Conv1DLSTM, Conv2DLSTM and Conv3DLSTM of Haiku: the dict of parameters that ``init`` gives. Haiku is not needed.
 
 ``{"<name>/input_to_hidden": {"w": (kh,kw,Cin,4F), "b": (4F,)}, "<name>/hidden_to_hidden": {...}}``; gates i, g, f, o; 1
-is added to f when it runs, which is in the bias here. Conv1DLSTM's kernels, (k,Cin,4F), are those of a
-``fastrcn.ConvLSTM1d``.
+is added to f when it runs, which is in the bias here. The kernels of the others, (k,Cin,4F) and
+(kd,kh,kw,Cin,4F), are those of a ``fastrcn.ConvLSTM1d`` and ``ConvLSTM3d``.
 
 The layer here takes sequences (T,B,C,H,W) or (T,B,C,L) and states (h, c); Haiku's core takes maps (B,H,W,C) or (B,L,C).
 """
@@ -24,7 +24,7 @@ def _key(state, part):
 
 
 def from_state_dict(state, **options):
-    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` with the parameters of one core, whatever its name; options as for that.
+    """A ``fastrcn.ConvLSTM``, 1d or 3d with the parameters of one core, whatever its name; options as for that.
 
     Raises: ValueError for missing entries or even kernels, TypeError for arrays that are not of floating point.
     """
@@ -34,7 +34,7 @@ def from_state_dict(state, **options):
 
 
 def to_state_dict(layer, name=None):
-    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
+    """The parameters, as NumPy arrays, with the weights of a ``fastrcn.ConvLSTM``, 1d or 3d of one layer.
 
     The bias of the state's convolution is zero.
 

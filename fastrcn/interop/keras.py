@@ -1,12 +1,12 @@
-"""ConvLSTM1D and ConvLSTM2D of Keras: what a layer's ``get_config()`` and ``get_weights()`` give. Keras is not needed.
+"""ConvLSTM1D, 2D and 3D of Keras: what a layer's ``get_config()`` and ``get_weights()`` give. Keras is not needed.
 
 The weights are a list of arrays: kernel (kh,kw,Cin,4F), recurrent_kernel (kh,kw,F,4F) and bias (4F,), without it if
-``use_bias=False``; gates i, f, c, o; the forget gate's 1 is in the bias. ConvLSTM1D's kernels, (k,Cin,4F), are those of
-a ``fastrcn.ConvLSTM1d``.
+``use_bias=False``; gates i, f, c, o; the forget gate's 1 is in the bias. The kernels of the
+others, (k,Cin,4F) and (kd,kh,kw,Cin,4F), are those of a ``fastrcn.ConvLSTM1d`` and ``ConvLSTM3d``.
 
-The layer here takes sequences (T,B,C,H,W) or (T,B,C,L), or with B first, whatever Keras' ``data_format``. Its options
-``padding``, ``dilation`` and ``stride`` are Keras' ``padding`` ("same" or "valid"), ``dilation_rate`` and ``strides``;
-above stride 1 only "valid" is the same, as Keras pads unevenly for "same".
+The layer here takes sequences (T,B,C,H,W), (T,B,C,L) or (T,B,C,D,H,W), or with B first, whatever Keras'
+``data_format``. Its options ``padding``, ``dilation`` and ``stride`` are Keras' ``padding`` ("same" or "valid"),
+``dilation_rate`` and ``strides``; above stride 1 only "valid" is the same, as Keras pads unevenly for "same".
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def from_state_dict(state, **options):
-    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` with the weights of a ConvLSTM2D or 1D; options as for that.
+    """A ``fastrcn.ConvLSTM``, 1d or 3d with the weights of a ConvLSTM2D, 1D or 3D; options as for that.
 
     Args:
         state: the list [kernel, recurrent_kernel, bias] or [kernel, recurrent_kernel], for example
@@ -66,7 +66,7 @@ def from_state_dict(state, **options):
 
 
 def from_layer(config, weights, *, keras_version=None):
-    """A ``fastrcn.ConvLSTM`` or ``ConvLSTM1d``, with ``batch_first``, like a layer of Keras; for ``hard_sigmoid``, the
+    """A ``fastrcn.ConvLSTM``, 1d or 3d, with ``batch_first``, like a layer of Keras; for ``hard_sigmoid``, the
     usual ``recurrent_activation`` of Keras 2, a ``fastrcn.ConvRecurrent`` of ``cells.HardSigmoidConvLSTM``.
 
     It always returns the outputs of all steps and the last states, and has the weights that are given, so
@@ -89,7 +89,7 @@ def from_layer(config, weights, *, keras_version=None):
         raise ValueError(f"config: expected {' and '.join(missing)}, got {sorted(config)}")
     unknown = sorted(set(config) - set(_USUAL) - _READ - _WITHOUT_EFFECT)
     if unknown:
-        raise ValueError(f"config: expected the options of ConvLSTM1D or ConvLSTM2D, got {', '.join(unknown)} too")
+        raise ValueError(f"config: expected the options of ConvLSTM1D, 2D or 3D, got {', '.join(unknown)} too")
     for name, (usual, advice) in _USUAL.items():
         if config.get(name, usual) != usual:
             raise ValueError(f"{name}: expected {usual!r}, got {config[name]!r}; {advice}")
@@ -110,7 +110,7 @@ def from_layer(config, weights, *, keras_version=None):
         dilation=dilation if rank > 1 else dilation[0], batch_first=True,
     )  # fmt: skip
     given = (config["filters"], tuple(config["kernel_size"]), config.get("use_bias", True))
-    found = (layer.hidden_size, layer.kernel_size[2 - layer.axes :], layer.has_bias)
+    found = (layer.hidden_size, layer._of_caller(layer.kernel_size), layer.has_bias)
     if found != given:
         raise ValueError(f"weights: expected filters, kernel_size, use_bias {given}, as in config, got {found}")
     if gates == "hard_sigmoid":
@@ -130,7 +130,8 @@ def _of_cell(cell, layer):
 
 
 def to_state_dict(layer):
-    """The list for ``keras_layer.set_weights``: weights of a ``fastrcn.ConvLSTM`` or ``ConvLSTM1d`` of one layer.
+    """The list for ``keras_layer.set_weights``, with the weights of a ``fastrcn.ConvLSTM``,
+    1d or 3d of one layer.
 
     Raises: ValueError or TypeError for a layer that Keras' cannot hold.
     """

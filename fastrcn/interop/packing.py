@@ -85,7 +85,7 @@ def plain_layer(kind: Any, packed, **options):
         )
     first, _, bias = packed[0]
     depth = () if kind in _CELLS else (len(packed),)
-    kernel = kernels[0] if len(kernels[0]) == 2 else kernels[0][0]
+    kernel = kernels[0] if len(kernels[0]) > 1 else kernels[0][0]
     layer = kind(
         first.shape[1], hidden_sizes[0], kernel, *depth, bias=bias is not None, device=first.device,
         dtype=first.dtype, **options,
@@ -115,7 +115,8 @@ def packed_of(layer, kind, norms=()):
     """
     if not isinstance(layer, kind):
         raise TypeError(f"layer: expected a fastrcn.{kind.__name__}, got {type(layer).__name__}")
-    usual = {"stride": (1, 1), "dilation": (1, 1), "peephole": None, "recurrent_kernel_size": layer.kernel_size}
+    ones = (1,) * len(layer.stride)
+    usual = {"stride": ones, "dilation": ones, "peephole": None, "recurrent_kernel_size": layer.kernel_size}
     if kind not in _CELLS:
         usual |= {"bidirectional": False, "dropout": 0.0}
     check_plain_options(layer, usual | ({"layer_norm": "full"} if norms else {}))

@@ -13,9 +13,9 @@ from tests.oracles.test_flax import VECTORS, maps_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STEPS, BATCH, SIZE, INPUTS, HIDDEN = 4, 2, (5, 6), 3, 2
-KERNELS = {"2d": (3, 5), "1d": (3,)}
-KINDS = {"2d": fastrcn.ConvLSTM, "1d": fastrcn.ConvLSTM1d}
+STEPS, BATCH, SIZE, INPUTS, HIDDEN = 4, 2, (4, 5, 6), 3, 2
+KERNELS = {"2d": (3, 5), "1d": (3,), "3d": (3, 1, 5)}
+KINDS = {"2d": fastrcn.ConvLSTM, "1d": fastrcn.ConvLSTM1d, "3d": fastrcn.ConvLSTM3d}
 
 
 def sigmoid(x):
@@ -148,7 +148,7 @@ def test_types_and_errors():
         keras.from_state_dict(kernels[:1])
     with pytest.raises(ValueError, match=r"state: expected a list.*got dict"):
         keras.from_state_dict({})
-    with pytest.raises(ValueError, match=r"kernel: expected \(kh,kw,Cin,Cout\).*\(3, 8\)"):
+    with pytest.raises(ValueError, match=r"kernel: expected \(k,Cin,Cout\), \(kh,kw,Cin,Cout\) or .*\(3, 8\)"):
         keras.from_state_dict([np.zeros((3, 8)), kernels[1]])
     with pytest.raises(ValueError, match=r"expected odd kernel sizes.*\(2, 3\)"):
         keras.from_state_dict([np.zeros((2, 3, 3, 8)), np.zeros((2, 3, 2, 8))])
@@ -164,7 +164,7 @@ def test_types_and_errors():
         keras.from_state_dict([kernels[0], kernels[1][0]])
     with pytest.raises(ValueError, match=r"layer: expected num_layers=1.*got 2"):
         flax.to_state_dict(fastrcn.ConvLSTM(3, 2, num_layers=2))
-    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM or ConvLSTM1d, got ConvGRU"):
+    with pytest.raises(TypeError, match=r"layer: expected a fastrcn.ConvLSTM, ConvLSTM1d or ConvLSTM3d, got ConvGRU"):
         keras.to_state_dict(fastrcn.ConvGRU(3, 2))
 
 

@@ -23,15 +23,15 @@ import fastrcn.interop.keras  # noqa: E402
 keras.config.set_floatx("float64")
 
 STEPS, BATCH, INPUTS, HIDDEN, LIMIT = 4, 2, 3, 2, 1e-11
-MAPS = {1: (6,), 2: (5, 6)}
-KERNELS = {1: (3,), 2: (3, 5)}
+MAPS = {1: (6,), 2: (5, 6), 3: (4, 5, 6)}
+KERNELS = {1: (3,), 2: (3, 5), 3: (3, 1, 3)}
 
 
 def with_keras(rank, weights, x, h, c, **options):
     """(weights, outputs, h, c) of a layer with these weights, or random ones; x is (T,B,*map,C)."""
     # Keras' own tanh on JAX is exact to 1e-7 only, also in float64.
     options = {"activation": jnp.tanh, **options}
-    kind = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D}[rank]
+    kind = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}[rank]
     layer = kind(HIDDEN, KERNELS[rank], padding="same", return_sequences=True, return_state=True, **options)
     batch_first = jnp.swapaxes(x, 0, 1)
     layer.build((BATCH, STEPS, *MAPS[rank], INPUTS))
@@ -52,7 +52,8 @@ def with_flax(rank, weights, x, h, c, **options):
 
 def with_haiku(rank, weights, x, h, c):
     def run(x, h, c):
-        core = {1: hk.Conv1DLSTM, 2: hk.Conv2DLSTM}[rank](MAPS[rank], HIDDEN, KERNELS[rank], name="core")
+        kind = {1: hk.Conv1DLSTM, 2: hk.Conv2DLSTM, 3: hk.Conv3DLSTM}[rank]
+        core = kind(MAPS[rank], HIDDEN, KERNELS[rank], name="core")
         return hk.dynamic_unroll(core, x, hk.LSTMState(h, c))
 
     function = hk.without_apply_rng(hk.transform(run))
@@ -98,7 +99,7 @@ def check(run, convention, rank, layer_options, options, back):
 
 def check_layer(rank, **options):
     """The largest relative error of ``keras.from_layer`` for a layer with these options."""
-    kind = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D}[rank]
+    kind = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}[rank]
     theirs = kind(HIDDEN, KERNELS[rank], **options)
     x = np.random.default_rng(rank).standard_normal((BATCH, STEPS, *(n + 6 for n in MAPS[rank]), INPUTS))
     channels_first = options.get("data_format") == "channels_first"
@@ -113,18 +114,18 @@ def check_layer(rank, **options):
 def main():
     conventions = fastrcn.interop
     cases = [
-        *((with_keras, conventions.keras, rank, {}, {}, {}) for rank in (1, 2)),
+        *((with_keras, conventions.keras, rank, {}, {}, {}) for rank in (1, 2, 3)),
         (with_keras, conventions.keras, 2, {"dilation": 2}, {"dilation_rate": 2}, None),
         (with_keras, conventions.keras, 2, {}, {"use_bias": False}, {}),
-        *((with_flax, conventions.flax, rank, {}, {}, {}) for rank in (1, 2)),
-        *((with_haiku, conventions.haiku, rank, {}, {}, {"name": "core"}) for rank in (1, 2)),
+        *((with_flax, conventions.flax, rank, {}, {}, {}) for rank in (1, 2, 3)),
+        *((with_haiku, conventions.haiku, rank, {}, {}, {"name": "core"}) for rank in (1, 2, 3)),
     ]
     worst = 0.0
     for run, convention, rank, layer_options, options, back in cases:
         found = check(run, convention, rank, layer_options, options, back)
         print(f"{convention.__name__} over {rank} dimensions {options or ''}: relative error {found:.1e}")
         worst = max(worst, found)
-    for rank in (1, 2):
+    for rank in (1, 2, 3):
         for options in (
             {}, {"padding": "same"}, {"strides": 2}, {"dilation_rate": 2, "padding": "same"}, {"use_bias": False},
             {"recurrent_activation": "hard_sigmoid"}, {"unit_forget_bias": False, "data_format": "channels_first"},
