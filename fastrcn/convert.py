@@ -164,6 +164,8 @@ def _convert(module) -> str | None:
     if not kinds or type(module).__module__.startswith("fastrcn."):
         return None
     ours = _project_kind(module, kinds)
+    if isinstance(ours, openstl.ConvLSTMCell) and not torch_choice.is_asked_for():
+        raise OtherStructure("openstl: a single step, for which the project's own code is faster")
     _become(module, ours)
     return f"{type(ours).__module__}.{type(ours).__name__}"
 
@@ -183,8 +185,8 @@ def convert(model) -> ConvertReport:
     torch.nn's layers are exchanged where the fused operation is the faster one for some number of steps; each call then
     goes to it or stays with torch.nn's own code by the rule that ``fastrcn.interop.torch_nn`` documents. Left are
     therefore LSTMs of fewer than 512 units, which oneDNN computes, all cells of one step, other data types than
-    float32, and layers on GPUs so far. Where a backend is asked for by name (``fastrcn.use_backend``,
-    ``FASTRCN_BACKEND``), all that it runs are exchanged. OpenSTL's cell, called for single steps, is faster as it is.
+    float32, and layers on GPUs so far; and OpenSTL's cell, called for single steps. Where a backend is asked for by
+    name (``fastrcn.use_backend``, ``FASTRCN_BACKEND``), all that it runs are exchanged.
 
     Args:
         model: any ``nn.Module``.

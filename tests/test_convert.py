@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -74,7 +75,8 @@ def test_known_layer(name):
     keys = list(model.state_dict())
     original = copy.deepcopy(model)
     random_state = torch.get_rng_state()
-    report = convert(model)
+    with fastrcn.use_backend("cpu") if file == "openstl" else nullcontext():
+        report = convert(model)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert str(report) == f"converted 1 layers, left 0\n  layer -> fastrcn.interop.{file}.{type(layer).__name__}"
     assert model.layer is layer
@@ -259,6 +261,9 @@ class TestWhatIsLeft:
 
     def test_what_is_missing_here(self):
         self.left(RVM.ConvGRU(3, 3, 0), "padding: expected an odd kernel and half of it")
+
+    def test_what_is_faster_as_it_is(self):
+        self.left(OpenSTL.ConvLSTMCell(3, 4, 5, 4, 3, 1, True), "openstl: a single step, for which the project's own")
 
     @pytest.mark.parametrize("part", ["cell_list.0", "cell_list.0.conv"])
     def test_hooks_inside(self, part):

@@ -4,8 +4,9 @@
 normalise what they give over (4C,H,W), with a factor and a shift for each value. Its ``conv_o`` and ``conv_last`` are
 never used.
 
-A cell called for each step has little to gain: on a CPU it trains at 0.7 to 0.9 of the plain cell's speed. Where the
-inputs are all known, a ``fastrcn.ConvLSTM`` with the cell's weights runs the whole sequence in one call.
+A cell called for each step has little to gain: on a CPU it trains at 0.7 to 0.9 of the plain cell's speed, so
+``fastrcn.convert`` leaves it. Where the inputs are all known, a ``fastrcn.ConvLSTM`` with the cell's weights runs the
+whole sequence in one call.
 """
 
 from typing import Any
