@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fastrcn import backends, cells
+from fastrcn import backends, cells, exported
 from fastrcn.checks import check_call, check_lengths, check_masks, check_padding, map_axes, per_axis
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
@@ -50,13 +50,19 @@ def _result_type(pool, dtype, device):
     return torch.float32 if autocast and not pool.identity and dtype != torch.float64 else dtype
 
 
-def _tracked(tensors):
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def _plain(backend):
-    """Whether the plain form runs: asked for, or in a program that leaves PyTorch."""
+    """Whether the plain form runs: asked for, or in an exported program."""
     return backend == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+def _run(call, tensors, recompute, backend):
+    """One direction; ``backend``: the one asked for, which an exported program asks for again where it runs."""
+    leaves_torch = torch.onnx.is_in_onnx_export()
+    if leaves_torch:
+        exported.check_fixed_steps(tensors[0])
+    elif torch.compiler.is_exporting() and call.backend != "reference":
+        return exported.from_call(call, tensors, recompute, backend)
+    return (run_plain if leaves_torch or call.backend == "reference" else run_fused)(call, tensors)
 
 
 def conv_recurrent(
@@ -101,12 +107,12 @@ def conv_recurrent(
     check_masks(cell, masks, shape, tensors[0])
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
-    save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
+    save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
     name = backends.select("conv_recurrent", subject_of(cell, tensors[0]), tensors[0].dtype, device, backend)
     results = 1 + len(schedule_of(cell.key).states)
     call = Call(name, cell.key, n, len(masks), stride, dilation, padding, bool(reverse), int(save), results)
     with without_autocast:
-        output, *states = (run_plain if _plain(name) else run_fused)(call, [*tensors, *masks, lengths])
+        output, *states = _run(call, [*tensors, *masks, lengths], recompute, backend)
     if lengths is not None:
         output = _zero_past(output, lengths)
     return output, tuple(states)
@@ -162,7 +168,7 @@ def conv_recurrent_both(
         raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
-    save = (Save.STATES if recompute else Save.ALL) if _tracked(tensors) else Save.NOTHING
+    save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
     k = len(schedule_of(cell.key).states)
     call = BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
     with without_autocast:
@@ -237,12 +243,12 @@ def conv3d_relu_maxpool3d(
     tensors, without_autocast = _autocast(device, [input, weight, bias])
     check_conv(conv, pool, *tensors)
     name = backends.select("conv3d_relu_maxpool3d", (conv, bool(relu), pool), tensors[0].dtype, device, backend)
-    tracked = _tracked(tensors)
-    kept = int(tracked and bool(relu) and pool.cells == 1)
-    call = Conv3dCall(name, conv, bool(relu), pool, tracked, kept)
+    differentiated = autograd.tracked(tensors)
+    kept = int(differentiated and bool(relu) and pool.cells == 1)
+    call = Conv3dCall(name, conv, bool(relu), pool, differentiated, kept)
     dtype = _result_type(pool, tensors[0].dtype, device)
     with without_autocast:
-        return (call.plain(tensors) if _plain(name) else autograd.run(call, tensors, tracked))[0].to(dtype)
+        return (call.plain(tensors) if _plain(name) else autograd.run(call, tensors, differentiated))[0].to(dtype)
 
 
 def batch_norm_relu_maxpool3d(
@@ -271,14 +277,14 @@ def batch_norm_relu_maxpool3d(
     name = backends.select("batch_norm_relu_maxpool3d", (bool(relu), pool), input.dtype, device, backend)
     statistics = [None, None] if training else [running_mean, running_var]
     tensors = [input, weight, bias, *statistics]
-    tracked = _tracked(tensors)
-    kept = int(tracked and bool(relu) and pool.cells == 1)
-    call = BatchNormCall(name, bool(training), float(eps), bool(relu), pool, tracked, kept)
+    differentiated = autograd.tracked(tensors)
+    kept = int(differentiated and bool(relu) and pool.cells == 1)
+    call = BatchNormCall(name, bool(training), float(eps), bool(relu), pool, differentiated, kept)
     if _plain(name) or input.shape[0] == 0:  # an empty batch has no statistics
         if training:
             tensors[3:] = [running_mean, running_var]
         return call.plain(tensors, momentum)[0]
-    output, *rest = autograd.run(call, tensors, tracked)
+    output, *rest = autograd.run(call, tensors, differentiated)
     if training and running_mean is not None:
         mean, var = rest[:2]
         _update_running(running_mean, running_var, mean, var, momentum, input.numel() // input.shape[1])

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import Any, Protocol
 
 import torch
+from torch.autograd import forward_ad
 
 
 class Call(Protocol):
@@ -141,13 +142,42 @@ def _second_order(call, needs, grads, tensors, grads_of_grads, count):
     return result
 
 
+def tracked(tensors):
+    """Whether a gradient of any of these tensors may be asked for."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 for _function in (Fused, FusedBackward):
     # ``apply`` asks for it at every call, and finding it out anew takes longer than a small step of a recurrence.
     _function.forward.__signature__ = inspect.signature(_function.forward)  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def run(call, tensors, tracked):
-    """The fused operator under autograd: all its results. ``tracked``: whether a gradient may be asked for."""
-    if tracked or (torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()):
+_NO_FORWARD_MODE = (
+    "input: expected no forward-mode derivatives (torch.func.jvp, jacfwd, hessian, torch.autograd.forward_ad), which "
+    'only the reference backend has, got a tensor with a tangent; ask for backend="reference"'
+)
+
+
+def refuse_tangents(tensors):
+    """The fused forms have no forward-mode derivatives: without this a tangent would be lost."""
+    dual = forward_ad._current_level >= 0
+    if dual and any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError(_NO_FORWARD_MODE)
+
+
+def run(call, tensors, differentiated):
+    """The fused operator under autograd: all its results. ``differentiated``: whether a gradient may be asked for.
+    Raises RuntimeError for a tensor with a tangent."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return _run(call, tensors, differentiated)
+    refuse_tangents(tensors)
+    try:
+        return _run(call, tensors, differentiated)
+    except NotImplementedError as error:  # within another transform, which hides the tangent, PyTorch asks for a jvp
+        raise RuntimeError(_NO_FORWARD_MODE) from error
+
+
+def _run(call, tensors, differentiated):
+    if differentiated or (torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()):
         return Fused.apply(call, *tensors)
     return Fused.forward(call, *tensors)

@@ -5,11 +5,13 @@ import torch
 _library = torch.library.Library("fastrcn", "DEF")
 
 
-def register(name, arguments, body, fake):
+def register(name, arguments, body, fake, autograd=None):
     """The operator ``fastrcn::name(arguments) -> Tensor[]``, on the CPU and on CUDA. ``body`` runs it; ``fake`` gives
-    the shapes, strides and types of what it returns."""
+    the shapes, strides and types of what it returns; ``autograd``, where there is one, runs it under autograd."""
     _library.define(f"{name}({arguments}) -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
     for key in ("CPU", "CUDA"):
         _library.impl(name, body, key)
+    if autograd is not None:
+        _library.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"fastrcn::{name}", fake, lib=_library)
     return getattr(torch.ops.fastrcn, name)
