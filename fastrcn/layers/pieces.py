@@ -15,6 +15,12 @@ def check_reset(reset, steps, batch, batch_first):
     return reset.t() if batch_first else reset
 
 
+@torch.compiler.disable(reason="reset and the lengths of the pieces are read on the host")
+def cut_before(reset, lengths):
+    """``Pieces`` as they are; a compiler that does not read numbers goes on after it."""
+    return Pieces(reset, lengths)
+
+
 class Pieces:
     """The pieces of a batch of sequences, cut before each step at which ``reset`` (T,B) is True.
 

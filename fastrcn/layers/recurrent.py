@@ -9,7 +9,7 @@ from torch import nn
 from fastrcn.checks import check_kernel, check_lengths
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent, conv_recurrent_both
-from fastrcn.layers.pieces import Pieces, check_reset
+from fastrcn.layers.pieces import check_reset, cut_before
 from fastrcn.layers.weights import Weights, positive
 
 _AXES = ("features", "C,L", "C,H,W", "C,D,H,W")
@@ -151,12 +151,17 @@ class ConvRecurrent(Weights):
 
     def _pieces(self, inputs, states, lengths, reset):
         """``_layers`` of the sequences between resets."""
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "reset: expected None in an exported program, in whose shapes the places of the cuts would be fixed; "
+                "cut the sequences before they are given to it"
+            )
         steps, batch = inputs[0].shape[:2]
         if any(x.shape[:2] != inputs[0].shape[:2] for x in inputs) or not steps:
             shapes = [tuple(x.shape) for x in inputs]
             raise ValueError(f"input: expected at least one step, and equally many of each input, got {shapes}")
         reset = check_reset(reset, steps, batch, self.batch_first).to(inputs[0].device)
-        pieces = Pieces(reset, None if lengths is None else check_lengths(lengths, inputs[0]))
+        pieces: Any = cut_before(reset, None if lengths is None else check_lengths(lengths, inputs[0]))
         if states is not None:
             states = tuple(pieces.cut_states(s, self._directions) for s in states)
         output, states = self._layers(tuple(pieces.cut(x) for x in inputs), states, pieces.lengths)
