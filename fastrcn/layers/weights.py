@@ -71,6 +71,14 @@ class Weights(nn.Module):
         """A map's size, or a kernel's, without the axes that the caller does not have."""
         return size[self._map_axes - self.axes :]
 
+    def __setstate__(self, state):
+        """Of an object that an earlier version pickled: what later ones added takes the value that changes nothing."""
+        later = {"axes": 2 if state.get("maps", True) else 0, "padding": "same"}
+        added = {name: value for name, value in later.items() if not hasattr(type(self), name)}
+        super().__setstate__(added | {name: value for name, value in state.items() if name != "maps"})
+        if "_noise" not in state and not hasattr(type(self), "_noise"):
+            self._noise = StateNoise(self.cell, 0.0, 0.0, 0.0)
+
     def _create(self, suffix, sizes, factory):
         blocks, c = schedule_of(self.cell.key).blocks, self.hidden_size
 
