@@ -77,19 +77,6 @@ def test_gates_by_hand():
     assert_close(h, 0.5 * torch.tanh(torch.full_like(c0, 0.95)))
 
 
-def test_in_one_graph_and_under_autocast():
-    module = ndrplz.ConvLSTM(3, 4, (3, 3), 2, True)
-    x = torch.randn(2, 3, 3, 5, 4)
-    [truth], [[h, _]] = module(x)
-    [found], [[h_compiled, _]] = torch.compile(module, fullgraph=True, backend="eager")(x)
-    assert_close(found, truth)
-    assert_close(h_compiled, h)
-    with torch.autocast("cpu", torch.bfloat16):
-        [low], _ = module(x)
-    assert low.dtype == torch.bfloat16
-    assert (low - truth).abs().max() < 0.02
-
-
 def test_errors():
     module = ndrplz.ConvLSTM(3, 4, (3, 3), 2)
     with pytest.raises(ValueError, match=r"kernel_size: expected a pair"):
