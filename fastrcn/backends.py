@@ -70,7 +70,7 @@ one; that measurements are to decide.
 
 def _describe_conv_recurrent(cell, input, *args, **options):
     first = input if isinstance(input, torch.Tensor) else input[0]
-    return subject_of(cell, first), first
+    return subject_of(cell.key, first), first
 
 
 _DESCRIBE = {

@@ -14,6 +14,7 @@ from fastrcn.ops.autograd import refuse_tangents, tracked
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused
+from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.registration import register
 
 _ARGUMENTS = (
@@ -29,7 +30,8 @@ def _call(arguments):
     stride, dilation, padding, reverse, recompute, backend = arguments[9:]
     tensors = [*inputs, *weight_ih, *packed, *hx, *masks, lengths]
     save = (Save.STATES if recompute else Save.ALL) if tracked(tensors) else Save.NOTHING
-    name = backends.select("conv_recurrent", cell, inputs[0].dtype, inputs[0].device.type, backend)
+    subject = subject_of(cell, inputs[0])
+    name = backends.select("conv_recurrent", subject, inputs[0].dtype, inputs[0].device.type, backend)
     options = tuple(stride), tuple(dilation), None if padding is None else tuple(padding), reverse, int(save)
     return Call(name, cell, len(inputs), len(masks), *options, 1 + len(schedule_of(cell).states)), tensors
 
@@ -40,7 +42,8 @@ def _run(*arguments):
     if type(tensors[-1]) is torch.Tensor:  # not where the program is traced
         check_lengths(tensors[-1], tensors[0])
     results = call.plain(tensors) if call.backend == "reference" else run_fused(call, tensors)
-    return [maps_first(maps_last(r)) for r in results]
+    axes = tensors[0].dim() - 3
+    return [maps_first(maps_last(r, axes), axes) for r in results]
 
 
 def _under_autograd(*arguments):
@@ -58,9 +61,8 @@ def _fake(cell, inputs, weight_ih, weight_hh, *arguments):
     """Shapes, strides and types of what the operator returns."""
     schedule, (stride, dilation, padding, reverse) = schedule_of(cell), arguments[5:9]
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    b, h, w, c = geometry.map
-    states = [weight_hh.new_empty(b, h, w, c).movedim(-1, -3) for _ in schedule.states]
-    return [weight_hh.new_empty(geometry.steps, b, h, w, c).movedim(-1, -3), *states]
+    shapes = [(geometry.steps, *geometry.map), *(geometry.map for _ in schedule.states)]
+    return [maps_first(weight_hh.new_empty(shape), geometry.axes) for shape in shapes]
 
 
 def check_fixed_steps(input):

@@ -108,7 +108,7 @@ def conv_recurrent(
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
-    name = backends.select("conv_recurrent", subject_of(cell, tensors[0]), tensors[0].dtype, device, backend)
+    name = backends.select("conv_recurrent", subject_of(cell.key, tensors[0]), tensors[0].dtype, device, backend)
     results = 1 + len(schedule_of(cell.key).states)
     call = Call(name, cell.key, n, len(masks), stride, dilation, padding, bool(reverse), int(save), results)
     with without_autocast:
@@ -149,7 +149,7 @@ def conv_recurrent_both(
         weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
         own.append([*weight_ih, weight_hh, bias, weight_ch, *(() if hx is None else hx)])
     tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
-    name = backends.select("conv_recurrent", subject_of(cell, tensors[0]), tensors[0].dtype, device, backend)
+    name = backends.select("conv_recurrent", subject_of(cell.key, tensors[0]), tensors[0].dtype, device, backend)
     if name not in backends.BOTH_DIRECTIONS or _plain(name):
         options: Any = {"stride": stride, "dilation": dilation, "padding": padding, "lengths": lengths}
         options["recompute"] = recompute

@@ -50,7 +50,10 @@ def is_asked_for():
 
 
 def is_needed(device):
-    """Whether the fused operation runs whatever the sizes: asked for by name, compiled, exported or under autocast."""
+    """Whether the fused operation runs whatever the sizes: asked for by name, compiled, exported, under a transform of
+    ``torch.func``, of which torch.nn's own code has not all, or under autocast."""
     if torch.compiler.is_compiling() or is_asked_for() or torch.onnx.is_in_onnx_export():
+        return True
+    if torch._C._are_functorch_transforms_active():
         return True
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -73,7 +73,8 @@ class Weights(nn.Module):
 
     def __setstate__(self, state):
         """Of an object that an earlier version pickled: what later ones added takes the value that changes nothing."""
-        later = {"axes": 2 if state.get("maps", True) else 0, "padding": "same"}
+        later = {"axes": 2 if state.get("maps", True) else 0, "padding": "same", "layer_norm": None}
+        later |= {"layer_norm_eps": 1e-5}
         added = {name: value for name, value in later.items() if not hasattr(type(self), name)}
         super().__setstate__(added | {name: value for name, value in state.items() if name != "maps"})
         if "_noise" not in state and not hasattr(type(self), "_noise"):

@@ -38,6 +38,17 @@ class Each(nn.ModuleList):
         return [layer(x) for layer in self]
 
 
+class Volumes(nn.Module):
+    """A layer of volumes, here of one frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = fastrcn.ConvGRU3d(2, 3)
+
+    def forward(self, x):
+        return self.layer(x.unsqueeze(3))
+
+
 class Steps(nn.Module):
     """The first two steps by cells, one call each."""
 
@@ -109,7 +120,14 @@ def _conv3d():
 
 SUBJECTS = {
     "maps": Subject(
-        lambda: Each([fastrcn.ConvLSTM(2, 3, peephole="channel"), fastrcn.ConvGRU(2, 3), fastrcn.ConvRNN(2, 3)])
+        lambda: Each(
+            [
+                fastrcn.ConvLSTM(2, 3, peephole="channel"),
+                fastrcn.ConvGRU(2, 3, layer_norm="channel"),
+                fastrcn.ConvRNN(2, 3),
+                Volumes(),
+            ]
+        )
     ),
     "steps": Subject(Steps),
     "vectors": Subject(

@@ -13,7 +13,7 @@ COLUMNS = {
     "steps": "cells",
     "vectors": "LSTM, GRU, RNN",
     "interop": "`interop`",
-    "conv3d": "3-D layers",
+    "conv3d": "3-D convolution",
     "bidirectional": "bidirectional",
     "lengths": "`lengths`",
     "reset": "`reset`",

@@ -137,8 +137,10 @@ class ClipModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.maps = nn.Sequential(nn.Conv3d(2, 3, 3, padding=1), nn.BatchNorm3d(3), nn.ReLU(), nn.MaxPool3d((1, 2, 2)))
-        self.recurrent, self.head = nn.LSTM(3, 4, bidirectional=True), nn.Linear(8, 2)
+        # Without the bias, whose gradient before the normalisation is zero but for rounding.
+        conv = nn.Conv3d(2, 3, 3, padding=1, bias=False)
+        self.maps = nn.Sequential(conv, nn.BatchNorm3d(3), nn.ReLU(), nn.MaxPool3d((1, 2, 2)))
+        self.recurrent, self.head = nn.GRU(3, 4, bidirectional=True), nn.Linear(8, 2)
 
     def forward(self, clip):
         vectors = self.maps(clip).mean((3, 4)).permute(2, 0, 1)

@@ -44,7 +44,6 @@ def outputs(tmp_path_factory):
         path,
         dynamo=True,
         dynamic_shapes=shapes,
-        optimize=False,
         verbose=False,
     )
     pairs = {column: [] for column in module}
