@@ -82,10 +82,13 @@ def tensors_of(cell, steps=4, batch=3, size=(4, 3), channels=3, maps=False):
     return {n: torch.randn(s, dtype=torch.float64, requires_grad=True) for n, s in shapes.items()}
 
 
-def compare(name, backend, dtype, lengths=None, maps=False, size=(4, 3), steps=4, batch=3, channels=3, **options):
+def compare(
+    name, backend, dtype, lengths=None, maps=False, size=(4, 3), steps=4, batch=3, channels=3, device="cpu", **options
+):  # fmt: skip
+    """One call of a cell against its loop: outputs, last states and all gradients."""
     cell, step = CELLS[name]
     exact = tensors_of(cell, steps, batch, size, channels, maps)
-    leaves = {n: t.detach().to(dtype).requires_grad_() for n, t in exact.items()}
+    leaves = {n: t.detach().to(device, dtype).requires_grad_() for n, t in exact.items()}
     lengths = None if lengths is None else torch.tensor(lengths)
     hx = tuple(exact[s] for s in cell.states)
     results = [run(step, exact, exact["x"], hx, lengths, options.get("reverse", False))]
@@ -95,12 +98,10 @@ def compare(name, backend, dtype, lengths=None, maps=False, size=(4, 3), steps=4
     flat = [[output, *states] for output, states in results]
     generator = [torch.randn_like(t) for t in flat[0]]
     grads = [
-        torch.autograd.grad(
-            [(t * g.to(t.dtype)).sum() for t, g in zip(parts, generator, strict=True)], list(of.values())
-        )
+        torch.autograd.grad([(t * g.to(t)).sum() for t, g in zip(parts, generator, strict=True)], list(of.values()))
         for parts, of in zip(flat, (exact, leaves), strict=True)
     ]
     for n, truth, found in zip(["output", *cell.states], *flat, strict=True):
-        assert_close(found, truth, n)
+        assert_close(found.cpu(), truth, n)
     for n, truth, found in zip(exact, *grads, strict=True):
-        assert_close(found, truth, f"gradient of {n}")
+        assert_close(found.cpu(), truth, f"gradient of {n}")

@@ -11,6 +11,7 @@ import torch
 import fastrcn
 from fastrcn import backends, native
 from fastrcn.cells import ConvLSTM
+from tests.helpers import normed
 from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
@@ -49,6 +50,21 @@ def test_every_cell_on_the_gpu(name, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_on_the_gpu(name, case):
     compare_with_loop(name, CASES[case], "cuda", torch.float32, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "mgu"])
+def test_volumes_on_the_gpu(name):
+    case = Case(depth=3, height=4, width=5, kernel=(3, 3, 3), stride=(1, 2, 1), lengths=(4, 2), scale=0.2)
+    compare_with_loop(name, case, "cuda", torch.float32, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", normed.CELLS)
+def test_layer_normalisation_on_the_gpu(name):
+    for backend in ("cuda", "reference"):
+        normed.compare(name, backend, torch.float32, lengths=(4, 2, 0), maps=True, device="cuda")
+        normed.compare(name, backend, torch.float64, reverse=True, recompute=True, device="cuda")
 
 
 @pytest.mark.gpu
