@@ -63,8 +63,7 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
     task.function = element_size(type) == 8 ? table.weight_gradient_double : table.weight_gradient_float;
     task.units = args.kernel[0] * ((args.outputs + block - 1) / block);
   }
-  const int64_t products =
-      args.images * args.size[0] * args.size[1] * args.size[2] * taps * args.inputs * args.outputs;
+  const int64_t products = args.images * args.size[0] * args.size[1] * args.size[2] * taps * args.inputs * args.outputs;
   py::gil_scoped_release release;
   frcn::parallel(
       products < frcn::kSerialWork ? 1 : threads,
@@ -197,7 +196,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("register_stages", &frcn::register_stages, "Load a library of stages, compiled from stage_source.");
   m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
-  py::class_<PyProgram>(m, "Program", "The time loop: fills, convolutions, normalisations and stages, run once per step.")
+  py::class_<PyProgram>(m, "Program",
+                        "The time loop: fills, convolutions, normalisations and stages, run once per step.")
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())
       .def("add_fill", &PyProgram::add_fill)
       .def("add_convolution", &PyProgram::add_convolution)

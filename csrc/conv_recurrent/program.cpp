@@ -211,8 +211,15 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         auto& own = sums[step.index];
         std::fill(own.begin(), own.end(), ImageSums());
         task.normalize = &s;
-        task.normalize_args = {s.target.at(time, first), s.backward ? s.normalized.at(time, first) : nullptr,
-                               s.scale.at(time, first),  s.channels, map_pixels, s.eps, own.data(), images, threads};
+        task.normalize_args = {s.target.at(time, first),
+                               s.backward ? s.normalized.at(time, first) : nullptr,
+                               s.scale.at(time, first),
+                               s.channels,
+                               map_pixels,
+                               s.eps,
+                               own.data(),
+                               images,
+                               threads};
         phase.tasks.push_back(task);
         flush(phase);
         task.applies = true;
