@@ -20,7 +20,13 @@ BUILT_IN = (
 )
 """The cells whose C++ code is emitted when the package is built."""
 
-BUILT_IN_FOR_CPU = (LayerNorm(ConvLSTM()), LayerNorm(ConvGRU()))
+BUILT_IN_FOR_CPU = (
+    LayerNorm(ConvLSTM()),
+    LayerNorm(ConvLSTM(peephole=True)),
+    LayerNorm(ConvGRU("before")),
+    LayerNorm(ConvGRU("after")),
+    LayerNorm(ConvRNN("tanh")),
+)
 """Those whose code is compiled for CPUs alone: they have more parameters than a GPU's kernel sums up gradients of."""
 
 __all__ = [

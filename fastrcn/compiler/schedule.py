@@ -273,17 +273,35 @@ _schedules: dict[str, Schedule] = {}
 
 
 def register(cell) -> str:
-    """Make a cell known by a key that an operator can carry as text; equal keys mean equal equations."""
+    """Make a cell known by a key that an operator can carry as text; equal keys mean equal equations.
+
+    For a cell of this package, and of nothing else, the key is its ``repr``, which stays the same in later versions.
+    """
     schedule = make_schedule(cell)
-    whole = repr((schedule.groups, schedule.levels, schedule.blocks, schedule.inputs))
-    digest = hashlib.sha256((schedule.fingerprint + whole).encode()).hexdigest()[:8]
-    key = f"{cell!r}#{digest}"
+    key = repr(cell)
+    if not _is_own(cell):
+        whole = repr((schedule.groups, schedule.levels, schedule.blocks, schedule.inputs))
+        digest = hashlib.sha256((schedule.fingerprint + whole).encode()).hexdigest()[:8]
+        key = f"{key}#{digest}"
     _schedules.setdefault(key, schedule)
     return key
+
+
+def _is_own(cell):
+    inner = [value for value in cell.options.values() if hasattr(value, "options")]
+    return type(cell).__module__.startswith("fastrcn.cells.") and all(_is_own(value) for value in inner)
+
+
+def is_known(key) -> bool:
+    """Whether a cell with this key was registered."""
+    return key in _schedules
 
 
 def schedule_of(key: str) -> Schedule:
     """The schedule of a registered cell."""
     if key not in _schedules:
-        raise RuntimeError(f"cell: {key} is not known in this process; construct the cell (or its layer) first")
+        raise RuntimeError(
+            f"cell: {key} is not known in this process; construct the cell (or its layer) first; where its equations "
+            f"have changed since, a saved program must be exported anew"
+        )
     return _schedules[key]

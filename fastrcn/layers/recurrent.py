@@ -34,7 +34,8 @@ class ConvRecurrent(Weights):
         layer_norm: "channel" or "full" normalises what the input's convolution gives, over all gates, channels and the
             map of an image, and what the recurrent ones give likewise (Ba et al. 2016, arXiv 1607.06450); the learned
             factors ``norm_ih_l0`` and ``norm_hh_l0`` are one per channel, or full maps, as the bias then is, which need
-            ``map_size``. ``layer_norm_eps`` is added to the variance.
+            ``map_size``. ``layer_norm_eps`` is added to the variance. Its stages are compiled for LSTMs, GRUs and RNNs
+            with tanh; other cells run PyTorch code there until ``fastrcn.compile_cell``.
         backend: name of the backend to run on; None for the best that can.
         zoneout, zoneout_cell: probabilities with which each unit of the first state, and of the others (c), keeps its
             value of the step before (Krueger et al. 2017, arXiv 1606.01305); in evaluation the expectation.

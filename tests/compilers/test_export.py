@@ -5,9 +5,12 @@ import torch
 from torch.export import Dim, export
 
 import fastrcn
+from fastrcn import cells
+from fastrcn.cells.named import cell_of
 from tests.compilers.other_process import run_there
 from tests.compilers.subjects import SUBJECTS, results, weighted
 from tests.compilers.table import columns_with
+from tests.helpers.cells import MGU
 from tests.helpers.tolerances import assert_close
 
 pytestmark = [
@@ -20,17 +23,18 @@ ANY = {0: Dim("steps", min=1), 1: Dim("batch", min=1)}
 OTHER = 7, 3
 """Steps and sequences of the runs; programs are exported with others."""
 
+OF_OTHER_CELLS = {
+    "conv": fastrcn.ConvLSTM(2, 3, peephole="conv"),
+    "eps": fastrcn.ConvGRU(2, 3, reset="after", layer_norm="channel", layer_norm_eps=0.1),
+}
 RUN_ALL = """
 for column, arguments in torch.load("arguments.pt").items():
     module = torch.export.load(column + ".pt2").module()
-    if column == "noise":
-        try:
-            module(*arguments)
-        except RuntimeError as error:
-            results["error"] = str(error)
-        fastrcn.ConvLSTM(2, 3, zoneout=0.1, zoneout_cell=0.1, recurrent_dropout=0.1)  # makes its cell known
     torch.manual_seed(1)
-    results[column] = torch.utils._pytree.tree_leaves(module(*arguments))
+    try:
+        results[column] = torch.utils._pytree.tree_leaves(module(*arguments))
+    except RuntimeError as error:
+        results[column] = str(error)
 """
 
 
@@ -56,9 +60,12 @@ def programs():
 def elsewhere(programs, tmp_path_factory):
     """column -> what the saved programs give in another process."""
     folder = tmp_path_factory.mktemp("programs")
-    for column, (_, program, _, _) in programs.items():
-        torch.export.save(program, folder / f"{column}.pt2")
-    torch.save({column: arguments for column, (_, _, arguments, _) in programs.items()}, folder / "arguments.pt")
+    saved = {column: (program, arguments) for column, (_, program, arguments, _) in programs.items()}
+    saved |= {name: (export(layer, (X,)), (X,)) for name, layer in OF_OTHER_CELLS.items()}
+    saved["own"] = export(fastrcn.ConvRecurrent(MGU(), 2, 3), (X,)), (X,)
+    for name, (program, _) in saved.items():
+        torch.export.save(program, folder / f"{name}.pt2")
+    torch.save({name: arguments for name, (_, arguments) in saved.items()}, folder / "arguments.pt")
     return run_there(RUN_ALL, folder)
 
 
@@ -126,6 +133,56 @@ def test_reference_backend_is_unrolled():
         export(layer, (X,), dynamic_shapes=(ANY,))
 
 
+@pytest.mark.parametrize("name", OF_OTHER_CELLS)
+def test_cells_of_this_package_are_made_anew(name, elsewhere):
+    assert_close(elsewhere[name][0], OF_OTHER_CELLS[name](X)[0])
+
+
 def test_cell_that_the_other_process_does_not_know(elsewhere):
     """Its equations are not in the program."""
-    assert "is not known in this process; construct the cell (or its layer) first" in elsewhere["error"]
+    assert "is not known in this process; construct the cell (or its layer) first" in elsewhere["own"]
+
+
+def test_keys_of_cells_stay():
+    """Programs that were saved carry them."""
+    assert fastrcn.ConvLSTM(2, 3).cell.key == "fastrcn.cells.conv_lstm.ConvLSTM(peephole=False)"
+    assert cells.Zoneout(MGU()).key.startswith(
+        "fastrcn.cells.noise.Zoneout(cell=tests.helpers.cells.MGU(), zoned=('h',))#"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["1 +", "print()", "fastrcn.cells.cell.conv(1)", "os.system(command='x')", "f.ConvLSTM()"]
+)
+def test_text_that_is_no_cell(text):
+    assert cell_of(text) is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
+def test_transforms_of_a_program():
+    layer = fastrcn.ConvLSTM(2, 3)
+    module, xs = export(layer, (X,)).module(), torch.stack([X, -X])
+
+    def gradient(of):
+        return torch.func.grad(lambda x: weighted([of(x)[0]]))
+
+    def tangent(of):
+        with fastrcn.use_backend("reference"):
+            return torch.func.jvp(lambda x: of(x)[0], (X,), (X.cos(),))[1]
+
+    assert_close(gradient(module)(X), gradient(layer)(X))
+    assert_close(torch.vmap(lambda x: module(x)[0])(xs), torch.stack([layer(x)[0] for x in xs]))
+    assert_close(torch.vmap(gradient(module))(xs), torch.stack([gradient(layer)(x) for x in xs]))
+    assert_close(tangent(module), tangent(layer))
+    with pytest.raises(RuntimeError, match="only the reference backend has"):
+        torch.func.jvp(lambda x: module(x)[0], (X,), (X,))
+
+
+def test_decomposed_by_the_table_of_all_decompositions():
+    """It holds the plain form then, step by step."""
+    layer = fastrcn.ConvGRU(2, 3)
+    program = export(layer, (X,)).run_decompositions(torch._decomp.decomposition_table)
+    assert not any("fastrcn" in str(node.target) for node in program.graph.nodes)
+    assert_close(program.module()(X)[0], layer(X)[0])
+    with pytest.raises(ValueError, match="expected a fixed number of steps T in an ONNX or decomposed program"):
+        export(layer, (X,), dynamic_shapes=(ANY,)).run_decompositions(torch._decomp.decomposition_table)

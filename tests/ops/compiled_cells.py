@@ -18,7 +18,7 @@ LAYERS = {
     "mgu": fastrcn.ConvRecurrent(MGU(), 2, 5, num_layers=2),
     "peephole": fastrcn.ConvLSTM(2, 5, peephole="conv", bidirectional=True),
     "zoneout": fastrcn.ConvLSTM(2, 5, zoneout=0.3, zoneout_cell=0.4),
-    "normed": fastrcn.ConvLSTM(2, 5, peephole="channel", layer_norm="channel"),
+    "normed": fastrcn.ConvRNN(2, 5, nonlinearity="relu", layer_norm="channel"),
     "dropout": fastrcn.ConvGRU(2, 5, recurrent_dropout=0.2),
 }
 DTYPES = (torch.float64, torch.float32)
