@@ -3,15 +3,30 @@
 import csv
 import io
 import os
+import stat
 import uuid
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: FASTRCN_CACHE, else ``fastrcn`` in the user's folder for caches."""
+    """Where what can be made again is kept, an absolute path: FASTRCN_CACHE, else ``fastrcn`` in the user's folder for
+    caches."""
     given = os.environ.get("FASTRCN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fastrcn"
+    folder = Path(given).expanduser() if given else Path(base).expanduser() / "fastrcn"
+    return folder.absolute()
+
+
+def make_cache_folder() -> Path:
+    """``cache_folder()``; where it is not there, made for its owner alone. Raises OSError where it cannot be."""
+    folder = cache_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def only_ours(status: os.stat_result) -> bool:
+    """Whether a file or folder is the user's or root's, and neither its group nor others can write it."""
+    return status.st_uid in (0, os.getuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def write_at_once(path, write):

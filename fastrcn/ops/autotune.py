@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fastrcn._version import __version__
-from fastrcn.files import cache_folder, write_at_once
+from fastrcn.files import cache_folder, make_cache_folder, write_at_once
 from fastrcn.ops.triton_support import device_of, interpreting
 
 _asked: list[tuple] = []
@@ -147,7 +147,7 @@ def _record(file, key, candidates, chosen):
     import fcntl  # not on every system on which the package is imported
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder()
         with open(file.with_suffix(".lock"), "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = _read(file)
