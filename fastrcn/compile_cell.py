@@ -49,7 +49,7 @@ def compile_cell(cell_or_layer) -> CompileReport:
 
     For cells of one's own, and others that are not in ``fastrcn.cells.BUILT_IN``; takes seconds, once: the compiled
     file is kept in the folder that FASTRCN_CACHE names, by default ``fastrcn`` in the user's folder for caches. Other
-    processes call this too and find it there.
+    processes call this too and find it there. Only files are loaded that nobody but the user and root can have written.
 
     Args:
         cell_or_layer: a ``fastrcn.cells.Cell``; or a layer or model, for the cells of all recurrent layers in it, as
@@ -58,11 +58,18 @@ def compile_cell(cell_or_layer) -> CompileReport:
         what was done, to be printed.
     Raises:
         TypeError: for anything else. RuntimeError: where the extension is missing, where there is no C++ compiler (CXX,
-        else c++, g++ or clang++), where it fails, and where its result cannot be kept. What ran before still does.
+        else c++, g++ or clang++), where it fails, where its result cannot be kept, and where others can write the
+        folder; it names the cell and says what became of those before it. What ran before still does.
     """
     if native.module() is None:
         raise RuntimeError(f"compile_cell: expected the native extension, but {native.missing_reason()}")
-    return CompileReport(tuple(_compile(cell) for cell in _cells_of(cell_or_layer)))
+    cells, done = _cells_of(cell_or_layer), []
+    try:
+        done.extend(_compile(cell) for cell in cells)
+    except RuntimeError as error:
+        before = f"\nbefore it: {CompileReport(tuple(done))}" if done else ""
+        raise RuntimeError(f"compile_cell: {cells[len(done)]!r}: {error}{before}") from error
+    return CompileReport(tuple(done))
 
 
 def _cells_of(cell_or_layer) -> list[Cell]:
@@ -89,5 +96,7 @@ def _compile(cell) -> CompiledCell:
     info: Any = json.loads(extension.build_info)
     file, found = build(extension.stage_source, header_source([cell]), info, isa)
     native.register_stages(file)
+    if not native.has_cell(schedule, 0):
+        raise RuntimeError(f"{file}: expected the stages of {cell!r} for {isa}, it has none; delete the file")
     seconds = time.perf_counter() - begin
     return CompiledCell(repr(cell), "found in the cache" if found else f"compiled for {isa} in {seconds:.1f} s", file)

@@ -160,7 +160,7 @@ def test_lower_instruction_set():
     assert "FASTRCN_ISA: expected one of" in python("from fastrcn import native; native.isa()", FASTRCN_ISA="mmx")[1]
 
 
-def test_info():
+def test_info(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "fastrcn", "info", "--json"], capture_output=True, text=True, check=True
     )
@@ -175,7 +175,12 @@ def test_info():
     runs |= {("conv_recurrent", "triton", d) for d in dtypes if d != "float64" and torch.cuda.is_available()}
     assert {key for key, t in tests.items() if t["ok"]} == runs, tests
     assert all(t["reason"] and "error" not in t for t in tests.values() if not t["ok"])
-    text = subprocess.run([sys.executable, "-m", "fastrcn", "info"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "no_program").write_bytes(b"\x7fELF, or nearly")
+    (tmp_path / "no_program").chmod(0o755)
+    variables = os.environ | {"CXX": str(tmp_path / "no_program")}
+    command = [sys.executable, "-m", "fastrcn", "info"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout
+    assert "no_program --version: expected a C++ compiler" in text
     assert "self-test" in text
     assert "autotune: off" in text
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 import fastrcn
-from fastrcn import native
+from fastrcn import info, native
 from fastrcn.cells import Cell, conv, tanh
 from fastrcn.compiler.emit_cpp import header_source
 from fastrcn.compiler.library import build, find_compiler
@@ -31,6 +33,11 @@ pytestmark = [
 class Leaky(Cell):
     def step(self, x, h):
         return h / 2 + tanh(conv(x) + conv(h)) / 2
+
+
+class Slower(Cell):
+    def step(self, x, h):
+        return h / 4 * 3 + tanh(conv(x) + conv(h)) / 4
 
 
 @pytest.fixture
@@ -93,10 +100,14 @@ def test_two_processes_at_once_and_a_damaged_file(cache):
     assert not native.has_cell(schedule_of(Leaky().key), 0)
 
 
-def built(source=None):
-    extension = native.module()
-    source = extension.stage_source if source is None else source
-    return build(source, header_source([Leaky()]), json.loads(extension.build_info), native.isa())[0]
+def build_it(source, cell=None):
+    """(file, whether it was there)."""
+    build_info = json.loads(native.module().build_info)
+    return build(source, header_source([cell or Leaky()]), build_info, native.isa())
+
+
+def built(source=None, cell=None):
+    return build_it(native.module().stage_source if source is None else source, cell)[0]
 
 
 def test_other_libraries_are_refused(cache):
@@ -134,6 +145,26 @@ def test_without_a_compiler(monkeypatch):
     fastrcn.ConvRecurrent(Leaky(), 2, 3)(torch.randn(2, 1, 2, 4, 4))[0].sum().backward()
 
 
+def test_a_compiler_that_does_not_run(monkeypatch, tmp_path):
+    no_program = tmp_path / "no_program"
+    no_program.write_bytes(b"\x7fELF, or nearly")
+    no_program.chmod(0o755)
+    cases = [
+        (
+            str(no_program),
+            "no_program --version: expected a C\\+\\+ compiler .*CXX.* it fails: .*Exec format error",
+        ),
+        (script(tmp_path / "silent", "true"), "silent --version: expected the version .*CXX.* got status 0, output ''"),
+        (script(tmp_path / "fails", "echo no licence >&2; exit 3"), "got status 3, .* errors 'no licence"),
+        ("'g++", 'CXX: expected a command, got "\'g\\+\\+" .No closing quotation'),
+    ]
+    for name, message in cases:
+        monkeypatch.setenv("CXX", name)
+        with pytest.raises(RuntimeError, match=message) as told:
+            fastrcn.compile_cell(Leaky())
+        assert str(told.value) == f"compile_cell: {Leaky()!r}: {info._compile_cell()['reason']}"
+
+
 def test_what_fails_is_told(cache, monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)stages\.cpp failed with status 1:.*no such loops"):
         built("#error no such loops")
@@ -156,3 +187,71 @@ def test_errors_and_empty_reports(monkeypatch):
     monkeypatch.setattr(native, "module", lambda: None)
     with pytest.raises(RuntimeError, match="compile_cell: expected the native extension, but"):
         fastrcn.compile_cell(Leaky())
+
+
+def test_what_others_can_have_written_is_compiled_anew(cache):
+    before = os.umask(0o002)  # new files are for the group to write
+    try:
+        file, _ = build_it("int other;")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (cache, file)] == [0o700, 0o644]
+    assert build_it("int other;") == (file, True)
+    cache.chmod(0o755)
+    assert build_it("int other;") == (file, True)
+    file.chmod(0o664)
+    assert build_it("int other;") == (file, False)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    file.rename(cache / "elsewhere")
+    file.symlink_to(cache / "elsewhere")
+    assert build_it("int other;") == (file, False)
+    assert not file.is_symlink()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(RuntimeError, match=rf"{file}: cannot be written .*FASTRCN_CACHE"):
+        build_it("int other;")
+    cache.chmod(0o777)
+    with pytest.raises(RuntimeError, match=rf"{cache}: expected a folder .* with mode 0777: .*FASTRCN_CACHE"):
+        build_it("int other;")
+
+
+def test_a_library_of_another_cell_is_told(cache):
+    """Under the name of the asked one, and whole."""
+    ours, others = built(), built(cell=Slower())
+    planted = ours.with_name(f"{ours.stem.rpartition('-')[0]}-{others.stem.rpartition('-')[2]}.so")
+    others.rename(planted)
+    ours.unlink()
+
+    def run(rank):
+        with pytest.raises(RuntimeError, match=rf"Leaky\(\): {planted}: expected the stages of .*Leaky.* it has none"):
+            fastrcn.compile_cell(Leaky())
+
+    at_once(run, 1)
+
+
+def test_a_failure_at_the_second_cell_names_it(cache, monkeypatch, tmp_path):
+    once = f'[ "$1" = --version ] || mkdir {tmp_path / "once"} || exit 1'
+    monkeypatch.setenv("CXX", script(tmp_path / "once.sh", f'{once}\nexec {os.environ["CXX"]} "$@"'))
+    layers = nn.ModuleList([fastrcn.ConvRecurrent(Leaky(), 2, 3), fastrcn.ConvRecurrent(Slower(), 2, 3)])
+
+    def run(rank):
+        with pytest.raises(RuntimeError) as told:
+            fastrcn.compile_cell(layers)
+        assert native.has_cell(schedule_of(Leaky().key), 0)
+        return str(told.value)
+
+    (text,) = at_once(run, 1)
+    error, before = text.split("\nbefore it: ")
+    assert error.startswith(f"compile_cell: {Slower()!r}: ")
+    assert "failed with status 1" in error
+    assert before.startswith(f"loaded the compiled stages of 1 of 1 cells\n  {Leaky()!r}: compiled for")
+
+
+def test_no_temporary_folder_and_no_result(cache, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        with pytest.raises(RuntimeError, match=r"stages\.cpp: no library .* TMPDIR: .*No such file .*missing"):
+            built("int other;")
+    monkeypatch.setenv("CXX", script(tmp_path / "idle", "echo idle 1.0"))
+    with pytest.raises(RuntimeError, match=r"idle .*stages\.cpp: no library .*stages\.so"):
+        built("int other;")

@@ -6,13 +6,14 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from fastrcn._version import __version__
-from fastrcn.files import cache_folder, write_at_once
+from fastrcn.files import cache_folder, make_cache_folder, only_ours, write_at_once
 
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -31,25 +32,41 @@ class Compiler(NamedTuple):
 def find_compiler() -> Compiler:
     """The machine's C++ compiler: CXX where it is set, else the first of c++, g++ and clang++ that is on PATH.
 
-    Raises RuntimeError where there is none.
+    Raises RuntimeError where there is none, and where it does not tell its version.
     """
-    asked = shlex.split(os.environ.get("CXX") or "")
+    given = os.environ.get("CXX") or ""
+    try:
+        asked = shlex.split(given)
+    except ValueError as error:
+        raise RuntimeError(f"CXX: expected a command, got {given!r} ({error})") from error
     for command in [asked] if asked else [[name] for name in _COMPILERS]:
         if shutil.which(command[0]):
-            version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-            return Compiler(tuple(command), version)
-    looked_for = f"CXX={os.environ['CXX']}" if asked else f"CXX, which is not set, then {', '.join(_COMPILERS)} on PATH"
+            return Compiler(tuple(command), _version_of(command))
+    looked_for = f"CXX={given}" if asked else f"CXX, which is not set, then {', '.join(_COMPILERS)} on PATH"
     raise RuntimeError(
         f"no C++ compiler was found (looked for {looked_for}); without one the cell still runs, with PyTorch stages"
     )
+
+
+def _version_of(command):
+    asked = shlex.join([*command, "--version"])
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise RuntimeError(f"{asked}: expected a C++ compiler (CXX names another one), it fails: {error}") from error
+    if done.returncode or not done.stdout.strip():
+        end = f"status {done.returncode}, output {done.stdout[-500:]!r} and errors {done.stderr[-500:]!r}"
+        raise RuntimeError(f"{asked}: expected the version of a C++ compiler (CXX names another one), got {end}")
+    return done.stdout
 
 
 def build(source: str, stages: str, build_info: dict, isa: str) -> tuple[Path, bool]:
     """The library of ``stages``, emitted code, within ``source``, the extension's text around it: (its file, whether it
     was there already). ``build_info``: the extension's, which tells the flags for each instruction set.
 
-    The file's name is made of all that the code depends on, and of its own content: a damaged one is compiled anew.
-    Raises RuntimeError where there is no compiler, where it fails, and where the folder cannot be written.
+    The file's name is made of all that the code depends on, and of its own content: a damaged one is compiled anew, and
+    so is one that somebody else than the user and root could have written. Raises RuntimeError where there is no
+    compiler, where it fails, and where the folder cannot be written or others can write it.
     """
     compiler = find_compiler()
     flags = [*build_info["stage_flags"][isa].split(), "-DFRCN_STAGE_LIBRARY", "-shared"]
@@ -57,20 +74,50 @@ def build(source: str, stages: str, build_info: dict, isa: str) -> tuple[Path, b
     # Not the compiler's place: its version says what it is.
     parts = [source, stages, compiler.version, compiler.command[1:], flags, platform.machine(), __version__]
     key = _digest(json.dumps(parts).encode())
-    folder = cache_folder()
+    folder = _folder()
     for file in sorted(folder.glob(f"stages-{key}-*.so")):
-        if file.stem.endswith(_digest(file.read_bytes())):
+        if _is_ours_and_whole(file):
             return file, True
     content = _compile(compiler, flags, source, stages)
     file = folder / f"stages-{key}-{_digest(content)}.so"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_at_once(file, lambda place: place.write_bytes(content))
+        write_at_once(file, lambda place: _write(place, content))
+    except OSError as error:
+        raise RuntimeError(f"{file}: cannot be written ({error}); FASTRCN_CACHE names another folder") from error
+    return file, False
+
+
+def _folder():
+    """The cache folder: what lies in it is run, so nobody else may write there."""
+    try:
+        folder = make_cache_folder()
+        status = folder.stat()
     except OSError as error:
         raise RuntimeError(
-            f"{folder}: expected a folder that can be written ({error}); FASTRCN_CACHE names another one"
+            f"{cache_folder()}: expected a folder that can be written ({error}); FASTRCN_CACHE names another one"
         ) from error
-    return file, False
+    if not only_ours(status):
+        raise RuntimeError(
+            f"{folder}: expected a folder of user {os.getuid()} or root that neither its group nor others can write, "
+            f"got one of user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}: somebody else could have "
+            "put code there; FASTRCN_CACHE names another one"
+        )
+    return folder
+
+
+def _is_ours_and_whole(file):
+    try:
+        status = file.lstat()
+        ours = stat.S_ISREG(status.st_mode) and only_ours(status)
+        return ours and file.stem.endswith(_digest(file.read_bytes()))
+    except OSError:  # it cannot be read, or another process has just replaced it
+        return False
+
+
+def _write(place, content):
+    """Not for the group to write, whatever rights the process gives to new files: such a file would not be taken."""
+    with open(place, "wb", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
+        file.write(content)
 
 
 def _digest(content: bytes):
@@ -78,11 +125,14 @@ def _digest(content: bytes):
 
 
 def _compile(compiler, flags, source, stages) -> bytes:
-    with TemporaryDirectory() as folder:
-        Path(folder, "stages.cpp").write_text(source)
-        Path(folder, "conv_recurrent_stages.h").write_text(stages)
-        command = [*compiler.command, *flags, "-o", "stages.so", "stages.cpp"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{shlex.join(command)} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
-        return Path(folder, "stages.so").read_bytes()
+    command = [*compiler.command, *flags, "-o", "stages.so", "stages.cpp"]
+    try:
+        with TemporaryDirectory() as folder:
+            Path(folder, "stages.cpp").write_text(source)
+            Path(folder, "conv_recurrent_stages.h").write_text(stages)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode == 0:
+                return Path(folder, "stages.so").read_bytes()
+    except OSError as error:
+        raise RuntimeError(f"{shlex.join(command)}: no library came of a folder in TMPDIR: {error}") from error
+    raise RuntimeError(f"{shlex.join(command)} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
