@@ -15,6 +15,11 @@ from fastrcn.layers.weights import Weights, positive
 _AXES = ("features", "C,L", "C,H,W", "C,D,H,W")
 
 
+def _with_cell(layer, kind, text):
+    """``extra_repr``'s text with the cell, of a layer whose class does not tell it: ``kind`` itself."""
+    return f"{layer.cell!r}, {text}" if type(layer) is kind else text
+
+
 class ConvRecurrent(Weights):
     """A recurrent convolutional layer of any cell.
 
@@ -121,6 +126,7 @@ class ConvRecurrent(Weights):
         inputs = tuple(x.unsqueeze(axis) if unbatched else x for x in inputs)
         if self.batch_first:
             inputs = tuple(x.transpose(0, 1) for x in inputs)
+        self._check_map(inputs[0])
         inputs = tuple(self._widened(x) for x in inputs)
         states: Any = self._initial(hx, inputs[0], unbatched)
         if reset is None:
@@ -197,7 +203,7 @@ class ConvRecurrent(Weights):
         return output, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
     def extra_repr(self):
-        text = super().extra_repr()
+        text = _with_cell(self, ConvRecurrent, super().extra_repr())
         for name, usual in (
             ("num_layers", 1), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False), ("recompute", False)
         ):  # fmt: skip
@@ -243,6 +249,7 @@ class ConvRecurrentCell(Weights):
             tensors = tuple(t[None] for t in tensors) if unbatched else tensors
             return tuple(self._widened(t) for t in tensors)
 
+        self._check_map(inputs[0])
         last: Any
         weight_ih, weight_hh, bias, weight_ch = self._arguments("")
         inputs = tuple(x[None] for x in maps(inputs))
@@ -255,3 +262,6 @@ class ConvRecurrentCell(Weights):
         if unbatched:
             last = tuple(s[0] for s in last)
         return last if len(last) > 1 else last[0]
+
+    def extra_repr(self):
+        return _with_cell(self, ConvRecurrentCell, super().extra_repr())

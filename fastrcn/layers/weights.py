@@ -13,6 +13,9 @@ from fastrcn.compiler.schedule import schedule_of
 from fastrcn.layers.state_noise import StateNoise
 from fastrcn.ops.conv_recurrent.geometry import output_map
 
+_EPS = 1e-5
+"""What layer normalisation adds to the variance where nothing else is asked for, as ``torch.nn.LayerNorm``."""
+
 
 def positive(value, name):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -26,6 +29,10 @@ class Weights(nn.Module):
     ``axes``: how many a map has for the caller, 3 (volumes), 2, 1 (lines of pixels) or 0 (vectors); inside it has at
     least 2, the others of size 1.
     """
+
+    padding, peephole, map_size, layer_norm, layer_norm_eps = "same", None, None, None, _EPS
+    """What an object has that never was given the option: one that an earlier version pickled, or a layer with
+    torch.nn's own attributes."""
 
     def __init__(
         self, cell, input_size, hidden_size, kernel_size, recurrent_kernel_size, *, bias, stride, dilation, padding,
@@ -54,7 +61,7 @@ class Weights(nn.Module):
         self.stride, self.dilation = self._per_axis(stride, "stride"), self._per_axis(dilation, "dilation")
         self.has_bias, self.backend = bool(bias), backend
         self.peephole = _check_peephole(schedule, peephole, map_size)
-        self.layer_norm, self.layer_norm_eps = _check_layer_norm(layer_norm, layer_norm_eps, map_size)
+        self.layer_norm, self.layer_norm_eps = _check_layer_norm(layer_norm, layer_norm_eps, map_size, axes)
         self.map_size = None if map_size is None else self._per_axis(map_size, "map_size")
         normed = LayerNorm(cell, self.layer_norm_eps) if layer_norm else cell
         self._noise = StateNoise(normed, zoneout, zoneout_cell, recurrent_dropout)
@@ -73,9 +80,7 @@ class Weights(nn.Module):
 
     def __setstate__(self, state):
         """Of an object that an earlier version pickled: what later ones added takes the value that changes nothing."""
-        later = {"axes": 2 if state.get("maps", True) else 0, "padding": "same", "layer_norm": None}
-        later |= {"layer_norm_eps": 1e-5}
-        added = {name: value for name, value in later.items() if not hasattr(type(self), name)}
+        added = {} if hasattr(type(self), "axes") else {"axes": 2 if state.get("maps", True) else 0}
         super().__setstate__(added | {name: value for name, value in state.items() if name != "maps"})
         if "_noise" not in state and not hasattr(type(self), "_noise"):
             self._noise = StateNoise(self.cell, 0.0, 0.0, 0.0)
@@ -119,6 +124,18 @@ class Weights(nn.Module):
         """The size of the states' maps."""
         padding = check_padding(self.padding, self._map_axes)
         return tuple(output_map(input.shape[-self._map_axes :], self.kernel_size, self.stride, self.dilation, padding))
+
+    def _check_map(self, input):
+        """ValueError where an input with maps of the caller's axes gives another hidden map than full weights have."""
+        full = [name for name in ("peephole", "layer_norm") if getattr(self, name) == "full"]
+        if not full:
+            return
+        found, size = self._map(self._widened(input)), input.shape[input.dim() - self.axes :]
+        if found != self.map_size:
+            raise ValueError(
+                f"input: expected a map that gives the hidden map map_size={self._of_caller(self.map_size)}, which "
+                f'{full[0]}="full" is for, got {tuple(size)}, which gives {self._of_caller(found)}'
+            )
 
     @property
     def cells(self):
@@ -183,7 +200,7 @@ class Weights(nn.Module):
             text += ", bias=False"
         ones = (1,) * self._map_axes
         usually = {"stride": ones, "dilation": ones, "padding": "same", "peephole": None, "layer_norm": None}
-        usually |= {"layer_norm_eps": 1e-5, "backend": None}
+        usually |= {"layer_norm_eps": _EPS, "backend": None}
         for name, usual in usually.items():
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
@@ -203,13 +220,17 @@ def _check_peephole(schedule, peephole, map_size):
     return peephole
 
 
-def _check_layer_norm(layer_norm, eps, map_size):
+def _check_layer_norm(layer_norm, eps, map_size, axes):
+    if not axes and layer_norm not in (None, "channel"):
+        raise ValueError(f'layer_norm: expected None or "channel" for vectors, got {layer_norm!r}')
     if layer_norm not in (None, "channel", "full"):
         raise ValueError(f'layer_norm: expected None, "channel" or "full", got {layer_norm!r}')
     if layer_norm == "full" and map_size is None:
         raise ValueError('map_size: expected the size of the hidden map, which layer_norm="full" needs, got None')
     if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not eps > 0:
         raise ValueError(f"layer_norm_eps: expected a number above 0, got {eps!r}")
+    if layer_norm is None and eps != _EPS:
+        raise ValueError(f"layer_norm_eps: expected its default {_EPS} without layer_norm, got {eps!r}")
     return layer_norm, float(eps)
 
 

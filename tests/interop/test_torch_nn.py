@@ -1,5 +1,8 @@
 """fastrcn.interop.torch_nn, by the fused operation, against torch.nn's own layers and cells."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -113,6 +116,16 @@ def test_cell(kind, batch):
     assert_same(theirs, ours, torch.randn(*batch, 3), (h, torch.randn(*batch, 4)) if kind == "LSTM" else h)
     assert_same(theirs, ours, torch.randn(*batch, 3))
     assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
+def test_copies_and_pickles_add_no_attributes(kind):
+    layer, x = getattr(torch_nn, kind)(3, 4), torch.randn(2, 3)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert vars(other).keys() == vars(layer).keys()
+        assert repr(other) == repr(layer)
+        for a, b in zip(other(x), layer(x), strict=True):
+            assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -120,10 +120,24 @@ def test_devices():
         layer(X.to("meta"))
 
 
-def test_full_peephole_on_another_map():
-    layer = fastrcn.ConvLSTM(2, 3, peephole="full", map_size=(6, 6))
-    with pytest.raises(ValueError, match=r"weight_ch.*\(9,4,5\).*\(9, 6, 6\)"):
-        layer(X)
+@pytest.mark.parametrize("option", ["peephole", "layer_norm"])
+@pytest.mark.parametrize(
+    ("make", "shape", "map_size", "came"),
+    [
+        (fastrcn.ConvLSTM, (3, 1, 2, 4, 5), (6, 6), "(4, 5), which gives (2, 3)"),
+        (fastrcn.ConvLSTMCell, (2, 4, 5), (6, 6), "(4, 5), which gives (2, 3)"),
+        (fastrcn.ConvLSTM1d, (3, 1, 2, 5), 4, "(5,), which gives (3,)"),
+        (fastrcn.ConvLSTM3dCell, (1, 2, 2, 4, 5), (1, 2, 2), "(2, 4, 5), which gives (1, 2, 3)"),
+    ],
+)
+def test_full_weights_on_another_map(make, shape, map_size, came, option):
+    layer = make(2, 3, stride=2, map_size=map_size, **{option: "full"})
+    expected = map_size if isinstance(map_size, tuple) else (map_size,)
+    with pytest.raises(ValueError) as error:
+        layer(torch.randn(shape))
+    assert str(error.value) == (
+        f'input: expected a map that gives the hidden map map_size={expected}, which {option}="full" is for, got {came}'
+    )
 
 
 @pytest.mark.parametrize(

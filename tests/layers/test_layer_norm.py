@@ -164,6 +164,10 @@ def test_errors():
         ({"layer_norm": True}, 'layer_norm: expected None, "channel" or "full", got True'),
         ({"layer_norm": "full"}, 'map_size: expected the .* which layer_norm="full" needs'),
         ({"layer_norm": "channel", "layer_norm_eps": 0}, "layer_norm_eps: expected a number above 0, got 0"),
+        ({"layer_norm_eps": 0.1}, "layer_norm_eps: expected its default 1e-05 without layer_norm, got 0.1"),
     ]:
         with pytest.raises(ValueError, match=words):
             fastrcn.ConvLSTM(2, 3, **options)
+    for make in (fastrcn.LSTM, fastrcn.GRUCell):
+        with pytest.raises(ValueError, match=r"^layer_norm: expected None or .channel. for vectors, got 'full'$"):
+            make(3, 4, layer_norm="full")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastrcn
+from fastrcn import cells
 from tests.helpers import loops
 from tests.helpers.cells import MGU
 from tests.helpers.tolerances import assert_close
@@ -299,6 +300,15 @@ def test_copies_and_pickles():
     x = torch.randn(3, 2, 2, 4, 4)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(x)[0], layer(x)[0])
+
+
+def test_repr_names_the_cell_where_the_class_does_not():
+    cell = "fastrcn.cells.conv_gru.ConvGRU(reset='after')"
+    layer = fastrcn.ConvRecurrent(cells.ConvGRU("after"), 2, 3, 5, num_layers=2)
+    assert repr(layer) == f"ConvRecurrent({cell}, 2, 3, kernel_size=(5, 5), num_layers=2)"
+    step = fastrcn.ConvRecurrentCell(cells.ConvGRU("after"), 2, 3, bias=False)
+    assert repr(step) == f"ConvRecurrentCell({cell}, 2, 3, kernel_size=(3, 3), bias=False)"
+    assert repr(fastrcn.ConvGRU(2, 3)) == "ConvGRU(2, 3, kernel_size=(3, 3))"
 
 
 def test_meta_device_and_empty_batch():
