@@ -29,13 +29,13 @@ def triple(value, name, least):
     return values
 
 
-_NUMBERS = {2: "a pair", 3: "three"}
+_NUMBERS = {1: "a list with one", 2: "a pair", 3: "three"}
 _AXES = {2: "H,W", 3: "D,H,W"}
 _KERNEL_AXES = {2: "kh,kw", 3: "kd,kh,kw"}
 
 
 def per_axis(value, name, axes):
-    """A positive int, or one for each of a map's 2 or 3 axes, as a tuple of so many."""
+    """A positive int, or one for each of a map's 1 to 3 axes, as a tuple of so many."""
     values = _ints(value, axes, 1)
     if values is None:
         raise ValueError(f"{name}: expected a positive int or {_NUMBERS[axes]} of them, got {value!r}")

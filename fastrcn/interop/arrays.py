@@ -54,12 +54,13 @@ def plain_layer(packed, **options):
     return packing.plain_layer(_KINDS[packed[0].dim()], [packed], **options)
 
 
-def packed_of(layer):
-    """The packed weights of a ``fastrcn.ConvLSTM``, 1d or 3d of one layer.
+def packed_of(layer, free=()):
+    """The packed weights of a ``fastrcn.ConvLSTM``, 1d or 3d of one layer. ``free``: options of which the other layout
+    has other values than the usual too.
 
     Raises TypeError for anything else, ValueError for options that other projects' layers do not have.
     """
     kinds = tuple(_KINDS.values())
     if not isinstance(layer, kinds):
         raise TypeError(f"layer: expected a fastrcn.ConvLSTM, ConvLSTM1d or ConvLSTM3d, got {type(layer).__name__}")
-    return packing.packed_one(layer, next(kind for kind in kinds if isinstance(layer, kind)))
+    return packing.packed_one(layer, next(kind for kind in kinds if isinstance(layer, kind)), free)

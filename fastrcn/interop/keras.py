@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastrcn.cells import HardSigmoidConvLSTM
-from fastrcn.interop import arrays
+from fastrcn.checks import per_axis
+from fastrcn.interop import arrays, packing
 from fastrcn.layers import ConvRecurrent
 
 _NAMES = ("kernel", "recurrent_kernel")
+_FREE = ("padding", "stride", "dilation")
 
 _CELL = "a fastrcn.cells.Cell of your own may have another"
 _USUAL = {
@@ -57,12 +59,17 @@ def from_state_dict(state, **options):
             ``keras_layer.get_weights()``.
     Raises: ValueError for another list or even kernels, TypeError for arrays that are not of floating point.
     """
+    return arrays.plain_layer(_packed(state), **options)
+
+
+def _packed(state):
+    """The packed weights of Keras' list."""
     if not isinstance(state, (list, tuple)) or len(state) not in (2, 3):
         came = f"{len(state)}" if isinstance(state, (list, tuple)) else type(state).__name__
         raise ValueError(f"state: expected a list of kernel, recurrent_kernel and, if any, bias, got {came}")
     weight_ih, weight_hh = (arrays.weight_of(array, name) for array, name in zip(state, _NAMES, strict=False))
     bias = arrays.tensor(state[2], "bias") if len(state) == 3 else None
-    return arrays.plain_layer((weight_ih, weight_hh, bias), **options)
+    return weight_ih, weight_hh, bias
 
 
 def from_layer(config, weights, *, keras_version=None):
@@ -75,7 +82,7 @@ def from_layer(config, weights, *, keras_version=None):
 
     Args:
         config: ``keras_layer.get_config()``, or the "config" of a layer in a saved model's. What is missing has Keras'
-            default.
+            default; ``kernel_size``, ``strides`` and ``dilation_rate`` may be ints, as Keras' constructor takes them.
         weights: ``keras_layer.get_weights()``.
         keras_version: 2 or 3, needed for ``hard_sigmoid``, which they define differently.
     Raises:
@@ -101,15 +108,17 @@ def from_layer(config, weights, *, keras_version=None):
             f"keras_version: expected 2 or 3 for recurrent_activation='hard_sigmoid', which they define differently, "
             f"got {keras_version!r}"
         )
-    rank, padding = len(config["kernel_size"]), config.get("padding", "valid")
-    stride, dilation = (tuple(config.get(name, (1,) * rank)) for name in ("strides", "dilation_rate"))
+    packed, padding = _packed(weights), config.get("padding", "valid")
+    rank = packed[0].dim() - 2
+    sizes = ("kernel_size", "strides", "dilation_rate")
+    kernel_size, stride, dilation = (per_axis(config.get(name, 1), name, rank) for name in sizes)
     if padding == "same" and any(s > 1 for s in stride):
         raise ValueError(f'padding: expected "valid" with strides {stride}, got "same", for which Keras pads unevenly')
-    layer = from_state_dict(
-        weights, padding=padding, stride=stride if rank > 1 else stride[0],
+    layer = arrays.plain_layer(
+        packed, padding=padding, stride=stride if rank > 1 else stride[0],
         dilation=dilation if rank > 1 else dilation[0], batch_first=True,
     )  # fmt: skip
-    given = (config["filters"], tuple(config["kernel_size"]), config.get("use_bias", True))
+    given = (config["filters"], kernel_size, config.get("use_bias", True))
     found = (layer.hidden_size, layer._of_caller(layer.kernel_size), layer.has_bias)
     if found != given:
         raise ValueError(f"weights: expected filters, kernel_size, use_bias {given}, as in config, got {found}")
@@ -130,11 +139,19 @@ def _of_cell(cell, layer):
 
 
 def to_state_dict(layer):
-    """The list for ``keras_layer.set_weights``, with the weights of a ``fastrcn.ConvLSTM``,
-    1d or 3d of one layer.
+    """The list for ``keras_layer.set_weights``, with the weights of a ``fastrcn.ConvLSTM``, 1d or 3d of one layer, or
+    of the ``fastrcn.ConvRecurrent`` that ``from_layer`` makes for ``hard_sigmoid``.
 
+    The list does not tell the padding "same" or "valid", strides and dilation: Keras' layer must have the same.
     Raises: ValueError or TypeError for a layer that Keras' cannot hold.
     """
-    weight_ih, weight_hh, bias = arrays.packed_of(layer)
+    is_hard = type(layer) is ConvRecurrent and type(layer.cell) is HardSigmoidConvLSTM
+    packed = packing.packed_one(layer, ConvRecurrent, _FREE) if is_hard else arrays.packed_of(layer, _FREE)
+    if layer.padding != "same" and any(layer.padding):
+        raise ValueError(f'layer: expected padding "same" or "valid", Keras has no other, got {layer.padding}')
+    if layer.padding == "same" and any(s > 1 for s in layer.stride):
+        stride = layer._of_caller(layer.stride)
+        raise ValueError(f'layer: expected padding "valid" with stride {stride}, as Keras pads unevenly, got "same"')
+    weight_ih, weight_hh, bias = packed
     kernels = [arrays.kernel_of(weight) for weight in (weight_ih, weight_hh)]
     return kernels if bias is None else [*kernels, bias.cpu().numpy().copy()]

@@ -107,9 +107,9 @@ def check_plain_options(layer, usual):
             raise ValueError(f"layer: expected {name}={value!r}, the other layout has no other, got {layer!r}")
 
 
-def packed_of(layer, kind, norms=()):
+def packed_of(layer, kind, norms=(), free=()):
     """The packed weights of a plain layer or cell, one triple per layer. ``norms``: names of the factors of its layer
-    normalisation, where the other layout has it.
+    normalisation, where the other layout has it. ``free``: options of which it has other values than the usual too.
 
     Raises TypeError for anything else, ValueError for options that other projects' layers do not have.
     """
@@ -119,7 +119,8 @@ def packed_of(layer, kind, norms=()):
     usual = {"stride": ones, "dilation": ones, "peephole": None, "recurrent_kernel_size": layer.kernel_size}
     if kind not in _CELLS:
         usual |= {"bidirectional": False, "dropout": 0.0}
-    check_plain_options(layer, usual | ({"layer_norm": "full"} if norms else {}))
+    usual |= {"layer_norm": "full"} if norms else {}
+    check_plain_options(layer, usual | {name: getattr(layer, name) for name in free})
     if kind in (ConvGRU, ConvGRUCell) and layer.cell.reset != "before":
         raise ValueError(f'layer: expected reset="before", the other layout has no other, got {layer.cell.reset!r}')
     suffixes = [""] if kind in _CELLS else [f"_l{k}" for k in range(layer.num_layers)]
@@ -131,9 +132,9 @@ def packed_of(layer, kind, norms=()):
     return [tuple(parameters.get(name + suffix) for name in _NAMES) for suffix in suffixes]
 
 
-def packed_one(layer, kind):
+def packed_one(layer, kind, free=()):
     """As ``packed_of``, the one triple of a plain layer that is not stacked; else ValueError."""
-    packed = packed_of(layer, kind)
+    packed = packed_of(layer, kind, free=free)
     if len(packed) > 1:
         raise ValueError(f"layer: expected num_layers=1, the other layout is of one layer, got {len(packed)}")
     return packed[0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fastrcn
+from fastrcn import cells
 from fastrcn.interop import keras
 from tests.helpers.tolerances import assert_close
 from tests.interop.test_channels_last import HIDDEN, KERNELS, KINDS, example, first, loop, same, valid
@@ -124,5 +125,46 @@ def test_hard_sigmoid(rank, version, slope, monkeypatch):
         with fastrcn.use_backend(backend):
             output, _ = layer(first(np.moveaxis(x, 1, 0), 2), hx)
         assert_close(output, first(np.moveaxis(truth, 1, 0), 2))
-    with pytest.raises(TypeError, match=r"layer: expected .* ConvLSTM3d, got ConvRecurrent"):
-        keras.to_state_dict(layer)
+    assert all(np.array_equal(a, b) for a, b in zip(keras.to_state_dict(layer), weights, strict=True))
+
+
+def test_hard_sigmoid_goes_back():
+    kernels = example("2d")[0]
+    options = {"strides": 2, "dilation_rate": [1, 2], "use_bias": False, "recurrent_activation": "hard_sigmoid"}
+    layer = keras.from_layer(config("2d", **options), kernels, keras_version=2)
+    assert repr(layer).startswith(
+        "ConvRecurrent(fastrcn.cells.conv_lstm.HardSigmoidConvLSTM(slope=0.2), 3, 2, kernel_size=(3, 5), bias=False, "
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(keras.to_state_dict(layer), kernels, strict=True))
+    hard = cells.HardSigmoidConvLSTM(0.2)
+    for options, message in [
+        ({"num_layers": 2}, r"layer: expected num_layers=1.*got 2"),
+        ({"bidirectional": True}, r"layer: expected bidirectional=False"),
+        ({"padding": 1}, r'layer: expected padding "same" or "valid".*got \(1, 1\)'),
+        ({"stride": 2}, r'layer: expected padding "valid" with stride \(2, 2\)'),
+        ({"recurrent_kernel_size": 5}, r"layer: expected recurrent_kernel_size=\(3, 3\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            keras.to_state_dict(fastrcn.ConvRecurrent(hard, 2, 3, **options))
+    for other in (fastrcn.ConvRecurrent(cells.ConvLSTM(), 2, 3), fastrcn.ConvRecurrentCell(hard, 2, 3)):
+        with pytest.raises(TypeError, match=r"layer: expected .* ConvLSTM3d, got ConvRecurrent"):
+            keras.to_state_dict(other)
+
+
+@pytest.mark.parametrize("rank", ["1d", "2d"])
+def test_ints_in_place_of_lists(rank):
+    n = len(KERNELS[rank])
+    weights = [np.random.default_rng(0).standard_normal((*[3] * n, c, 8)) for c in (3, HIDDEN)]
+    names = ("kernel_size", "strides", "dilation_rate")
+    for ints in ({"kernel_size": 3, "strides": 2}, {"kernel_size": 3, "dilation_rate": 2}):
+        ints = config(rank, use_bias=False) | dict.fromkeys(names[1:], 1) | ints
+        short, long = (keras.from_layer(c, weights) for c in (ints, ints | {name: [ints[name]] * n for name in names}))
+        assert repr(short) == repr(long)
+        options = {name: getattr(short, name) for name in ("kernel_size", "stride", "dilation")}
+        assert {name: value[-n:] for name, value in options.items()} == dict(
+            zip(options, [(ints[name],) * n for name in names], strict=True)
+        )
+    for name in names:
+        for value in (0, "3", [1] * (n + 1), None):
+            with pytest.raises(ValueError, match=rf"^{name}: expected a positive int or a .* of them, got"):
+                keras.from_layer(config(rank, use_bias=False, **{name: value}), weights)
