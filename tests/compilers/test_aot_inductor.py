@@ -18,11 +18,6 @@ pytestmark = [
 NAMES = ("x", "vectors", "clip", "lengths")
 RUN = """
 given = torch.load("inputs.pt")
-try:
-    torch._inductor.aoti_load_package("package.pt2")(*given.values())
-except RuntimeError as error:
-    results["error"] = str(error)
-fastrcn.ConvLSTM(2, 3, zoneout=0.1, zoneout_cell=0.1)  # makes its cell known
 results |= torch._inductor.aoti_load_package("package.pt2")(*given.values())
 """
 
@@ -45,7 +40,7 @@ def outputs(tmp_path_factory):
         truth = module(*given.values())
         here = torch._inductor.aoti_load_package(str(folder / "package.pt2"))(*given.values())
     there = run_there(RUN, folder)
-    return {column: (truth[column], here[column], there[column]) for column in module} | {"error": there["error"]}
+    return {column: (truth[column], here[column], there[column]) for column in module}
 
 
 @pytest.mark.parametrize("column", SUBJECTS)
@@ -58,8 +53,3 @@ def test_aot_inductor(column, outputs):
     for process in found:
         for a, b in zip(process, truth, strict=True):
             assert_close(a, b)
-
-
-def test_cell_that_the_other_process_does_not_know(outputs):
-    """Its equations are not in the package."""
-    assert "is not known in this process; construct the cell (or its layer) first" in outputs["error"]

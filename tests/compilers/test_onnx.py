@@ -78,9 +78,7 @@ def test_exported_program(tmp_path):
 
 
 def test_any_number_of_steps_is_refused(tmp_path):
-    with pytest.raises(
-        Exception, match=r"input: expected a fixed number of steps T in an ONNX program.*leave axis T out"
-    ):
+    with pytest.raises(Exception, match=r"input: expected a fixed number of steps T in an ONNX or .*leave axis T out"):
         torch.onnx.export(
             fastrcn.ConvGRU(2, 3),
             (X,),
