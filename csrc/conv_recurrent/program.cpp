@@ -188,7 +188,7 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
   Phase phase{*this, {}};
   bool ended = false;  // with a stage: what follows reads its neighbours' results, or overwrites what they read
   // Of each normalisation, those of every thread.
-  std::vector<std::vector<ImageSums>> sums(normalizes.size(), std::vector<ImageSums>(images * threads));
+  std::vector<std::vector<ImageSums>> sums(normalizes.size());
   for (int64_t n = 0; n < count; ++n) {
     const int64_t time = start + n * direction;
     const bool first = at_start && n == 0;
@@ -209,7 +209,7 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         const NormalizeStep& s = normalizes[step.index];
         if (ended || waits(phase, s)) flush(phase);
         auto& own = sums[step.index];
-        std::fill(own.begin(), own.end(), ImageSums());
+        own.assign(images * threads, ImageSums());
         task.normalize = &s;
         task.normalize_args = {s.target.at(time, first),
                                s.backward ? s.normalized.at(time, first) : nullptr,
