@@ -1,11 +1,11 @@
 """ConvLSTM, ConvGRU, ConvRNN and the stacked ConvGRU as layers, and the first three as cells of one step."""
 
 from fastrcn import cells
-from fastrcn.layers.lstm import LSTMWeights, check_forget_bias, lstm_cell
-from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
+from fastrcn.layers.kinds import GRULayer, GRUStep, LSTMLayer, LSTMStep, RNNLayer, RNNStep
+from fastrcn.layers.recurrent import ConvRecurrent
 
 
-class ConvLSTM(LSTMWeights, ConvRecurrent):
+class ConvLSTM(LSTMLayer):
     """ConvLSTM (Shi et al. 2015, arXiv 1506.04214), gates packed i, f, g, o; states (h, c).
 
     ``peephole``: None, "channel" (one weight per channel, the published models'), "full" (a map; needs ``map_size``) or
@@ -15,15 +15,8 @@ class ConvLSTM(LSTMWeights, ConvRecurrent):
     bias (flax adds 1). All other arguments, shapes and errors as ``ConvRecurrent``.
     """
 
-    def __init__(
-        self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, forget_bias=0.0, **options
-    ):
-        cell, peephole = lstm_cell(peephole, ("channel", "full"), "conv")
-        super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, peephole=peephole, **options)
-        self.forget_bias = check_forget_bias(forget_bias)
 
-
-class ConvGRU(ConvRecurrent):
+class ConvGRU(GRULayer):
     """ConvGRU (Ballas et al. 2016, arXiv 1511.06432), gates packed r, z, n; state h.
 
     ``reset``: "before" (the paper: on the state, before its convolution; h' = (1-z) h + z n) or "after" (cuDNN: on the
@@ -31,18 +24,12 @@ class ConvGRU(ConvRecurrent):
     ``ConvRecurrent``.
     """
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, reset="before", **options):
-        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, kernel_size, num_layers, **options)
 
-
-class ConvRNN(ConvRecurrent):
+class ConvRNN(RNNLayer):
     """ConvRNN, h' = tanh(Wx + Uh + b), or relu by ``nonlinearity``; state h.
 
     All other arguments, shapes and errors as ``ConvRecurrent``.
     """
-
-    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, nonlinearity="tanh", **options):
-        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, kernel_size, num_layers, **options)
 
 
 class StackedConvGRU(ConvRecurrent):
@@ -58,24 +45,13 @@ class StackedConvGRU(ConvRecurrent):
         super().__init__(cell, input_size, hidden_size, kernel_size, **options)
 
 
-class ConvLSTMCell(LSTMWeights, ConvRecurrentCell):
+class ConvLSTMCell(LSTMStep):
     """One step of ``ConvLSTM``: (input, (h, c)) -> (h, c)."""
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, *, peephole=None, forget_bias=0.0, **options):
-        cell, peephole = lstm_cell(peephole, ("channel", "full"), "conv")
-        super().__init__(cell, input_size, hidden_size, kernel_size, peephole=peephole, **options)
-        self.forget_bias = check_forget_bias(forget_bias)
 
-
-class ConvGRUCell(ConvRecurrentCell):
+class ConvGRUCell(GRUStep):
     """One step of ``ConvGRU``: (input, h) -> h."""
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, *, reset="before", **options):
-        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, kernel_size, **options)
 
-
-class ConvRNNCell(ConvRecurrentCell):
+class ConvRNNCell(RNNStep):
     """One step of ``ConvRNN``: (input, h) -> h."""
-
-    def __init__(self, input_size, hidden_size, kernel_size=3, *, nonlinearity="tanh", **options):
-        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, kernel_size, **options)

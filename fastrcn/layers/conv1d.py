@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from fastrcn import cells
-from fastrcn.layers.lstm import LSTMWeights, check_forget_bias, lstm_cell
+from fastrcn.layers.kinds import GRULayer, LSTMLayer, RNNLayer
 from fastrcn.layers.recurrent import ConvRecurrent
 
 _ACROSS = {"recurrent_kernel_size": 1, "stride": 1, "dilation": 1, "padding": 0, "map_size": 1}
@@ -26,29 +25,16 @@ class _Lines(ConvRecurrent):
         super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, _axes=1, **of_maps)
 
 
-class ConvLSTM1d(LSTMWeights, _Lines):
+class ConvLSTM1d(LSTMLayer, _Lines):
     """``ConvLSTM`` on lines of pixels: input (T,B,C,L), states (layers*directions,B,C,L'), weights (4C,Cin,k) as those
     of ``torch.nn.Conv1d``. Sizes, stride, dilation, padding and ``map_size`` are ints; all else as ``ConvLSTM``."""
 
-    def __init__(
-        self, input_size, hidden_size, kernel_size=3, num_layers=1, *, peephole=None, forget_bias=0.0, **options
-    ):
-        cell, peephole = lstm_cell(peephole, ("channel", "full"), "conv")
-        super().__init__(cell, input_size, hidden_size, kernel_size, num_layers, peephole=peephole, **options)
-        self.forget_bias = check_forget_bias(forget_bias)
 
-
-class ConvGRU1d(_Lines):
+class ConvGRU1d(GRULayer, _Lines):
     """``ConvGRU`` on lines of pixels: input (T,B,C,L), states (layers*directions,B,C,L'), weights (3C,Cin,k). Sizes,
     stride, dilation and padding are ints; all else as ``ConvGRU``."""
 
-    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, reset="before", **options):
-        super().__init__(cells.ConvGRU(reset), input_size, hidden_size, kernel_size, num_layers, **options)
 
-
-class ConvRNN1d(_Lines):
+class ConvRNN1d(RNNLayer, _Lines):
     """``ConvRNN`` on lines of pixels: input (T,B,C,L), states (layers*directions,B,C,L'), weights (C,Cin,k). Sizes,
     stride, dilation and padding are ints; all else as ``ConvRNN``."""
-
-    def __init__(self, input_size, hidden_size, kernel_size=3, num_layers=1, *, nonlinearity="tanh", **options):
-        super().__init__(cells.ConvRNN(nonlinearity), input_size, hidden_size, kernel_size, num_layers, **options)
