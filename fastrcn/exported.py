@@ -5,6 +5,8 @@ a gradient is asked for, are found out where the program runs. The cell is carri
 anew from it.
 """
 
+import sys
+
 import torch
 from torch._decomp import register_decomposition
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -18,6 +20,7 @@ from fastrcn.ops.autograd import refuse_tangents, tracked
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.layout import maps_first
 from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused
+from fastrcn.ops.conv_recurrent.operators import empty_results
 from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.registration import register
 
@@ -26,6 +29,23 @@ _ARGUMENTS = (
     "Tensor[] masks, Tensor? lengths, int[] stride, int[] dilation, int[]? padding, bool reverse, bool recompute, "
     "str? backend"
 )
+
+
+def call_of(cell, inputs, masks, tensors, options, recompute, backend) -> Call:
+    """What is constant in a call: which backend runs, and what is kept for backward.
+
+    Args:
+        cell: its key. inputs, masks: how many there are.
+        tensors: as ``Call`` has them, or those before the masks.
+        options: stride, dilation, padding, reverse.
+        backend: the one asked for, or None.
+    """
+    save = (Save.STATES if recompute else Save.ALL) if tracked(tensors) else Save.NOTHING
+    first = tensors[0]
+    name = backends.select("conv_recurrent", subject_of(cell, first), first.dtype, first.device.type, backend)
+    stride, dilation, padding, reverse = options
+    results = 1 + len(schedule_of(cell).states)
+    return Call(name, cell, inputs, masks, stride, dilation, padding, reverse, int(save), results)
 
 
 def _schedule(key) -> Schedule:
@@ -38,12 +58,10 @@ def _call(arguments):
     """(the call, its tensors) of the operator's arguments."""
     cell, inputs, weight_ih, *packed, hx, masks, lengths = arguments[:9]
     stride, dilation, padding, reverse, recompute, backend = arguments[9:]
-    tensors, states = [*inputs, *weight_ih, *packed, *hx, *masks, lengths], _schedule(cell).states
-    save = (Save.STATES if recompute else Save.ALL) if tracked(tensors) else Save.NOTHING
-    subject = subject_of(cell, inputs[0])
-    name = backends.select("conv_recurrent", subject, inputs[0].dtype, inputs[0].device.type, backend)
-    options = tuple(stride), tuple(dilation), None if padding is None else tuple(padding), reverse, int(save)
-    return Call(name, cell, len(inputs), len(masks), *options, 1 + len(states)), tensors
+    tensors = [*inputs, *weight_ih, *packed, *hx, *masks, lengths]
+    options = tuple(stride), tuple(dilation), None if padding is None else tuple(padding), reverse
+    _schedule(cell)  # makes the cell known
+    return call_of(cell, len(inputs), len(masks), tensors, options, recompute, backend), tensors
 
 
 def _run(*arguments):
@@ -87,10 +105,18 @@ def _mapped(info, in_dims, *arguments):
 
 def _fake(cell, inputs, weight_ih, weight_hh, *arguments):
     """Shapes, strides and types of what the operator returns."""
-    schedule, (stride, dilation, padding, reverse) = _schedule(cell), arguments[5:9]
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    shapes = [(geometry.steps, *geometry.map), *(geometry.map for _ in schedule.states)]
-    return [maps_first(weight_hh.new_empty(shape), geometry.axes) for shape in shapes]
+    _keep_whole_in_inductor()
+    return empty_results(Geometry.of(_schedule(cell), inputs, weight_ih, weight_hh, *arguments[5:9]), weight_hh)
+
+
+def _keep_whole_in_inductor():
+    """Inductor calls the operator as it is: unasked, it takes the decomposition for a fault where CI is set.
+
+    Called while a program is traced: when Inductor lowers it, its module is there.
+    """
+    lowering, operator = sys.modules.get("torch._inductor.lowering"), conv_recurrent.default
+    if lowering is not None and operator not in lowering.lowerings:
+        lowering.make_fallback(operator, warn=False)
 
 
 def check_fixed_steps(input):

@@ -13,7 +13,7 @@ from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
-from fastrcn.ops.conv_recurrent.op import BothCall, Call, Save, run_fused, run_plain
+from fastrcn.ops.conv_recurrent.op import BothCall, Save, run_fused, run_plain
 from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
@@ -34,9 +34,14 @@ def _has_autocast(device):
     return torch.amp.is_autocast_available(device)
 
 
+def is_autocast(device):
+    """Whether autocast is on for a device type."""
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
 def _autocast(device, tensors) -> tuple[list[Any], Any]:
     """(the tensors in autocast's type where it is on, a context without autocast)."""
-    if not (_has_autocast(device) and torch.is_autocast_enabled(device)):
+    if not is_autocast(device):
         return tensors, nullcontext()
     dtype = torch.get_autocast_dtype(device)
     eligible = (torch.float32, torch.float16, torch.bfloat16)
@@ -107,10 +112,8 @@ def conv_recurrent(
     check_masks(cell, masks, shape, tensors[0])
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
-    save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
-    name = backends.select("conv_recurrent", subject_of(cell.key, tensors[0]), tensors[0].dtype, device, backend)
-    results = 1 + len(schedule_of(cell.key).states)
-    call = Call(name, cell.key, n, len(masks), stride, dilation, padding, bool(reverse), int(save), results)
+    options = stride, dilation, padding, bool(reverse)
+    call = exported.call_of(cell.key, n, len(masks), tensors, options, recompute, backend)
     with without_autocast:
         output, *states = _run(call, [*tensors, *masks, lengths], recompute, backend)
     if lengths is not None:

@@ -100,18 +100,10 @@ def from_state_dict(state, **options):
     weight_ih, weight_hh, bias = packing.loaded(module, state).packed()
     if not norm:
         return packing.plain_layer(layers.ConvLSTMCell, [(weight_ih, weight_hh, bias)], **options)
-    cell = layers.ConvLSTMCell(
-        weight_ih.shape[1], module.num_hidden, weight_x.shape[2], layer_norm="full", map_size=(height, width),
-        device=weight_ih.device, dtype=weight_ih.dtype, **options,
-    )  # fmt: skip
     of_x, of_h = module._norms
-    cell.load_state_dict(
-        {
-            "weight_ih": weight_ih, "weight_hh": weight_hh, "bias": of_x.bias + of_h.bias, "norm_ih": of_x.weight,
-            "norm_hh": of_h.weight,
-        }
-    )  # fmt: skip
-    return cell
+    packed, factors = (weight_ih, weight_hh, of_x.bias + of_h.bias), {"norm_ih": of_x.weight, "norm_hh": of_h.weight}
+    norm_options = {"layer_norm": "full", "map_size": (height, width)}
+    return packing.plain_layer(layers.ConvLSTMCell, [packed], factors, **norm_options, **options)
 
 
 def to_state_dict(layer):

@@ -71,8 +71,8 @@ def unpack_apart(input_convs, state_convs, packed):
     _write(state_convs, weight_hh, None)
 
 
-def plain_layer(kind: Any, packed, **options):
-    """A plain layer or cell with these weights, one triple per layer.
+def plain_layer(kind: Any, packed, more=None, **options):
+    """A plain layer or cell with these weights, one triple per layer. ``more``: what else its state dict has.
 
     Raises ValueError where the layers differ in size or kernel, which the plain layer cannot.
     """
@@ -94,7 +94,7 @@ def plain_layer(kind: Any, packed, **options):
     for k, triple in enumerate(packed):
         suffix = f"_l{k}" if depth else ""
         state |= {name + suffix: value for name, value in zip(_NAMES, triple, strict=True) if value is not None}
-    layer.load_state_dict(state)
+    layer.load_state_dict(state | (more or {}))
     return layer
 
 

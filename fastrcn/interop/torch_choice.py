@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastrcn import backends, native
+from fastrcn.functional import is_autocast
 
 _FEWEST_STEPS = {nn.GRU: (64, 32), nn.RNN: (128, 64)}
 """From so many steps on the fused operation is the faster one: (without gradients, with)."""
@@ -54,6 +55,4 @@ def is_needed(device):
     ``torch.func``, of which torch.nn's own code has not all, or under autocast."""
     if torch.compiler.is_compiling() or is_asked_for() or torch.onnx.is_in_onnx_export():
         return True
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch._C._are_functorch_transforms_active() or is_autocast(device)

@@ -24,6 +24,7 @@ from fastrcn.interop import packing, torch_choice
 from fastrcn.layers.dense import merge_gru_biases
 from fastrcn.layers.recurrent import ConvRecurrent, ConvRecurrentCell
 from fastrcn.layers.state_noise import StateNoise
+from fastrcn.ops.autograd import tracked
 
 _BIASES = ("bias_ih", "bias_hh")
 
@@ -94,8 +95,7 @@ class _Layer(_Vectors, ConvRecurrent, nn.RNNBase):
         else:
             x, steps = input, input.shape[1 if self.batch_first and input.dim() == 3 else 0]
         states = () if hx is None else (hx,) if isinstance(hx, torch.Tensor) else hx
-        tracked = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights))
-        return torch_choice.is_faster(self._own, self.hidden_size, steps, weights[0], tracked)
+        return torch_choice.is_faster(self._own, self.hidden_size, steps, weights[0], tracked((x, *states, *weights)))
 
     def forward(self, input, hx=None) -> Any:
         """As the layer of ``torch.nn``, for tensors and for packed sequences."""

@@ -74,26 +74,15 @@ class Interop(nn.Module):
         return self.maps(x), self.vectors(x[..., 0, 0])
 
 
-class WithLengths(nn.Module):
-    """A layer of sequences that end early."""
+class With(nn.Module):
+    """A layer whose second argument is an option of its forward: ``lengths`` or ``reset``."""
 
-    def __init__(self):
+    def __init__(self, option):
         super().__init__()
-        self.layer = fastrcn.ConvLSTM(2, 3)
+        self.layer, self.option = fastrcn.ConvLSTM(2, 3), option
 
-    def forward(self, x, lengths):
-        return self.layer(x, lengths=lengths)
-
-
-class WithReset(nn.Module):
-    """A layer of sequences in which others begin."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = fastrcn.ConvLSTM(2, 3)
-
-    def forward(self, x, reset):
-        return self.layer(x, reset=reset)
+    def forward(self, x, value):
+        return self.layer(x, **{self.option: value})
 
 
 @dataclass(frozen=True)
@@ -136,8 +125,8 @@ SUBJECTS = {
     "interop": Subject(Interop),
     "conv3d": Subject(_conv3d, ("clip",)),
     "bidirectional": Subject(lambda: fastrcn.ConvLSTM(2, 3, bidirectional=True)),
-    "lengths": Subject(WithLengths, ("x", "lengths")),
-    "reset": Subject(WithReset, ("x", "reset")),
+    "lengths": Subject(lambda: With("lengths"), ("x", "lengths")),
+    "reset": Subject(lambda: With("reset"), ("x", "reset")),
     "noise": Subject(
         lambda: fastrcn.ConvLSTM(2, 3, num_layers=2, dropout=0.5, zoneout=0.3, zoneout_cell=0.4, recurrent_dropout=0.5)
     ),

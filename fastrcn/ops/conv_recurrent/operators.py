@@ -50,6 +50,13 @@ def forward(*arguments):
     return fused.in_turn(forward_requests(*arguments))
 
 
+def empty_results(geometry, like):
+    """The output (T,B,C,H,W) and the last states (B,C,H,W), uninitialised, as they lie in memory; ``like``: a tensor of
+    their type and device."""
+    shapes = [(geometry.steps, *geometry.map), *(geometry.map for _ in geometry.schedule.states)]
+    return [maps_first(like.new_empty(shape), geometry.axes) for shape in shapes]
+
+
 def forward_fake(
     backend, cell, inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, lengths, stride, dilation, padding,
     reverse, save,
@@ -57,10 +64,8 @@ def forward_fake(
     """Shapes, strides and types of what ``forward`` returns."""
     schedule = schedule_of(cell)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    steps, axes = geometry.steps, geometry.axes
-    compute = _BACKENDS[backend].compute_type(weight_hh.dtype)
-    results = [maps_first(weight_hh.new_empty(steps, *geometry.map), axes)]
-    results += [maps_first(weight_hh.new_empty(geometry.map), axes) for _ in schedule.states]
+    steps, compute = geometry.steps, _BACKENDS[backend].compute_type(weight_hh.dtype)
+    results = empty_results(geometry, weight_hh)
     if save:
         for conv in schedule.convolved_states[1:]:
             dtype = compute if conv else accumulate_type(compute)
