@@ -4,13 +4,14 @@ memory, or "library", the library's convolution and a pass over its result. Chos
 The library is the faster matrix product, the fused kernel saves a write and a read of the convolution's result. Both
 grow with the result's size, so what decides is the length K of the sums. In units of the time that the library takes
 for one operation a value costs 2 K again / ``_EFFICIENCY`` fused, where ``again`` counts how often it is computed, and
-2 K + 2 bytes ``_OPERATIONS_PER_BYTE`` by the library.
+2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library.
 """
 
-from contextlib import contextmanager
 from math import prod
 
+from fastrcn.ops.choice import Choice
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.estimates import OPERATIONS_PER_BYTE
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 NAMES = ("fused", "library")
@@ -18,34 +19,23 @@ NAMES = ("fused", "library")
 _EFFICIENCY = 0.85
 """Estimated speed of the fused kernel's product, as a part of the library's. Not measured yet."""
 
-_OPERATIONS_PER_BYTE = {2: 67, 4: 34}
-"""By bytes of the data type: operations of the library's convolution in the time in which a byte is copied. On an H200
-cuDNN's reached 290 TFLOP/s in float16, half of that in tf32, and large copies 4.3 TB/s."""
-
 _BLOCK = 32
 """Channels that a step of the sum takes at least, zeros among them."""
 
-_asked: list[str] = []
+_method = Choice("method", NAMES)
 
 
-@contextmanager
 def use_method(name):
     """Within this context every call runs by the method "fused" or "library", whatever its shape, where it can."""
-    if name not in NAMES:
-        raise ValueError(f"method: expected one of {', '.join(NAMES)}, got {name!r}")
-    _asked.append(name)
-    try:
-        yield
-    finally:
-        _asked.pop()
+    return _method.use(name)
 
 
 def fuses_forward(conv: Conv, pool: Pool, x, weight, exact) -> bool:
     """Whether the forward is one kernel. ``exact``: float32 without tensor cores, in which only the library is fast."""
     if conv.groups != 1:
         return False
-    if _asked:
-        return _asked[-1] == "fused"
+    if _method.asked:
+        return _method.asked == "fused"
     if exact:
         return False
     channels, kernel = weight.shape[1], weight.shape[2:]
@@ -54,7 +44,7 @@ def fuses_forward(conv: Conv, pool: Pool, x, weight, exact) -> bool:
     again = prod(pool.output_size(size)) * pool.cells / prod(size)
     filled = -(-channels // _BLOCK) * _BLOCK / channels
     operations = channels * prod(kernel)
-    saved = x.element_size() * _OPERATIONS_PER_BYTE[x.element_size()]
+    saved = x.element_size() * OPERATIONS_PER_BYTE[x.element_size()]
     return operations * (again * filled / _EFFICIENCY - 1) < saved
 
 
@@ -66,6 +56,6 @@ def fuses_input_gradient(conv: Conv, pool: Pool, needs, exact) -> bool:
     simple = conv.groups == 1 and conv.stride == (1, 1, 1) and not pool.overlaps() and pool.dilation == (1, 1, 1)
     if not needs[0] or not simple:
         return False
-    if _asked:
-        return _asked[-1] == "fused"
+    if _method.asked:
+        return _method.asked == "fused"
     return not needs[1] and not exact and not pool.identity

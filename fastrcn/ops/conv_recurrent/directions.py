@@ -1,26 +1,20 @@
 """How the two directions of a bidirectional layer run: "together", each launch doing both, or "in_turn". The backend
 chooses by shape."""
 
-from contextlib import contextmanager
+from fastrcn.ops.choice import Choice
 
 NAMES = ("together", "in_turn")
 
-_asked: list[str] = []
+_directions = Choice("directions", NAMES)
 
 
-@contextmanager
 def use_directions(name):
     """Within this context the two directions of a layer run "together" or "in_turn", whatever its shape. The backends
     without launches for both (all but ``triton``) run them in turn."""
-    if name not in NAMES:
-        raise ValueError(f"directions: expected one of {', '.join(NAMES)}, got {name!r}")
-    _asked.append(name)
-    try:
-        yield
-    finally:
-        _asked.pop()
+    return _directions.use(name)
 
 
 def together(program, geometry) -> bool:
     """What was asked for, else what the backend's program prefers."""
-    return _asked[-1] == "together" if _asked else program.joins_directions(geometry)
+    asked = _directions.asked
+    return asked == "together" if asked else program.joins_directions(geometry)
