@@ -5,20 +5,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "conv_recurrent/buffer.h"
 #include "conv_recurrent/normalize.h"
 #include "conv_recurrent/stage.h"
 #include "convolution/convolution.h"
 
 namespace frcn {
-
-// A buffer as a step sees it: base + time * step bytes; at the first step `first` instead, where it is given.
-struct Buffer {
-  char* base;
-  int64_t step;
-  char* first;
-
-  char* at(int64_t time, bool is_first) const { return is_first && first ? first : base + time * step; }
-};
 
 // Writes one row of channels to every pixel.
 struct FillStep {

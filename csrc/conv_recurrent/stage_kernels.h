@@ -49,7 +49,18 @@ struct StageSizes {
   int64_t channels, pixels, pixels_per_image;
 };
 
-// Checks what kernel `number` is given and runs it. Throws std::invalid_argument where it does not fit.
+// Kernel `number`. Throws std::invalid_argument where there is none.
+const StageKernel& stage_kernel(const StageKernels& kernels, int number);
+
+// What is the same at all times of a launch: not the buffers' addresses, the addends and the time. `maps`: which
+// gradients of parameters are maps. Throws std::invalid_argument where it does not fit the kernel.
+StageLaunch prepare_launch(const StageKernel& kernel, const std::vector<int64_t>& pitch, const StageSizes& sizes,
+                           const int64_t* lengths, const std::vector<bool>& maps, int64_t parts);
+
+// Throws std::invalid_argument where the kernel has no such argument.
+void set_addend(StageLaunch& launch, const StageKernel& kernel, const Addend& addend);
+
+// Runs kernel `number` once. Throws std::invalid_argument where it does not fit what it is given.
 std::string launch_stage(const StageKernels& kernels, int number, const std::vector<uintptr_t>& data,
                          const std::vector<int64_t>& pitch, const std::vector<Addend>& addends, const StageSizes& sizes,
                          uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, void* where);

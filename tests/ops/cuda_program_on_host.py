@@ -13,20 +13,28 @@ from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_lo
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.normed import CELLS, compare
 from tests.ops.cuda_on_host import stage_cases
-from tests.ops.cuda_on_host.stages import HostKernels
+from tests.ops.cuda_on_host.stages import load
 
-KERNELS = HostKernels(os.environ["FASTRCN_HOST_STAGES"])
+KERNELS = load(os.environ["FASTRCN_HOST_STAGES"])
+LIBRARY = KERNELS.TorchLibrary(torch._C.__file__, "cpu")
+WITHOUT = lambda device: (None, "this PyTorch has no function")  # noqa: E731
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Products add to targets that begin at zero, beside convolutions.
+PRODUCTS = {"products": Case(kernel=(3, 3), recurrent_kernel=(1, 1), bias=False)}
+STREAM = 56
 MANY_CHUNKS = Case(steps=17, batch=1, channels=3, scale=0.2)
 
 
 @pytest.fixture(autouse=True)
 def on_the_host(monkeypatch, poisoned_memory):
     monkeypatch.setattr(cuda, "_kernels", lambda: KERNELS)
-    monkeypatch.setattr(cuda, "_current_stream", lambda device: nullcontext(0))
+    monkeypatch.setattr(cuda, "_torch_library", lambda device: (LIBRARY, ""))
+    monkeypatch.setattr(cuda, "_current_stream", lambda device: nullcontext(STREAM))
     monkeypatch.setattr(cuda, "_PARTS", 3)
     monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "its kernels run on the host"))
-    KERNELS.launches.clear()
+    KERNELS.forget_launches()
+    yield
+    KERNELS.fail_with("")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -37,10 +45,14 @@ def test_stage(stage, dtype):
 
 
 def test_launch_checks_its_arguments():
-    assert "no stage kernel -1" in KERNELS.launch_cuda_stage(-1, 0, [], [], [], 1, 1, 1, 0, 0, [], 1, 0)
-    assert "takes 3 buffers, 0 of them sums; got 1, 0" in KERNELS.launch_cuda_stage(
-        0, 0, [0], [0], [], 1, 1, 1, 0, 0, [], 1, 0
-    )
+    with pytest.raises(ValueError, match="no stage kernel -1"):
+        KERNELS.launch_cuda_stage(-1, 0, [], [], [], 1, 1, 1, 0, 0, [], 1, 0)
+    with pytest.raises(ValueError, match="takes 3 buffers, 0 of them sums; got 1, 0"):
+        KERNELS.launch_cuda_stage(0, 0, [0], [0], [], 1, 1, 1, 0, 0, [], 1, 0)
+    with pytest.raises(ValueError, match="got 2 buffers and 3 pitches"):
+        KERNELS.launch_cuda_stage(0, 0, [0, 0], [0, 0, 0], [], 1, 1, 1, 0, 0, [], 1, 0)
+    with pytest.raises(ValueError, match="a stage has no argument 3"):
+        KERNELS.launch_cuda_stage(0, 0, [0, 0, 0], [0, 0, 0], [(3, 0, 0, 0, 0)], 1, 1, 1, 0, 0, [], 1, 0)
 
 
 def test_every_cell_is_a_subject():
@@ -54,10 +66,10 @@ def test_equals_hand_written_loop(name, case):
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "gru_after", "stacked"])
-@pytest.mark.parametrize("case", ["no_bias_no_states", "stride", "padding_of_1x1"])
+@pytest.mark.parametrize("case", ["no_bias_no_states", "stride", "padding_of_1x1", "products"])
 def test_inputs_convolved_in_the_loop(name, case):
     with input_schedule.use_schedule("in_loop"):
-        compare_with_loop(name, (CASES | PADDINGS)[case], "cuda", torch.float64)
+        compare_with_loop(name, (CASES | PADDINGS | PRODUCTS)[case], "cuda", torch.float64)
 
 
 SHAPES = [*sorted(set(CASES) - {"plain", "reverse_lengths", "many_chunks", "no_input"}), *PADDINGS]
@@ -114,45 +126,93 @@ def test_no_sequences(name):
     grads = torch.autograd.grad(output.sum(), list(tensors.values()))
     assert output.shape[1] == 0
     assert not any(g.any() for g in grads)
-    assert not KERNELS.launches
+    assert not KERNELS.launches()
 
 
 STAGES_OF_A_STEP = {"rnn_tanh": 1, "lstm": 1, "lstm_full": 1, "gru_before": 2, "gru_after": 1, "stacked": 2}
 
 
 @pytest.mark.parametrize("name", STAGES_OF_A_STEP)
-def test_stages_add_what_convolutions_give(name, monkeypatch):
+@pytest.mark.parametrize("loop", ["c++", "python"])
+def test_stages_add_what_convolutions_give(name, loop, monkeypatch):
     """One kernel per stage and step, forward and backward, and no pass over memory that only adds."""
-    added, plain = [], cuda.add_convolution
-
-    def counted(*arguments):
-        added.append(arguments)
-        plain(*arguments)
-
-    monkeypatch.setattr(cuda, "add_convolution", counted)
+    if loop == "python":
+        monkeypatch.setattr(cuda, "_torch_library", WITHOUT)
+    monkeypatch.setattr(cuda, "add_convolution", None)
     case = CASES["plain"]
     compare_with_loop(name, case, "cuda", torch.float64)
-    # Where two groups of slots are convolved from the state, one of its two gradients is added to the other.
-    assert len(added) == (case.steps if name == "gru_after" else 0)
-    assert len(KERNELS.launches) == 2 * case.steps * STAGES_OF_A_STEP[name]
-    forward = KERNELS.launches[: len(KERNELS.launches) // 2]
+    launches = KERNELS.launches()
+    assert len(launches) == 2 * case.steps * STAGES_OF_A_STEP[name]
+    forward = launches[: len(launches) // 2]
     slots = SUBJECTS[name].gates[1]
-    assert sum(len(addends) for _, addends in forward) == case.steps * slots
-    assert all(written for _, addends in forward for *_, written in addends)
+    assert sum(added for added, _, _ in forward) == case.steps * slots
+    assert all(written == added for added, written, _ in forward)
+    assert {stream for *_, stream in launches} == {STREAM}
 
 
 def test_pre_activations_that_nobody_reads_are_not_written():
     tensors = make_tensors(SUBJECTS["lstm"], CASES["plain"])
     with torch.no_grad():
         run_package(SUBJECTS["lstm"], CASES["plain"], tensors, "cuda")
-    assert KERNELS.launches
-    assert not any(written for _, addends in KERNELS.launches for *_, written in addends)
+    assert KERNELS.launches()
+    assert not any(written for _, written, _ in KERNELS.launches())
 
 
 @pytest.mark.parametrize("name", ["mgu"])
 def test_a_cell_of_ones_own_runs_as_pytorch_code(name):
     compare_with_loop(name, CASES["lengths"], "cuda", torch.float64)
-    assert not KERNELS.launches
+    assert not KERNELS.launches()
+
+
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "stacked"])
+@pytest.mark.parametrize("case", ["reverse_lengths", "two_kernels"])
+def test_python_loop(name, case, monkeypatch):
+    """Where PyTorch has not all of the interface that the loop in C++ needs."""
+    monkeypatch.setattr(cuda, "_torch_library", WITHOUT)
+    monkeypatch.setattr(KERNELS, "CudaProgram", None)
+    compare_with_loop(name, CASES[case], "cuda", torch.float64)
+    with input_schedule.use_schedule("in_loop"):
+        compare_with_loop(name, CASES[case], "cuda", torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [("lstm_full", "plain"), ("gru_before", "kernel_1"), ("gru_after", "plain"), ("stacked", "plain")]
+)
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+def test_one_call_per_run(name, case, schedule, monkeypatch):
+    """All steps of a chunk in one call, but for the sequence's first in the backward; nothing of a step in Python."""
+    runs = []
+
+    class Counted(KERNELS.CudaProgram):
+        def run(self, *arguments):
+            runs.append(arguments[1])
+            super().run(*arguments)
+
+    monkeypatch.setattr(KERNELS, "CudaProgram", Counted)
+    monkeypatch.setattr(cuda.Program, "_in_python", None)
+    with input_schedule.use_schedule(schedule):
+        compare_with_loop(name, CASES[case], "cuda", torch.float64)
+    assert runs == [CASES[case].steps, CASES[case].steps - 1, 1]
+
+
+def test_a_failing_launch():
+    tensors = make_tensors(SUBJECTS["lstm"], CASES["plain"])
+    KERNELS.fail_with("too many resources requested for launch")
+    with pytest.raises(RuntimeError, match="a stage's kernel: too many resources requested for launch"):
+        run_package(SUBJECTS["lstm"], CASES["plain"], tensors, "cuda")
+
+
+def test_backward_under_autocast():
+    """Casts belong before the operators: inside, everything is of the type of their tensors."""
+    subject, case = SUBJECTS["lstm"], CASES["plain"]
+    tensors = make_tensors(subject, case, torch.float32)
+    output, _ = run_package(subject, case, tensors, "cuda")
+    loss = output.square().sum()
+    expected = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, list(tensors.values()))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", CELLS)

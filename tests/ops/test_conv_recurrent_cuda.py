@@ -11,6 +11,7 @@ import torch
 import fastrcn
 from fastrcn import backends, native
 from fastrcn.cells import ConvLSTM
+from fastrcn.ops.conv_recurrent import cuda
 from tests.helpers import normed
 from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.cuda_graph import captured
@@ -90,6 +91,32 @@ def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
         assert all(torch.equal(first[n], t) for n, t in run().items())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "stacked"])
+def test_time_loop_in_cpp(name, monkeypatch):
+    """Nothing of a step is Python, and both loops give the same."""
+    assert cuda._torch_library("cuda")[1] == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda.Program, "_in_python", None)
+        compare_with_loop(name, LARGE, "cuda", torch.float32, "cuda")
+    monkeypatch.setattr(cuda, "_torch_library", lambda device: (None, "not asked for"))
+    compare_with_loop(name, LARGE, "cuda", torch.float32, "cuda")
+
+
+@pytest.mark.gpu
+def test_backward_under_autocast():
+    """Casts belong before the operators; the library's convolutions inside would be cast again."""
+    subject = SUBJECTS["lstm"]
+    leaves = {n: t.cuda().requires_grad_() for n, t in make_tensors(subject, LARGE, torch.float32).items()}
+    output, _ = run_package(subject, LARGE, leaves, "cuda")
+    loss = output.square().sum()
+    expected = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = torch.autograd.grad(loss, list(leaves.values()))
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
 def _training_step(layer):
     def step(x):
         output, _ = layer(x)
@@ -151,11 +178,16 @@ def test_reasons(monkeypatch):
     known = [s.fingerprint for s, _ in stage_cases.STAGES.values()]
     module = SimpleNamespace(cuda_stage=lambda f, stage, backward: -1 + (f in known))
     monkeypatch.setattr(native, "module", lambda: module)
+    monkeypatch.setattr(cuda, "_torch_library", lambda device: (object(), ""))
     assert ask(cell, torch.int32, "cuda") == (
         False,
         "it has float32, float64, bfloat16 and float16, these are int32",
     )
-    assert ask(cell, torch.float16, "cuda") == (True, "the library's convolutions, one CUDA kernel per stage")
+    how = "the library's convolutions, one CUDA kernel per stage, time loop in "
+    assert ask(cell, torch.float16, "cuda") == (True, how + "C++")
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda, "_torch_library", lambda device: (None, "this PyTorch has no function f"))
+        assert ask(cell, torch.float16, "cuda") == (True, how + "Python: this PyTorch has no function f")
     ok, reason = ask(MGU(), torch.float32, "cuda")
     assert ok
     assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason

@@ -14,14 +14,15 @@ from tests.ops import cuda_on_host
 from tests.ops.cuda_on_host import stages
 
 ROOT = Path(__file__).parents[2]
+FILES = ("tests/ops/cuda_program_on_host.py", "tests/ops/cuda_loop_on_host.py")
 
 
 def test_on_the_host(tmp_path):
-    """All tests of a file."""
+    """All tests of two files."""
     if cuda_on_host.compiler() is None:
         pytest.skip("no C++ compiler (tried CXX, g++, clang++, c++)")
     library, needed = stages.build(tmp_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/cuda_program_on_host.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES]
     # The maps are small: threads would only wait for each other.
     variables = os.environ | needed | {"FASTRCN_HOST_STAGES": str(library), "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=900)

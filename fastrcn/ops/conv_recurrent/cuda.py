@@ -2,10 +2,15 @@
 
 A stage's kernel loads what a convolution adds to its pre-activations (backward: to the gradients it begins with)
 together with these, so that no pass over memory only adds, and writes the sum back where somebody reads it again.
+
+The time loop is C++, which calls the library through PyTorch's C interface; it is Python where a PyTorch has not all of
+that interface, and for cells whose stages were not compiled.
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
 
 import torch
 
@@ -14,9 +19,10 @@ from fastrcn.compiler.schedule import Schedule, schedule_of
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
+from fastrcn.ops.conv_recurrent.cuda_addends import Addend, buffers_of, find_addends
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 from fastrcn.ops.conv_recurrent.subject import Subject
 
 _PARTS = 512
@@ -29,7 +35,9 @@ def can_run(subject: Subject, dtype, device):
     if problem:
         return False, problem
     if has_kernels(schedule_of(subject[0])):
-        return True, "the library's convolutions, one CUDA kernel per stage"
+        problem = _torch_library(device)[1]
+        loop = f"Python: {problem}" if problem else "C++"
+        return True, f"the library's convolutions, one CUDA kernel per stage, time loop in {loop}"
     other = "" if schedule_of(subject[0]).normalizes else " (triton compiles cells when they run)"
     return True, (
         "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
@@ -47,6 +55,15 @@ def _kernels():
     return native.module()
 
 
+@cache
+def _torch_library(device) -> tuple[Any, str]:
+    """(PyTorch's C interface for tensors on a type of device, "") or (None, why there is none)."""
+    try:
+        return native.module().TorchLibrary(torch._C.__file__, device), ""
+    except RuntimeError as error:
+        return None, str(error)
+
+
 @contextmanager
 def _current_stream(device):
     """Makes a device the current one, and gives its current stream."""
@@ -58,82 +75,6 @@ def has_kernels(schedule: Schedule) -> bool:
     """Whether every stage of a cell was compiled, from the same equations."""
     signatures = (*forward_signatures(schedule), *backward_signatures(schedule))
     return all(_kernels().cuda_stage(schedule.fingerprint, s.stage, s.backward) >= 0 for s in signatures)
-
-
-def _same_maps(one: Buffer, other: Buffer):
-    """Whether two buffers are the same maps at every time, but for the slot."""
-    if one.data.data_ptr() != other.data.data_ptr() or one.timed != other.timed:
-        return False
-    return one.first is other.first and (not one.timed or one.shift - one.origin == other.shift - other.origin)
-
-
-def _buffers(step) -> list[Buffer]:
-    """The maps that a step reads or writes."""
-    if isinstance(step, StageCall):
-        return step.buffers
-    if isinstance(step, Normalize):
-        return [step.target, step.scale]
-    if isinstance(step, NormalizeBackward):
-        return [step.target, step.normalized, step.scale]
-    return [step.target] if isinstance(step, Fill) else [step.source, step.target]
-
-
-def _touching(step, maps: Buffer):
-    """The buffers of a step that lie in the maps' memory."""
-    here = maps.data.untyped_storage().data_ptr()
-    return [b for b in _buffers(step) if b.data.untyped_storage().data_ptr() == here]
-
-
-@dataclass(frozen=True)
-class _Taker:
-    """An argument of a stage that takes a convolution's result from ``channel`` on; ``written``: the sum is needed."""
-
-    stage: StageCall
-    argument: int
-    channel: int
-    written: bool
-
-
-class _Addend:
-    """A convolution whose result stages add to its target as they load it. ``alone``: its target begins at zero."""
-
-    def __init__(self, step: Convolution, takers: list[_Taker], alone):
-        self.step, self.takers, self.alone = step, takers, alone
-        self.result: torch.Tensor | None = None
-
-
-def _takers(steps, n, channels, keep) -> list[_Taker]:
-    """The stages that complete the target of convolution ``n``, one for each slot; none where other steps come before
-    them, or no stage loads a slot. After the last step comes the next time's first, where the target is the same."""
-    target, found = steps[n].target, []
-    missing = set(range(target.channel, target.channel + target.width, channels))
-    later = steps[n + 1 :] + ([] if target.timed else steps[:n])
-    for place, step in enumerate(later):
-        touching = _touching(step, target)
-        if not touching:
-            continue
-        if not isinstance(step, StageCall) or not all(_same_maps(b, target) for b in touching):
-            return []
-        for k, (arg, buffer) in enumerate(zip(step.signature.args, step.buffers, strict=True)):
-            if not (_same_maps(buffer, target) and buffer.channel in missing and step.signature.is_completed(arg)):
-                continue
-            missing.discard(buffer.channel)
-            again = any(_loads(s, target, buffer.channel) for s in later[place + 1 :])
-            written = arg.role == "slot" and (keep or again)
-            found.append(_Taker(step, k, buffer.channel - target.channel, written))
-        if not missing:
-            return found
-        if any(b.channel in missing for b in touching):
-            return []
-    return []
-
-
-def _loads(step, target: Buffer, channel):
-    """Whether a stage loads a slot."""
-    if not isinstance(step, StageCall):
-        return False
-    pairs = zip(step.signature.args, step.buffers, strict=True)
-    return any(a.mode == "load" and b.channel == channel and _same_maps(b, target) for a, b in pairs)
 
 
 class Program(program.Program):
@@ -154,26 +95,16 @@ class Program(program.Program):
         return False
 
     def make_runs(self, keep):
-        self.stream, self.device = 0, _buffers(self.steps[0])[0].data.device
-        self.addends: dict[int, _Addend] = {}
+        self.stream, self.device = 0, buffers_of(self.steps[0])[0].data.device
         self.sums: list[tuple[Buffer, torch.Tensor]] = []
-        compiled = has_kernels(self.geometry.schedule)
-        for n, step in enumerate(self.steps):
-            if compiled and isinstance(step, Convolution) and not step.is_product:
-                takers = _takers(self.steps, n, self.geometry.channels, keep)
-                if takers:
-                    self.addends[n] = _Addend(step, takers, self._begins_at_zero(n))
-        runs = []
-        for n, step in enumerate(self.steps):
-            if isinstance(step, StageCall) and compiled:
-                runs.append(self._stage(step))
-            elif n in self.addends:
-                runs.append(self._convolution(self.addends[n]))
-            elif isinstance(step, Convolution):
-                runs.append(self._added_convolution(step))
-            elif n + 1 not in self.addends or not self.addends[n + 1].alone:
-                runs.append(self._in_python(step))
-        return [program.each(run) for run in runs]
+        self.compiled = has_kernels(self.geometry.schedule)
+        self.addends: dict[int, Addend] = {}
+        if self.compiled:
+            self.addends, self.steps = find_addends(self.steps, self.geometry.channels, keep)
+        self.loop: Any = self._make_loop() if all(map(self._is_native, self.steps)) else None
+        if self.loop is None:
+            return [program.each(self._in_python(step)) for step in self.steps]
+        return [self._run_loop]
 
     def run(self, start, count, at_start):
         if not self.runs:
@@ -191,20 +122,91 @@ class Program(program.Program):
 
     def _settle(self):
         """Complete what no later time will, and add up the parts of parameters' gradients."""
+        if self.loop is not None:
+            self.loop.settle()
         for addend in self.addends.values():
             if addend.result is not None:
-                addend.step.target.at(0, False).add_(addend.result)
+                addend.target.at(0, False).add_(addend.result)
                 addend.result = None
         for buffer, partial in self.sums:
             buffer.data[0] += partial.sum(0)
             partial.zero_()
 
-    def _begins_at_zero(self, n):
-        """Whether the step before sets the target to zero for this convolution alone."""
-        before, step = self.steps[n - 1], self.steps[n]
-        if n == 0 or not isinstance(before, Fill) or before.row is not None or step.skip_first:
-            return False
-        return _same_maps(before.target, step.target) and before.target.width == step.target.width
+    def _is_native(self, step):
+        """Whether the loop in C++ has a step."""
+        if isinstance(step, Convolution):
+            return step.is_product or id(step) in self.addends
+        return isinstance(step, Fill) or (self.compiled and isinstance(step, StageCall))
+
+    def _make_loop(self):
+        """The steps as a program in C++; None where this PyTorch lacks what it needs."""
+        library, _ = _torch_library(self.device.type)
+        if library is None:
+            return None
+        loop = _kernels().CudaProgram(
+            library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
+            native.address(self.lengths), _PARTS,
+        )  # fmt: skip
+        addends = {id(a): a for a in self.addends.values()}
+        numbers = {key: loop.add_addend(self._maps(a.target), a.alone) for key, a in addends.items()}
+        for step in self.steps:
+            if isinstance(step, Fill):
+                self._add_fill(loop, step)
+            elif isinstance(step, StageCall):
+                size = self.dtype.itemsize
+                taken = [(numbers[id(a)], t.argument, t.channel * size, t.written, n) for a, t, n in self._taken(step)]
+                loop.add_stage(*self._launch(step), taken)
+            elif step.is_product:
+                source, target = self._maps(step.source, as_rows=True), self._maps(step.target, as_rows=True)
+                loop.add_product(source, target, *_place(self._matrix(step)), step.skip_first)
+            else:
+                window, addend = (step.stride, step.padding, step.dilation), numbers[id(self.addends[id(step)])]
+                loop.add_convolution(
+                    self._maps(step.source), *_place(self._weight(step)), window, addend, step.skip_first
+                )
+        return loop
+
+    def _run_loop(self, start, count, direction, at_start):
+        self.loop.run(start, count, direction, at_start, self.stream)
+
+    def _maps(self, buffer: Buffer, as_rows=False):
+        """Maps as the loop has them, channels first or as rows of channels (P,C): addresses and layout."""
+        data = self._typed(buffer.data)
+        if not data.is_contiguous():
+            raise ValueError(f"buffer: expected dense maps, got strides {data.stride()}")
+        if buffer.first is not None and not (buffer.first.is_contiguous() and buffer.width == data.shape[-1]):
+            raise ValueError(f"buffer: expected other maps like those at time 0, got strides {buffer.first.stride()}")
+        shape, strides = (v[1:] if buffer.timed else v for v in (tuple(data.shape), data.stride()))
+        (images, *size, _), (of_image, *of_size, _) = shape, strides
+        if as_rows:
+            layout = (images * prod(size), buffer.width), (data.shape[-1], 1)
+        else:
+            layout = (images, buffer.width, *size), (of_image, 1, *of_size)
+        return buffer.address(), layout
+
+    def _typed(self, tensor):
+        """The tensor, of the type that the loop takes all for."""
+        if tensor.dtype != self.dtype:
+            raise TypeError(f"tensor: expected {self.dtype}, got {tensor.dtype}")
+        return tensor
+
+    def _add_fill(self, loop, step: Fill):
+        target, row = self._maps(step.target), 0
+        sizes, strides = target[1][0], [0] * (self.geometry.axes + 2)
+        if step.row is not None:
+            kept = self._typed(step.row).contiguous()
+            # The row too: its id must stay its own.
+            self.packed["cuda", id(step.row)] = kept, step.row
+            row, strides[1] = kept.data_ptr(), 1
+        loop.add_fill(target, row, (sizes, strides))
+
+    def _in_python(self, step):
+        """A step of the loop in Python."""
+        if isinstance(step, StageCall) and self.compiled:
+            return self._stage(step)
+        if isinstance(step, Convolution):
+            return self._convolution(step)
+        return super()._in_python(step)
 
     def _weight(self, step: Convolution):
         """The weight as the library wants it beside channels-last maps, made once per sequence."""
@@ -215,41 +217,52 @@ class Program(program.Program):
             self.packed[key] = step.weight.dense().contiguous(memory_format=last), step.weight
         return self.packed[key][0]
 
-    def _added_convolution(self, step: Convolution):
-        weight = self._weight(step)
+    def _matrix(self, step: Convolution):
+        """The weight (Ci,Co) of a product, a view."""
+        return self._weight(step).view(step.weight.shape[:2]).t()
+
+    def _convolution(self, step: Convolution):
+        """A convolution whose result waits for the stages that add it, or is added to its target."""
+        weight, addend, axes = self._weight(step), self.addends.get(id(step)), self.geometry.axes
 
         def run(time, first):
-            if not (first and step.skip_first):
-                target, source = step.target.at(time, first), step.source.at(time, first)
-                add_convolution(target, source, weight, step.padding, step.stride, step.dilation)
+            if first and step.skip_first:
+                return
+            source = step.source.at(time, first)
+            if addend is None:
+                add_convolution(step.target.at(time, first), source, weight, step.padding, step.stride, step.dilation)
+                return
+            found = convolution(maps_first(source, axes), weight, None, step.stride, step.padding, step.dilation)
+            found = maps_last(found, axes)
+            addend.result = found if addend.result is None else addend.result + found
 
         return run
 
-    def _convolution(self, addend: _Addend):
-        step, weight, axes = addend.step, self._weight(addend.step), self.geometry.axes
+    def _sizes(self):
+        """Channels of a slot, pixels of a step, pixels of a map."""
+        return self.geometry.channels, self.images * self.geometry.map_pixels, self.geometry.map_pixels
 
-        def run(time, first):
-            if not (first and step.skip_first):
-                source = maps_first(step.source.at(time, first), axes)
-                found = convolution(source, weight, None, step.stride, step.padding, step.dilation)
-                addend.result = maps_last(found, axes)
+    def _taken(self, step: StageCall):
+        """What a stage takes: (addend, taker, whether no later stage takes it too)."""
+        addends = {id(a): a for a in self.addends.values()}.values()
+        return [(a, t, t is a.takers[-1]) for a in addends for t in a.takers if t.stage is step]
 
-        return run
-
-    def _stage(self, step: StageCall):
-        """A launch of the stage's kernel."""
-        g, sig, kernels = self.geometry, step.signature, _kernels()
-        addresses = [b.address() for b in step.buffers]
-        pitch, maps = [b.pitch for b in step.buffers], []
+    def _launch(self, step: StageCall):
+        """What is the same in all launches of a stage: its kernel's number, the addresses and pitches of its buffers,
+        which of its sums are maps."""
+        sig, addresses, pitch, maps = step.signature, [b.address() for b in step.buffers], [], []
         for k, (arg, buffer) in enumerate(zip(sig.args, step.buffers, strict=True)):
+            pitch.append(self.geometry.channels if arg.role == "d_param" else buffer.pitch)
             if arg.role == "d_param":
                 maps.append(buffer.data.dim() > 2)
                 addresses[k] = (buffer.data.data_ptr() if maps[-1] else self._partial(buffer), 0, 0)
-                pitch[k] = g.channels
-        taken = [(a, t, t is a.takers[-1]) for a in self.addends.values() for t in a.takers if t.stage is step]
-        number = kernels.cuda_stage(g.schedule.fingerprint, sig.stage, sig.backward)
-        size = self.dtype.itemsize
-        sizes = g.channels, self.images * g.map_pixels, g.map_pixels
+        number = _kernels().cuda_stage(self.geometry.schedule.fingerprint, sig.stage, sig.backward)
+        return number, addresses, pitch, maps
+
+    def _stage(self, step: StageCall):
+        """A launch of the stage's kernel from Python."""
+        number, addresses, pitch, maps = self._launch(step)
+        taken, kernels, size = self._taken(step), _kernels(), self.dtype.itemsize
         lengths, dtype = native.address(self.lengths), native.CUDA_TYPE_NUMBERS[self.dtype]
 
         def run(time, first):
@@ -260,7 +273,7 @@ class Program(program.Program):
                     at = addend.result.data_ptr() + taker.channel * size
                     addends.append((taker.argument, at, addend.result.shape[-1], addend.alone, taker.written))
             wrong = kernels.launch_cuda_stage(
-                number, dtype, data, pitch, addends, *sizes, lengths, time, maps, _PARTS, self.stream
+                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, _PARTS, self.stream
             )
             if wrong:
                 raise RuntimeError(f"fastrcn: a stage's kernel: {wrong}")
@@ -275,3 +288,13 @@ class Program(program.Program):
         partial = torch.zeros(_PARTS, self.geometry.channels, dtype=torch.float64, device=buffer.data.device)
         self.sums.append((buffer, partial))
         return partial.data_ptr()
+
+
+def _layout(tensor):
+    """Sizes and strides."""
+    return tuple(tensor.shape), tensor.stride()
+
+
+def _place(tensor):
+    """Address and layout."""
+    return tensor.data_ptr(), _layout(tensor)

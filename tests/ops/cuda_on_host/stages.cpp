@@ -1,10 +1,21 @@
-// The kernels of the recurrent stages as a library for the host, each block's threads run one after another.
-#include <string>
-#include <vector>
+// The kernels of the recurrent stages for the host, each block's threads run one after another.
+#include "stages.h"
+
+#include <stdexcept>
 
 #include "conv_recurrent/stage_dispatch.h"
 
 namespace {
+
+std::string note(const FRCN_ISA::DeviceStage& a, void* where) {
+  int added = 0, written = 0;
+  for (int k = 0; k < frcn::kMaxStageArguments; ++k) {
+    added += a.addend[k] != nullptr;
+    written += a.complete >> k & 1;
+  }
+  launches().emplace_back(added, written, reinterpret_cast<uintptr_t>(where));
+  return failure();
+}
 
 struct HostBlock {
   template <class Function>
@@ -19,6 +30,8 @@ struct HostLaunch {
 
   template <class Body>
   std::string threads(const FRCN_ISA::DeviceStage& a) const {
+    const std::string problem = note(a, where);
+    if (!problem.empty()) return problem;
     const int64_t count = a.items / 3 + 1;
     for (int64_t thread = 0; thread < count; ++thread) Body::run(a, thread, count);
     return "";
@@ -26,6 +39,8 @@ struct HostLaunch {
 
   template <class Body>
   std::string blocks(const FRCN_ISA::DeviceStageSums& a, int64_t groups) const {
+    const std::string problem = note(a.stage, where);
+    if (!problem.empty()) return problem;
     std::vector<typename Body::Value> room(Body::kRoom);
     for (int64_t group = 0; group < groups; ++group)
       for (int part = 0; part < a.parts; ++part) Body::run(a, HostBlock{}, room.data(), group, part);
@@ -33,40 +48,29 @@ struct HostLaunch {
   }
 };
 
-frcn::StageKernels kernels_of(int64_t type) {
-  using namespace FRCN_ISA;
-  switch (type) {
-    case 0:
-      return stage_kernels<float, float, HostLaunch>();
-    case 1:
-      return stage_kernels<double, double, HostLaunch>();
-    case 2:
-      return stage_kernels<bfloat16, float, HostLaunch>();
-    default:
-      return stage_kernels<float16, float, HostLaunch>();
-  }
-}
-
 }  // namespace
 
-extern "C" int cuda_stage(const char* fingerprint, int stage, int backward) {
-  return frcn::find_stage_kernel(kernels_of(0), fingerprint, stage, backward != 0);
+std::vector<std::tuple<int, int, uintptr_t>>& launches() {
+  static std::vector<std::tuple<int, int, uintptr_t>> all;
+  return all;
 }
 
-// `addends`: five numbers each; `sizes`: channels, pixels, pixels per image.
-extern "C" const char* launch_cuda_stage(int number, int type, const int64_t* data, const int64_t* pitch, int arguments,
-                                         const int64_t* addends, int count, const int64_t* sizes, int64_t lengths,
-                                         int64_t time, const int64_t* maps, int sums, int64_t parts) {
-  static std::string wrong;
-  std::vector<frcn::Addend> added;
-  for (const int64_t* a = addends; a < addends + 5 * count; a += 5)
-    added.emplace_back(static_cast<int>(a[0]), a[1], a[2], a[3] != 0, a[4] != 0);
-  try {
-    wrong = frcn::launch_stage(kernels_of(type), number, {data, data + arguments}, {pitch, pitch + arguments}, added,
-                               {sizes[0], sizes[1], sizes[2]}, lengths, time, std::vector<bool>(maps, maps + sums),
-                               parts, nullptr);
-  } catch (const std::exception& error) {
-    wrong = error.what();
+std::string& failure() {
+  static std::string text;
+  return text;
+}
+
+frcn::StageKernels kernels_of(frcn::DataType type) {
+  using namespace FRCN_ISA;
+  switch (type) {
+    case frcn::DataType::float32:
+      return stage_kernels<float, float, HostLaunch>();
+    case frcn::DataType::float64:
+      return stage_kernels<double, double, HostLaunch>();
+    case frcn::DataType::bfloat16:
+      return stage_kernels<bfloat16, float, HostLaunch>();
+    case frcn::DataType::float16:
+      return stage_kernels<float16, float, HostLaunch>();
   }
-  return wrong.c_str();
+  throw std::invalid_argument("there is no data type " + std::to_string(static_cast<int>(type)));
 }

@@ -1,54 +1,51 @@
-"""The CUDA kernels of the recurrent stages, compiled for the host, in the place of the extension's."""
+"""The CUDA kernels of the recurrent stages and their time loop, compiled for the host, in the place of the
+extension's."""
 
-import ctypes
+import importlib.util
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+
+import torch
 
 from tests.ops.cuda_on_host import ROOT, compile_for_host, compiler
 
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 """What a process must have loaded first to use a library that was compiled with the sanitizers."""
+SOURCES = ("stage_kernels.cpp", "torch_library.cpp", "device_program.cpp")
 
 
 def build(folder):
-    """(the library, environment variables that a process needs to load it)."""
+    """(the module's library, environment variables that a process needs to load it)."""
     subprocess.run([sys.executable, ROOT / "csrc/generate.py", folder / "conv_recurrent_stages.h"], check=True)
-    library, options = folder / "stages.so", ("-shared", "-fPIC", f"-I{folder}")
-    sources = str(ROOT / "csrc/conv_recurrent/stage_kernels.cpp")
-    if not compile_for_host("stages.cpp", library, *options, sources):
+    library, options = folder / "stages.so", ["-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}"]
+    module = _compile_module(folder, options[1:])
+    sources = [str(ROOT / "csrc/conv_recurrent" / name) for name in SOURCES]
+    if not compile_for_host("stages.cpp", library, *options, *sources, str(module), "-ldl"):
         return library, {}
     found = [
         subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
         for name in RUNTIMES
     ]
     paths = [path for path in (f.stdout.strip() for f in found) if Path(path).is_absolute()]
-    # Python keeps much to the end of the process: no leaks of these kernels, which allocate nothing.
+    # Python keeps much to the end of the process: no leaks are looked for.
     return library, {"LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": "detect_leaks=0"}
 
 
-def _array(values):
-    values = list(map(int, values))
-    return (ctypes.c_int64 * max(1, len(values)))(*values)
+def _compile_module(folder, options):
+    """The object file of the bindings, without warnings about the code of Python and of pybind11, which PyTorch
+    brings."""
+    headers = [Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
+    options = [*options, f"-I{ROOT / 'csrc'}", *(word for path in headers for word in ("-isystem", str(path)))]
+    source, module = Path(__file__).with_name("stages_module.cpp"), folder / "stages_module.o"
+    subprocess.run([compiler(), "-std=c++17", "-O0", *options, "-c", str(source), "-o", str(module)], check=True)
+    return module
 
 
-class HostKernels:
-    """Called as the extension is."""
-
-    def __init__(self, path):
-        self.library = ctypes.CDLL(str(path))
-        self.library.launch_cuda_stage.restype = ctypes.c_char_p
-        self.launches = []
-
-    def cuda_stage(self, fingerprint, stage, backward):
-        return self.library.cuda_stage(fingerprint.encode(), stage, int(backward))
-
-    def launch_cuda_stage(
-        self, number, kind, data, pitch, addends, channels, pixels, pixels_per_image, lengths, time, maps, parts, stream
-    ):
-        self.launches.append((number, addends))
-        return self.library.launch_cuda_stage(
-            number, kind, _array(data), _array(pitch), len(data), _array(n for a in addends for n in a), len(addends),
-            _array((channels, pixels, pixels_per_image)), ctypes.c_int64(lengths), ctypes.c_int64(time), _array(maps),
-            len(maps), ctypes.c_int64(parts),
-        ).decode()  # fmt: skip
+def load(path):
+    """The module, which has what the extension has."""
+    spec = importlib.util.spec_from_file_location("stages", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,182 @@
+#include "conv_recurrent/device_program.h"
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace frcn {
+namespace {
+
+using Setting = DeviceProgramSetting;
+using Moment = DeviceMoment;
+
+Tensor view(const Setting& setting, const Maps& maps, const Moment& now) {
+  return setting.torch->view(maps.buffer.at(now.time, now.first), maps.layout, setting.type, setting.device);
+}
+
+class Fill : public DeviceStep {
+ public:
+  Fill(const Setting& setting, Maps target, Tensor row)
+      : setting_(setting), target_(std::move(target)), row_(std::move(row)) {}
+
+  void run(const Moment& now) override {
+    const Tensor target = view(setting_, target_, now);
+    if (row_)
+      setting_.torch->copy(target, row_);
+    else
+      setting_.torch->zero(target);
+  }
+
+ private:
+  const Setting& setting_;
+  Maps target_;
+  Tensor row_;
+};
+
+class Product : public DeviceStep {
+ public:
+  Product(const Setting& setting, Maps source, Maps target, Tensor matrix, bool skip_first)
+      : setting_(setting),
+        source_(std::move(source)),
+        target_(std::move(target)),
+        matrix_(std::move(matrix)),
+        skip_first_(skip_first) {}
+
+  void run(const Moment& now) override {
+    if (now.first && skip_first_) return;
+    setting_.torch->add_product(view(setting_, target_, now), view(setting_, source_, now), matrix_);
+  }
+
+ private:
+  const Setting& setting_;
+  Maps source_, target_;
+  Tensor matrix_;
+  bool skip_first_;
+};
+
+class Convolution : public DeviceStep {
+ public:
+  Convolution(const Setting& setting, Maps source, Tensor weight, Window window, DeviceAddend& addend, bool skip_first)
+      : setting_(setting),
+        source_(std::move(source)),
+        weight_(std::move(weight)),
+        window_(std::move(window)),
+        addend_(addend),
+        skip_first_(skip_first) {}
+
+  void run(const Moment& now) override {
+    if (now.first && skip_first_) return;
+    Tensor found = setting_.torch->convolution(view(setting_, source_, now), weight_, window_);
+    if (!setting_.torch->has_sizes(found, addend_.target.layout))
+      throw std::runtime_error("fastrcn: a convolution's result has other sizes than its target");
+    if (addend_.result) found = setting_.torch->add(addend_.result, found);
+    // Where the library has chosen another layout than the maps have.
+    if (!setting_.torch->has_strides(found, addend_.target.layout)) {
+      Tensor copy = setting_.torch->empty(addend_.target.layout, setting_.type, setting_.device);
+      setting_.torch->copy(copy, found);
+      found = std::move(copy);
+    }
+    addend_.result = std::move(found);
+  }
+
+ private:
+  const Setting& setting_;
+  Maps source_;
+  Tensor weight_;
+  Window window_;
+  DeviceAddend& addend_;
+  bool skip_first_;
+};
+
+class Stage : public DeviceStep {
+ public:
+  Stage(const Setting& setting, int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
+        const std::vector<bool>& maps, std::vector<StageTaker> takers, std::vector<DeviceAddend>& addends)
+      : kernel_(stage_kernel(setting.kernels, number)),
+        launch_(prepare_launch(kernel_, pitch, setting.sizes, setting.lengths, maps, setting.parts)),
+        setting_(setting),
+        buffers_(std::move(buffers)),
+        takers_(std::move(takers)),
+        addends_(addends) {
+    if (buffers_.size() != pitch.size())
+      throw std::invalid_argument("fastrcn: got " + std::to_string(buffers_.size()) + " buffers and " +
+                                  std::to_string(pitch.size()) + " pitches");
+    for (const StageTaker& taker : takers_) addends_.at(taker.addend);
+  }
+
+  void run(const Moment& now) override {
+    StageLaunch launch = launch_;
+    launch.args.time = now.time;
+    for (size_t k = 0; k < buffers_.size(); ++k) launch.args.data[k] = buffers_[k].at(now.time, now.first);
+    for (const StageTaker& taker : takers_) {
+      const DeviceAddend& addend = addends_[taker.addend];
+      if (!addend.result) continue;
+      const auto address = reinterpret_cast<uintptr_t>(setting_.torch->data(addend.result)) + taker.offset;
+      set_addend(launch, kernel_,
+                 {taker.argument, address, addend.target.layout.sizes[1], addend.alone, taker.written});
+    }
+    const std::string problem = kernel_.run(launch, now.where);
+    if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
+    // The memory is free for what comes later on this stream.
+    for (const StageTaker& taker : takers_)
+      if (taker.last) addends_[taker.addend].result.reset();
+  }
+
+ private:
+  const StageKernel& kernel_;
+  const StageLaunch launch_;
+  const Setting& setting_;
+  std::vector<Buffer> buffers_;
+  std::vector<StageTaker> takers_;
+  std::vector<DeviceAddend>& addends_;
+};
+
+}  // namespace
+
+size_t DeviceProgram::add_addend(Maps target, bool alone) {
+  if (!steps_.empty()) throw std::invalid_argument("fastrcn: addends are added before the steps");
+  addends_.push_back({std::move(target), alone, {}});
+  return addends_.size() - 1;
+}
+
+void DeviceProgram::add_fill(Maps target, char* row, Layout row_layout) {
+  Tensor values = row ? setting_.torch->view(row, row_layout, setting_.type, setting_.device) : Tensor();
+  steps_.push_back(std::make_unique<Fill>(setting_, std::move(target), std::move(values)));
+}
+
+void DeviceProgram::add_product(Maps source, Maps target, char* matrix, const Layout& matrix_layout, bool skip_first) {
+  Tensor values = setting_.torch->view(matrix, matrix_layout, setting_.type, setting_.device);
+  steps_.push_back(
+      std::make_unique<Product>(setting_, std::move(source), std::move(target), std::move(values), skip_first));
+}
+
+void DeviceProgram::add_convolution(Maps source, char* weight, const Layout& weight_layout, Window window,
+                                    size_t addend, bool skip_first) {
+  Tensor values = setting_.torch->view(weight, weight_layout, setting_.type, setting_.device);
+  steps_.push_back(std::make_unique<Convolution>(setting_, std::move(source), std::move(values), std::move(window),
+                                                 addends_.at(addend), skip_first));
+}
+
+void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
+                              const std::vector<bool>& maps, std::vector<StageTaker> takers) {
+  steps_.push_back(
+      std::make_unique<Stage>(setting_, number, std::move(buffers), pitch, maps, std::move(takers), addends_));
+}
+
+void DeviceProgram::run(int64_t start, int64_t count, int64_t direction, bool at_start, void* where) {
+  for (int64_t n = 0; n < count; ++n)
+    for (const auto& step : steps_) step->run({start + n * direction, at_start && n == 0, where});
+}
+
+void DeviceProgram::settle() {
+  for (DeviceAddend& addend : addends_) {
+    if (!addend.result) continue;
+    if (addend.target.buffer.step != 0)
+      throw std::logic_error("fastrcn: no stage has taken a convolution's result at a time that is over");
+    const Tensor target = view(setting_, addend.target, {0, false, nullptr});
+    setting_.torch->copy(target, setting_.torch->add(target, addend.result));
+    addend.result.reset();
+  }
+}
+
+}  // namespace frcn

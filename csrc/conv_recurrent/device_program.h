@@ -1,0 +1,98 @@
+// The time loop of the cuda backend: the convolutions are PyTorch's, the stages kernels. It knows no CUDA: the type of
+// the tensors and the stages' table decide where all of it runs. Everything is started on one stream, and nothing
+// waited for. Errors are exceptions with the text of whoever failed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "conv_recurrent/buffer.h"
+#include "conv_recurrent/stage_kernels.h"
+#include "conv_recurrent/torch_library.h"
+
+namespace frcn {
+
+// Maps of one step as PyTorch sees them.
+struct Maps {
+  Buffer buffer;
+  Layout layout;
+};
+
+// What is the same for all steps. `device`: its index. `lengths`: of the images, or null. `parts`: rows of sums that
+// blocks of threads share out.
+struct DeviceProgramSetting {
+  std::shared_ptr<const TorchLibrary> torch;
+  StageKernels kernels;
+  DataType type;
+  int device;
+  StageSizes sizes;
+  const int64_t* lengths;
+  int64_t parts;
+};
+
+// A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
+// zero, and has nothing else.
+struct DeviceAddend {
+  Maps target;  // channels first; the results' layout too
+  bool alone;
+  Tensor result;
+};
+
+// The channels of an addend that a stage adds to an argument, from `offset` bytes on. `written`: the sum is needed by
+// others; `last`: no other stage needs this result.
+struct StageTaker {
+  size_t addend;
+  int argument;
+  int64_t offset;
+  bool written, last;
+};
+
+// One step of the list at one time.
+struct DeviceMoment {
+  int64_t time;
+  bool first;   // of the sequence
+  void* where;  // the stream
+};
+
+class DeviceStep {
+ public:
+  virtual ~DeviceStep() = default;
+  virtual void run(const DeviceMoment& now) = 0;
+};
+
+class DeviceProgram {
+ public:
+  explicit DeviceProgram(DeviceProgramSetting setting) : setting_(std::move(setting)) {}
+  // Steps refer to this.
+  DeviceProgram(const DeviceProgram&) = delete;
+  DeviceProgram& operator=(const DeviceProgram&) = delete;
+
+  // The number of a new addend. All are added before the steps.
+  size_t add_addend(Maps target, bool alone);
+
+  // target = row, or zero where its address is null.
+  void add_fill(Maps target, char* row, Layout row_layout);
+  // target (P,Co) += source (P,Ci) @ matrix (Ci,Co)
+  void add_product(Maps source, Maps target, char* matrix, const Layout& matrix_layout, bool skip_first);
+  // The result goes to an addend, and is added to what is there. `skip_first`: not at the sequence's first step.
+  void add_convolution(Maps source, char* weight, const Layout& weight_layout, Window window, size_t addend,
+                       bool skip_first);
+  // The last buffers are sums, as a StageLaunch has them.
+  void add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
+                 const std::vector<bool>& maps, std::vector<StageTaker> takers);
+
+  // Runs the steps at times start, start + direction, ..., count in all, on the stream `where`, which is PyTorch's
+  // current one. `at_start`: the first of these times is the sequence's first step.
+  void run(int64_t start, int64_t count, int64_t direction, bool at_start, void* where);
+
+  // Adds to its target what no later stage will: only targets that all times share get that far.
+  void settle();
+
+ private:
+  DeviceProgramSetting setting_;
+  std::vector<DeviceAddend> addends_;
+  std::vector<std::unique_ptr<DeviceStep>> steps_;
+};
+
+}  // namespace frcn

@@ -1,0 +1,126 @@
+// The stages' kernels and their time loop as Python functions, of the extension and of tests on the host. Addresses are
+// integers; 0: none.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "conv_recurrent/device_program.h"
+
+namespace frcn {
+
+using KernelsOf = StageKernels (*)(DataType);
+
+// The program as Python makes it: (address at time 0, bytes between steps, address at the first step) of a buffer;
+// (sizes, strides) of a layout.
+class PyDeviceProgram {
+ public:
+  using BufferTuple = std::tuple<uintptr_t, int64_t, uintptr_t>;
+  using LayoutTuple = std::tuple<std::vector<int64_t>, std::vector<int64_t>>;
+  using MapsTuple = std::tuple<BufferTuple, LayoutTuple>;
+  using WindowTuple = std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>>;
+  using TakerTuple = std::tuple<size_t, int, int64_t, bool, bool>;
+
+  explicit PyDeviceProgram(DeviceProgramSetting setting) : program_(std::move(setting)) {}
+
+  size_t add_addend(const MapsTuple& target, bool alone) { return program_.add_addend(maps(target), alone); }
+
+  void add_fill(const MapsTuple& target, uintptr_t row, const LayoutTuple& row_layout) {
+    program_.add_fill(maps(target), address(row), layout(row_layout));
+  }
+
+  void add_product(const MapsTuple& source, const MapsTuple& target, uintptr_t matrix, const LayoutTuple& matrix_layout,
+                   bool skip_first) {
+    program_.add_product(maps(source), maps(target), address(matrix), layout(matrix_layout), skip_first);
+  }
+
+  void add_convolution(const MapsTuple& source, uintptr_t weight, const LayoutTuple& weight_layout,
+                       const WindowTuple& window, size_t addend, bool skip_first) {
+    program_.add_convolution(maps(source), address(weight), layout(weight_layout),
+                             {std::get<0>(window), std::get<1>(window), std::get<2>(window)}, addend, skip_first);
+  }
+
+  void add_stage(int number, const std::vector<BufferTuple>& buffers, const std::vector<int64_t>& pitch,
+                 const std::vector<bool>& sums_of_maps, const std::vector<TakerTuple>& takers) {
+    std::vector<Buffer> all;
+    for (const auto& b : buffers) all.push_back(buffer(b));
+    std::vector<StageTaker> taken;
+    for (const auto& [addend, argument, offset, written, last] : takers)
+      taken.push_back({addend, argument, offset, written, last});
+    program_.add_stage(number, std::move(all), pitch, sums_of_maps, std::move(taken));
+  }
+
+  void run(int64_t start, int64_t count, int64_t direction, bool at_start, uintptr_t stream) {
+    pybind11::gil_scoped_release release;
+    program_.run(start, count, direction, at_start, reinterpret_cast<void*>(stream));
+  }
+
+  void settle() {
+    pybind11::gil_scoped_release release;
+    program_.settle();
+  }
+
+ private:
+  static char* address(uintptr_t number) { return reinterpret_cast<char*>(number); }
+  static Buffer buffer(const BufferTuple& b) {
+    return {address(std::get<0>(b)), std::get<1>(b), address(std::get<2>(b))};
+  }
+  static Layout layout(const LayoutTuple& l) { return {std::get<0>(l), std::get<1>(l)}; }
+  static Maps maps(const MapsTuple& m) { return {buffer(std::get<0>(m)), layout(std::get<1>(m))}; }
+
+  DeviceProgram program_;
+};
+
+// `kernels_of` gives the stages of a data type.
+inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of) {
+  namespace py = pybind11;
+  m.def(
+      "cuda_stage",
+      [kernels_of](const std::string& fingerprint, int stage, bool backward) {
+        return find_stage_kernel(kernels_of(DataType::float32), fingerprint, stage, backward);
+      },
+      "Number of a stage's kernels, or -1.");
+  m.def(
+      "launch_cuda_stage",
+      [kernels_of](int number, int type, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
+                   const std::vector<Addend>& addends, int64_t channels, int64_t pixels, int64_t pixels_per_image,
+                   uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, uintptr_t stream) {
+        return launch_stage(kernels_of(static_cast<DataType>(type)), number, data, pitch, addends,
+                            {channels, pixels, pixels_per_image}, lengths, time, maps, parts,
+                            reinterpret_cast<void*>(stream));
+      },
+      "Launch a stage on a CUDA stream; returns an empty text or what went wrong.");
+  py::class_<TorchLibrary, std::shared_ptr<TorchLibrary>>(
+      m, "TorchLibrary", py::module_local(),
+      "PyTorch's C interface, from the path of a loaded library, for one type of device.")
+      .def(py::init<const std::string&, const std::string&>());
+  py::class_<PyDeviceProgram>(m, "CudaProgram", py::module_local(),
+                              "The time loop of the cuda backend: fills, products, convolutions and stages.")
+      .def(py::init([kernels_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
+                                 std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths, int64_t parts) {
+        const auto [channels, pixels, pixels_per_image] = sizes;
+        const auto kind = static_cast<DataType>(type);
+        return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
+                                                                      kernels_of(kind),
+                                                                      kind,
+                                                                      device,
+                                                                      {channels, pixels, pixels_per_image},
+                                                                      reinterpret_cast<const int64_t*>(lengths),
+                                                                      parts});
+      }))
+      .def("add_addend", &PyDeviceProgram::add_addend)
+      .def("add_fill", &PyDeviceProgram::add_fill)
+      .def("add_product", &PyDeviceProgram::add_product)
+      .def("add_convolution", &PyDeviceProgram::add_convolution)
+      .def("add_stage", &PyDeviceProgram::add_stage)
+      .def("run", &PyDeviceProgram::run)
+      .def("settle", &PyDeviceProgram::settle);
+}
+
+}  // namespace frcn

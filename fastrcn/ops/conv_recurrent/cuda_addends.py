@@ -1,0 +1,136 @@
+"""Which convolutions of a time loop need not add to their target themselves: the stages that load it add their results,
+so that no pass over memory only adds."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
+
+
+@dataclass(frozen=True)
+class Taker:
+    """An argument of a stage that takes a convolution's result from ``channel`` on; ``written``: the sum is needed."""
+
+    stage: StageCall
+    argument: int
+    channel: int
+    written: bool
+
+
+@dataclass
+class Addend:
+    """The sum of what convolutions add to one target, which stages add to it as they load it. ``alone``: the target
+    begins at zero and gets nothing else, so that it need not be filled; ``result``: what is there by now."""
+
+    target: Buffer
+    takers: list[Taker]
+    alone: bool
+    result: torch.Tensor | None = field(default=None, repr=False)
+
+
+def find_addends(steps, channels, keep):
+    """(the addend of each convolution that has one, by the step's id; the steps without fills that are not needed).
+    ``channels``: of a slot; ``keep``: whether somebody reads the targets after the loop."""
+    addends, needless = {}, []
+    for n, step in enumerate(steps):
+        if not isinstance(step, Convolution) or step.is_product:
+            continue
+        takers = _takers(steps, n, channels, keep)
+        if not takers:
+            continue
+        same = [a for a in addends.values() if _same_buffer(a.target, step.target) and _same_takers(a.takers, takers)]
+        if not same:
+            alone = _begins_at_zero(steps, n)
+            same = [Addend(step.target, takers, alone)]
+            if alone:
+                needless.append(n - 1)
+        addends[id(step)] = same[0]
+    return addends, [step for n, step in enumerate(steps) if n not in needless]
+
+
+def buffers_of(step) -> list[Buffer]:
+    """The maps that a step reads or writes."""
+    if isinstance(step, StageCall):
+        return step.buffers
+    if isinstance(step, Normalize):
+        return [step.target, step.scale]
+    if isinstance(step, NormalizeBackward):
+        return [step.target, step.normalized, step.scale]
+    return [step.target] if isinstance(step, Fill) else [step.source, step.target]
+
+
+def _same_maps(one: Buffer, other: Buffer):
+    """Whether two buffers are the same maps at every time, but for the slot."""
+    if one.data.data_ptr() != other.data.data_ptr() or one.timed != other.timed:
+        return False
+    return one.first is other.first and (not one.timed or one.shift - one.origin == other.shift - other.origin)
+
+
+def _same_buffer(one: Buffer, other: Buffer):
+    """Whether two buffers are the same channels of the same maps at every time."""
+    return _same_maps(one, other) and (one.channel, one.width) == (other.channel, other.width)
+
+
+def _same_takers(ones: list[Taker], others: list[Taker]):
+    """Whether the same stages take two results, by the same arguments."""
+    return [(id(t.stage), t.argument) for t in ones] == [(id(t.stage), t.argument) for t in others]
+
+
+def _touching(step, maps: Buffer):
+    """The buffers of a step that lie in the maps' memory."""
+    here = maps.data.untyped_storage().data_ptr()
+    return [b for b in buffers_of(step) if b.data.untyped_storage().data_ptr() == here]
+
+
+def _adds_alike(step, target: Buffer):
+    """Whether a step is a convolution that adds to the target, and does nothing else with its memory."""
+    if not isinstance(step, Convolution) or not _same_buffer(step.target, target):
+        return False
+    return len(_touching(step, target)) == 1
+
+
+def _takers(steps, n, channels, keep) -> list[Taker]:
+    """The stages that complete the target of convolution ``n``, one for each slot; none where other steps but
+    convolutions come before them, or no stage loads a slot. After the last step comes the next time's first, where the
+    target is the same."""
+    target, found = steps[n].target, []
+    missing = set(range(target.channel, target.channel + target.width, channels))
+    later = steps[n + 1 :] + ([] if target.timed else steps[:n])
+    for place, step in enumerate(later):
+        touching = _touching(step, target)
+        if not touching or _adds_alike(step, target):
+            continue
+        if not isinstance(step, StageCall) or not all(_same_maps(b, target) for b in touching):
+            return []
+        for k, (arg, buffer) in enumerate(zip(step.signature.args, step.buffers, strict=True)):
+            if not (_same_maps(buffer, target) and buffer.channel in missing and step.signature.is_completed(arg)):
+                continue
+            missing.discard(buffer.channel)
+            again = any(_loads(s, target, buffer.channel) for s in later[place + 1 :])
+            written = arg.role == "slot" and (keep or again)
+            found.append(Taker(step, k, buffer.channel - target.channel, written))
+        if not missing:
+            return found
+        if any(b.channel in missing for b in touching):
+            return []
+    return []
+
+
+def _loads(step, target: Buffer, channel):
+    """Whether a stage loads a slot."""
+    if not isinstance(step, StageCall):
+        return False
+    pairs = zip(step.signature.args, step.buffers, strict=True)
+    return any(a.mode == "load" and b.channel == channel and _same_maps(b, target) for a, b in pairs)
+
+
+def _begins_at_zero(steps, n):
+    """Whether the step before sets the target of convolution ``n`` to zero, for convolutions alone whose results are
+    added later."""
+    before, step = steps[n - 1], steps[n]
+    if n == 0 or not isinstance(before, Fill) or before.row is not None or step.skip_first:
+        return False
+    if any(_adds_alike(s, step.target) and s.is_product for s in steps):
+        return False
+    return _same_maps(before.target, step.target) and before.target.width == step.target.width
