@@ -54,9 +54,12 @@ class Product : public DeviceStep {
   bool skip_first_;
 };
 
-class Convolution : public DeviceStep {
+}  // namespace
+
+class ConvolutionStep : public DeviceStep {
  public:
-  Convolution(const Setting& setting, Maps source, Tensor weight, Window window, DeviceAddend& addend, bool skip_first)
+  ConvolutionStep(const Setting& setting, Maps source, Tensor weight, Window window, DeviceAddend& addend,
+                  bool skip_first)
       : setting_(setting),
         source_(std::move(source)),
         weight_(std::move(weight)),
@@ -66,6 +69,20 @@ class Convolution : public DeviceStep {
 
   void run(const Moment& now) override {
     if (now.first && skip_first_) return;
+    if (addend_.fused) {
+      addend_.waiting = this;
+      addend_.moment = now;
+    } else {
+      convolve(now);
+    }
+  }
+
+  uintptr_t source(const Moment& now) const {
+    return reinterpret_cast<uintptr_t>(source_.buffer.at(now.time, now.first));
+  }
+
+  // By the library, to the addend's result.
+  void convolve(const Moment& now) const {
     Tensor found = setting_.torch->convolution(view(setting_, source_, now), weight_, window_);
     if (!setting_.torch->has_sizes(found, addend_.target.layout))
       throw std::runtime_error("fastrcn: a convolution's result has other sizes than its target");
@@ -88,6 +105,8 @@ class Convolution : public DeviceStep {
   bool skip_first_;
 };
 
+namespace {
+
 class Stage : public DeviceStep {
  public:
   Stage(const Setting& setting, int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
@@ -102,20 +121,25 @@ class Stage : public DeviceStep {
       throw std::invalid_argument("fastrcn: got " + std::to_string(buffers_.size()) + " buffers and " +
                                   std::to_string(pitch.size()) + " pitches");
     for (const StageTaker& taker : takers_) addends_.at(taker.addend);
+    if (takers_.empty() || !addends_[takers_[0].addend].fused) return;
+    const StepConvolution& convolution = addends_[takers_[0].addend].fused->convolution;
+    int64_t weights = convolution.inputs * item_size(setting.type);
+    for (const int64_t taps : convolution.kernel) weights *= taps;
+    std::vector<StepSlot> slots;
+    for (const StageTaker& taker : takers_) {
+      const DeviceAddend& addend = addends_[taker.addend];
+      if (!addend.fused)
+        throw std::invalid_argument("fastrcn: a stage with a fused convolution takes others' results too");
+      const uintptr_t weight = addend.fused->weight + taker.channel * weights;
+      slots.push_back({weight, taker.argument, addend.alone, taker.written, 0, 0});
+    }
+    step_ = prepare_step(kernel_, launch_, convolution, std::move(slots));
+    run_step_ = step_kernel(setting.steps, number);
   }
 
   void run(const Moment& now) override {
-    StageLaunch launch = launch_;
-    launch.args.time = now.time;
-    for (size_t k = 0; k < buffers_.size(); ++k) launch.args.data[k] = buffers_[k].at(now.time, now.first);
-    for (const StageTaker& taker : takers_) {
-      const DeviceAddend& addend = addends_[taker.addend];
-      if (!addend.result) continue;
-      const auto address = reinterpret_cast<uintptr_t>(setting_.torch->data(addend.result)) + taker.offset;
-      set_addend(launch, kernel_,
-                 {taker.argument, address, addend.target.layout.sizes[1], addend.alone, taker.written});
-    }
-    const std::string problem = kernel_.run(launch, now.where);
+    const bool fused = run_step_ && addends_[takers_[0].addend].waiting;
+    const std::string problem = fused ? run_fused(now) : run_alone(now);
     if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
     // The memory is free for what comes later on this stream.
     for (const StageTaker& taker : takers_)
@@ -123,19 +147,55 @@ class Stage : public DeviceStep {
   }
 
  private:
+  void set(StageLaunch& launch, const Moment& now) const {
+    launch.args.time = now.time;
+    for (size_t k = 0; k < buffers_.size(); ++k) launch.args.data[k] = buffers_[k].at(now.time, now.first);
+  }
+
+  std::string run_fused(const Moment& now) {
+    set(step_.stage, now);
+    const DeviceAddend& one = addends_[takers_[0].addend];
+    step_.convolution.source = one.waiting->source(one.moment);
+    for (size_t n = 0; n < takers_.size(); ++n) {
+      if (takers_[n].argument >= 0) continue;
+      const DeviceAddend& addend = addends_[takers_[n].addend];
+      const char* target = addend.target.buffer.at(addend.moment.time, addend.moment.first);
+      step_.slots[n].target = reinterpret_cast<uintptr_t>(target) + takers_[n].channel * item_size(setting_.type);
+      step_.slots[n].target_pitch = addend.target.layout.strides.back();
+    }
+    for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = nullptr;
+    return run_step_(step_, now.where);
+  }
+
+  std::string run_alone(const Moment& now) const {
+    StageLaunch launch = launch_;
+    set(launch, now);
+    for (const StageTaker& taker : takers_) {
+      const DeviceAddend& addend = addends_[taker.addend];
+      if (!addend.result) continue;
+      const auto address =
+          reinterpret_cast<uintptr_t>(setting_.torch->data(addend.result)) + taker.channel * item_size(setting_.type);
+      set_addend(launch, kernel_,
+                 {taker.argument, address, addend.target.layout.sizes[1], addend.alone, taker.written});
+    }
+    return kernel_.run(launch, now.where);
+  }
+
   const StageKernel& kernel_;
   const StageLaunch launch_;
   const Setting& setting_;
   std::vector<Buffer> buffers_;
   std::vector<StageTaker> takers_;
   std::vector<DeviceAddend>& addends_;
+  StepLaunch step_{};  // with the convolutions that are waiting, where there is such a kernel
+  std::string (*run_step_)(const StepLaunch&, void* where) = nullptr;
 };
 
 }  // namespace
 
-size_t DeviceProgram::add_addend(Maps target, bool alone) {
+size_t DeviceProgram::add_addend(Maps target, bool alone, std::optional<FusedConvolution> fused) {
   if (!steps_.empty()) throw std::invalid_argument("fastrcn: addends are added before the steps");
-  addends_.push_back({std::move(target), alone, {}});
+  addends_.push_back({std::move(target), alone, fused, {}});
   return addends_.size() - 1;
 }
 
@@ -153,8 +213,8 @@ void DeviceProgram::add_product(Maps source, Maps target, char* matrix, const La
 void DeviceProgram::add_convolution(Maps source, char* weight, const Layout& weight_layout, Window window,
                                     size_t addend, bool skip_first) {
   Tensor values = setting_.torch->view(weight, weight_layout, setting_.type, setting_.device);
-  steps_.push_back(std::make_unique<Convolution>(setting_, std::move(source), std::move(values), std::move(window),
-                                                 addends_.at(addend), skip_first));
+  steps_.push_back(std::make_unique<ConvolutionStep>(setting_, std::move(source), std::move(values), std::move(window),
+                                                     addends_.at(addend), skip_first));
 }
 
 void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
@@ -170,6 +230,8 @@ void DeviceProgram::run(int64_t start, int64_t count, int64_t direction, bool at
 
 void DeviceProgram::settle() {
   for (DeviceAddend& addend : addends_) {
+    if (addend.waiting) addend.waiting->convolve(addend.moment);
+    addend.waiting = nullptr;
     if (!addend.result) continue;
     if (addend.target.buffer.step != 0)
       throw std::logic_error("fastrcn: no stage has taken a convolution's result at a time that is over");

@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "conv_recurrent/buffer.h"
 #include "conv_recurrent/stage_kernels.h"
+#include "conv_recurrent/step_kernels.h"
 #include "conv_recurrent/torch_library.h"
 
 namespace frcn {
@@ -24,6 +26,7 @@ struct Maps {
 struct DeviceProgramSetting {
   std::shared_ptr<const TorchLibrary> torch;
   StageKernels kernels;
+  StepKernels steps;
   DataType type;
   int device;
   StageSizes sizes;
@@ -31,28 +34,40 @@ struct DeviceProgramSetting {
   int64_t parts;
 };
 
-// A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
-// zero, and has nothing else.
-struct DeviceAddend {
-  Maps target;  // channels first; the results' layout too
-  bool alone;
-  Tensor result;
-};
-
-// The channels of an addend that a stage adds to an argument, from `offset` bytes on. `written`: the sum is needed by
-// others; `last`: no other stage needs this result.
-struct StageTaker {
-  size_t addend;
-  int argument;
-  int64_t offset;
-  bool written, last;
-};
-
 // One step of the list at one time.
 struct DeviceMoment {
   int64_t time;
   bool first;   // of the sequence
   void* where;  // the stream
+};
+
+class ConvolutionStep;
+
+// Without the source's address.
+struct FusedConvolution {
+  StepConvolution convolution;
+  uintptr_t weight;
+};
+
+// A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
+// zero, and has nothing else. `fused`: the first stage that takes it makes it too, from the source at the moment when
+// it would have been made, and leaves other stages' slots in the target.
+struct DeviceAddend {
+  Maps target;  // channels first; the results' layout too
+  bool alone;
+  std::optional<FusedConvolution> fused;
+  Tensor result;
+  const ConvolutionStep* waiting = nullptr;
+  DeviceMoment moment{};
+};
+
+// The channels of an addend that a stage adds to an argument, from `channel` on; -1: of a fused one, which another
+// stage will load from the target. `written`: the sum is needed by others; `last`: no other stage needs this result.
+struct StageTaker {
+  size_t addend;
+  int argument;
+  int64_t channel;
+  bool written, last;
 };
 
 class DeviceStep {
@@ -69,7 +84,7 @@ class DeviceProgram {
   DeviceProgram& operator=(const DeviceProgram&) = delete;
 
   // The number of a new addend. All are added before the steps.
-  size_t add_addend(Maps target, bool alone);
+  size_t add_addend(Maps target, bool alone, std::optional<FusedConvolution> fused);
 
   // target = row, or zero where its address is null.
   void add_fill(Maps target, char* row, Layout row_layout);

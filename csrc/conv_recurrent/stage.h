@@ -19,6 +19,8 @@ struct StageArgs {
 
 enum class DataType : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
 
+constexpr int64_t item_size(DataType type) { return type == DataType::float64 ? 8 : type == DataType::float32 ? 4 : 2; }
+
 using StageFunction = void (*)(const StageArgs&, int64_t begin, int64_t end);
 
 struct StageEntry {

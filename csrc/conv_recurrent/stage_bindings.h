@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -16,6 +17,22 @@
 namespace frcn {
 
 using KernelsOf = StageKernels (*)(DataType);
+using StepsOf = StepKernels (*)(DataType);
+// A StepConvolution's fields.
+using StepTuple = std::tuple<uintptr_t, int64_t, int64_t, StepConvolution::Axes, StepConvolution::Axes,
+                             StepConvolution::Axes, StepConvolution::Axes>;
+using SlotTuple = std::tuple<uintptr_t, int, bool, bool, uintptr_t, int64_t>;
+
+inline StepConvolution step_convolution(const StepTuple& fields) {
+  return std::apply([](const auto&... field) { return StepConvolution{field...}; }, fields);
+}
+
+inline std::vector<StepSlot> step_slots(const std::vector<SlotTuple>& slots) {
+  std::vector<StepSlot> found;
+  for (const auto& slot : slots)
+    found.push_back(std::apply([](const auto&... field) { return StepSlot{field...}; }, slot));
+  return found;
+}
 
 // The program as Python makes it: (address at time 0, bytes between steps, address at the first step) of a buffer;
 // (sizes, strides) of a layout.
@@ -29,7 +46,12 @@ class PyDeviceProgram {
 
   explicit PyDeviceProgram(DeviceProgramSetting setting) : program_(std::move(setting)) {}
 
-  size_t add_addend(const MapsTuple& target, bool alone) { return program_.add_addend(maps(target), alone); }
+  // `fused`: the convolution, and the weight's address.
+  size_t add_addend(const MapsTuple& target, bool alone, const std::optional<std::tuple<StepTuple, uintptr_t>>& fused) {
+    std::optional<FusedConvolution> convolution;
+    if (fused) convolution = FusedConvolution{step_convolution(std::get<0>(*fused)), std::get<1>(*fused)};
+    return program_.add_addend(maps(target), alone, convolution);
+  }
 
   void add_fill(const MapsTuple& target, uintptr_t row, const LayoutTuple& row_layout) {
     program_.add_fill(maps(target), address(row), layout(row_layout));
@@ -51,8 +73,8 @@ class PyDeviceProgram {
     std::vector<Buffer> all;
     for (const auto& b : buffers) all.push_back(buffer(b));
     std::vector<StageTaker> taken;
-    for (const auto& [addend, argument, offset, written, last] : takers)
-      taken.push_back({addend, argument, offset, written, last});
+    for (const auto& [addend, argument, channel, written, last] : takers)
+      taken.push_back({addend, argument, channel, written, last});
     program_.add_stage(number, std::move(all), pitch, sums_of_maps, std::move(taken));
   }
 
@@ -77,8 +99,8 @@ class PyDeviceProgram {
   DeviceProgram program_;
 };
 
-// `kernels_of` gives the stages of a data type.
-inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of) {
+// `kernels_of` gives the stages of a data type, `steps_of` those with a convolution before them.
+inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf steps_of) {
   namespace py = pybind11;
   m.def(
       "cuda_stage",
@@ -96,25 +118,40 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of) {
                             reinterpret_cast<void*>(stream));
       },
       "Launch a stage on a CUDA stream; returns an empty text or what went wrong.");
+  m.def(
+      "launch_cuda_step",
+      [kernels_of, steps_of](int number, int type, const std::vector<uintptr_t>& data,
+                             const std::vector<int64_t>& pitch, const std::vector<SlotTuple>& slots,
+                             const StepTuple& convolution, int64_t channels, int64_t pixels, int64_t pixels_per_image,
+                             uintptr_t lengths, int64_t time, uintptr_t stream) {
+        const auto kind = static_cast<DataType>(type);
+        return launch_step(kernels_of(kind), steps_of(kind), number, data, pitch, step_slots(slots),
+                           step_convolution(convolution), {channels, pixels, pixels_per_image}, lengths, time,
+                           reinterpret_cast<void*>(stream));
+      },
+      "Launch a convolution with the stage that takes its result; returns an empty text or what went wrong.");
   py::class_<TorchLibrary, std::shared_ptr<TorchLibrary>>(
       m, "TorchLibrary", py::module_local(),
       "PyTorch's C interface, from the path of a loaded library, for one type of device.")
       .def(py::init<const std::string&, const std::string&>());
   py::class_<PyDeviceProgram>(m, "CudaProgram", py::module_local(),
                               "The time loop of the cuda backend: fills, products, convolutions and stages.")
-      .def(py::init([kernels_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
-                                 std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths, int64_t parts) {
+      .def(py::init([kernels_of, steps_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
+                                           std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
+                                           int64_t parts) {
         const auto [channels, pixels, pixels_per_image] = sizes;
         const auto kind = static_cast<DataType>(type);
         return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
                                                                       kernels_of(kind),
+                                                                      steps_of(kind),
                                                                       kind,
                                                                       device,
                                                                       {channels, pixels, pixels_per_image},
                                                                       reinterpret_cast<const int64_t*>(lengths),
                                                                       parts});
       }))
-      .def("add_addend", &PyDeviceProgram::add_addend)
+      .def("add_addend", &PyDeviceProgram::add_addend, py::arg("target"), py::arg("alone"),
+           py::arg("fused") = std::nullopt)
       .def("add_fill", &PyDeviceProgram::add_fill)
       .def("add_product", &PyDeviceProgram::add_product)
       .def("add_convolution", &PyDeviceProgram::add_convolution)

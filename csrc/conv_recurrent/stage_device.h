@@ -57,8 +57,7 @@ FRCN_HD Pack<T, V> read_lanes(const DeviceStage& a, int k, int64_t p, int64_t i)
 }
 
 template <class T, int V>
-FRCN_HD void write_lanes(const DeviceStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
-  T* target = reinterpret_cast<T*>(a.args.data[k]) + p * a.args.pitch[k] + i;
+FRCN_HD void write_lanes(T* target, const Pack<T, V>& pack) {
 #pragma unroll
   for (int part = 0; part < V; part += kPiece<T, V>) {
     Pack<T, kPiece<T, V>> piece;
@@ -66,6 +65,11 @@ FRCN_HD void write_lanes(const DeviceStage& a, int k, int64_t p, int64_t i, cons
     for (int j = 0; j < kPiece<T, V>; ++j) piece[j] = pack[part + j];
     store_pack(target + part, piece);
   }
+}
+
+template <class T, int V>
+FRCN_HD void write_lanes(const DeviceStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
+  write_lanes(reinterpret_cast<T*>(a.args.data[k]) + p * a.args.pitch[k] + i, pack);
 }
 
 // An argument before convolutions are added to it.
@@ -82,8 +86,8 @@ FRCN_HD Pack<T, V> read_addend(const DeviceStage& a, int k, int64_t p, int64_t i
 }
 
 // Rounded as it is kept, so that forward and backward see the same sum.
-template <class A, class T, int V>
-FRCN_HD void add(Pack<T, V>& sum, const Pack<T, V>& addend) {
+template <class A, class T, class U, int V>
+FRCN_HD void add(Pack<T, V>& sum, const Pack<U, V>& addend) {
 #pragma unroll
   for (int j = 0; j < V; ++j) store(sum[j], load<A>(sum[j]) + load<A>(addend[j]));
 }

@@ -38,6 +38,15 @@ StageLaunch prepare_launch(const StageKernel& kernel, const std::vector<int64_t>
   return launch;
 }
 
+void set_data(StageLaunch& launch, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
+              int64_t time) {
+  if (data.size() != pitch.size())
+    throw std::invalid_argument("fastrcn: got " + std::to_string(data.size()) + " buffers and " +
+                                std::to_string(pitch.size()) + " pitches");
+  for (size_t k = 0; k < data.size(); ++k) launch.args.data[k] = reinterpret_cast<char*>(data[k]);
+  launch.args.time = time;
+}
+
 void set_addend(StageLaunch& launch, const StageKernel& kernel, const Addend& addend) {
   const auto& [argument, address, width, alone, written] = addend;
   if (argument < 0 || argument >= kernel.arguments)
@@ -52,13 +61,9 @@ std::string launch_stage(const StageKernels& kernels, int number, const std::vec
                          const std::vector<int64_t>& pitch, const std::vector<Addend>& addends, const StageSizes& sizes,
                          uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, void* where) {
   const StageKernel& kernel = stage_kernel(kernels, number);
-  if (data.size() != pitch.size())
-    throw std::invalid_argument("fastrcn: got " + std::to_string(data.size()) + " buffers and " +
-                                std::to_string(pitch.size()) + " pitches");
   StageLaunch launch = prepare_launch(kernel, pitch, sizes, reinterpret_cast<const int64_t*>(lengths), maps, parts);
-  for (size_t k = 0; k < data.size(); ++k) launch.args.data[k] = reinterpret_cast<char*>(data[k]);
+  set_data(launch, data, pitch, time);
   for (const Addend& addend : addends) set_addend(launch, kernel, addend);
-  launch.args.time = time;
   return kernel.run(launch, where);
 }
 

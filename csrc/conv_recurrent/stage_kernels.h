@@ -57,6 +57,9 @@ const StageKernel& stage_kernel(const StageKernels& kernels, int number);
 StageLaunch prepare_launch(const StageKernel& kernel, const std::vector<int64_t>& pitch, const StageSizes& sizes,
                            const int64_t* lengths, const std::vector<bool>& maps, int64_t parts);
 
+// The addresses of all buffers, and the time. Throws std::invalid_argument where there are more or fewer than pitches.
+void set_data(StageLaunch& launch, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch, int64_t time);
+
 // Throws std::invalid_argument where the kernel has no such argument.
 void set_addend(StageLaunch& launch, const StageKernel& kernel, const Addend& addend);
 

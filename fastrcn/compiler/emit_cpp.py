@@ -94,7 +94,7 @@ def lanes_source(fingerprint: str, sig: Signature) -> str:
     lines += [f"  static constexpr int lanes = V, arguments = {len(sig.args)}, sums = {len(sums)};"]
     lines += ["  using Value = A;", "  using Sum = Pack<A, V>;", ""]
     given = f"int64_t p, int64_t i, bool {''.join(frozen)}, Sum*{' gradients' if sums else ''}"
-    lines.append(f"  static FRCN_HD void run(const DeviceStage& a, {given}) {{")
+    lines += ["  template <class Stage>", f"  static FRCN_HD void run(const Stage& a, {given}) {{"]
     values, adds, writes = [], [], []
     for k, arg in enumerate(sig.args):
         kind, at = f"<{'A' if arg.wide else 'S'}, V>", f"(a, {k}, p, i)"
@@ -105,7 +105,8 @@ def lanes_source(fingerprint: str, sig: Signature) -> str:
         if arg.mode == "store":
             lines.append(f"    Pack{kind} {arg.name};")
         elif sig.is_completed(arg):
-            lines.append(f"    auto {arg.name} = read_begun{kind}{at}, more_{k} = read_addend{kind}{at};")
+            lines.append(f"    auto {arg.name} = read_begun{kind}{at};")
+            lines.append(f"    const auto more_{k} = read_addend{kind}{at};")
             adds.append(f"    add<A>({arg.name}, more_{k});")
             if arg.role == "slot":
                 writes.append(f"    write_completed(a, {k}, p, i, {arg.name});")

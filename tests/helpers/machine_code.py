@@ -13,6 +13,7 @@ import pytest
 from fastrcn import native
 
 ARCHS = ("80", "90a")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)([^;]*)")
 
 
 def _find_cuobjdump():
@@ -59,9 +60,22 @@ def resources(arch, pattern):
 def instructions(arch, pattern):
     """{kernel: the set of its instructions} of the kernels whose mangled names match."""
     return {
-        name: set(re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", text))
+        name: {kind for _, kind, _ in _INSTRUCTION.findall(text)}
         for name, text in _kernels("-sass", arch, pattern).items()
     }
+
+
+def loops(arch, pattern, instruction):
+    """{kernel: [names of the instructions of each innermost loop that has ``instruction``, in order]}."""
+    found = {}
+    for name, text in _kernels("-sass", arch, pattern).items():
+        lines = [(int(at, 16), kind, rest) for at, kind, rest in _INSTRUCTION.findall(text)]
+        targets = [(re.search(r"0x([0-9a-f]+)", rest), at) for at, kind, rest in lines if kind.startswith("BRA")]
+        spans = [(int(to[1], 16), at) for to, at in targets if to and int(to[1], 16) < at]
+        inner = [s for s in spans if not any(s[0] <= first and last < s[1] for first, last in spans)]
+        names = [[kind for at, kind, _ in lines if first <= at <= last] for first, last in inner]
+        found[name] = [body for body in names if any(kind.startswith(instruction) for kind in body)]
+    return found
 
 
 def lanes(kernel):

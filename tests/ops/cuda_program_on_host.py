@@ -2,16 +2,18 @@
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fastrcn import backends
 from fastrcn.cells import BUILT_IN
-from fastrcn.ops.conv_recurrent import cuda, input_schedule
+from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.normed import CELLS, compare
+from tests.helpers.tolerances import relative_error
 from tests.ops.cuda_on_host import stage_cases
 from tests.ops.cuda_on_host.stages import load
 
@@ -32,8 +34,10 @@ def on_the_host(monkeypatch, poisoned_memory):
     monkeypatch.setattr(cuda, "_current_stream", lambda device: nullcontext(STREAM))
     monkeypatch.setattr(cuda, "_PARTS", 3)
     monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "its kernels run on the host"))
+    monkeypatch.setattr(cuda_method, "_capability", lambda device: 9)
     KERNELS.forget_launches()
-    yield
+    with cuda_method.use_method("library"):
+        yield
     KERNELS.fail_with("")
 
 
@@ -220,3 +224,59 @@ def test_layer_normalisation(name):
     """Stages and normalisation as PyTorch code between the library's convolutions."""
     compare(name, "cuda", torch.float64, lengths=(4, 2, 0), maps=True)
     compare(name, "cuda", torch.float64, reverse=True, recompute=True)
+
+
+PACKED = Case(channels=16, lengths=(4, 2), scale=0.1)
+FUSED = {"rnn_tanh": 1, "lstm": 1, "lstm_full": 1, "gru_before": 2, "gru_after": 1, "stacked": 2}
+"""Kernels of a forward step; each is a convolution, of gru_after two, with a stage. Backward there are as many, but for
+gradients of parameters and sums of two convolutions: none of them is fused."""
+FUSED_CASES = {
+    "reverse": ("gru_before", Case(channels=8, reverse=True, states=False, scale=0.1), False),
+    "recompute": ("lstm", Case(channels=24, kernel=(3, 5), lengths=(4, 2), scale=0.1), True),
+    "volumes": ("gru_before", Case(channels=8, depth=3, height=4, width=3, kernel=(3, 1, 3), scale=0.1), False),
+    "many_chunks": ("lstm", replace(MANY_CHUNKS, channels=8, height=4, width=3), False),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_convolutions_fused_with_stages(name, dtype):
+    with cuda_method.use_method("fused"):
+        compare_with_loop(name, PACKED, "cuda", dtype)
+    forward = PACKED.steps * FUSED[name]
+    # Nothing is convolved before the first stage of the backward.
+    backward = 0 if name in ("lstm_full", "gru_after") else forward - 1
+    assert len(KERNELS.steps()) == forward + backward
+    assert len(KERNELS.launches()) == forward - backward
+
+
+@pytest.mark.parametrize("case", FUSED_CASES)
+def test_cases_of_fused_convolutions(case, monkeypatch):
+    if case == "many_chunks":
+        monkeypatch.setattr(cuda.Program, "chunk_pixels", (1, 1 << 62))
+    name, case, recompute = FUSED_CASES[case]
+    with cuda_method.use_method("fused"):
+        compare_with_loop(name, case, "cuda", torch.bfloat16, recompute=recompute)
+    assert len(KERNELS.steps()) > case.steps
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_float32_is_fused_where_tf32_is_allowed(allowed, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    tensors = make_tensors(SUBJECTS["lstm"], PACKED, torch.float32)
+    with cuda_method.use_method("fused"):
+        found, _ = run_package(SUBJECTS["lstm"], PACKED, tensors, "cuda")
+    assert bool(KERNELS.steps()) is allowed
+    truth, _ = run_package(SUBJECTS["lstm"], PACKED, tensors, "reference")
+    assert relative_error(found, truth) < (1e-3 if allowed else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"channels": 12}, {"recurrent_kernel": (1, 1)}],
+    ids=["channels that are no whole packs", "a product of matrices"],
+)
+def test_what_is_not_fused(change):
+    with cuda_method.use_method("fused"):
+        compare_with_loop("lstm", replace(PACKED, **change), "cuda", torch.bfloat16)
+    assert not KERNELS.steps()

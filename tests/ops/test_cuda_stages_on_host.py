@@ -14,11 +14,11 @@ from tests.ops import cuda_on_host
 from tests.ops.cuda_on_host import stages
 
 ROOT = Path(__file__).parents[2]
-FILES = ("tests/ops/cuda_program_on_host.py", "tests/ops/cuda_loop_on_host.py")
+FILES = tuple(f"tests/ops/cuda_{name}_on_host.py" for name in ("program", "loop", "steps"))
 
 
 def test_on_the_host(tmp_path):
-    """All tests of two files."""
+    """All tests of these files."""
     if cuda_on_host.compiler() is None:
         pytest.skip("no C++ compiler (tried CXX, g++, clang++, c++)")
     library, needed = stages.build(tmp_path)

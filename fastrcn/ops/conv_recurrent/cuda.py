@@ -20,7 +20,8 @@ from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
 from fastrcn.ops.conv_recurrent.cuda_addends import Addend, buffers_of, find_addends
-from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.cuda_method import fused_stages
+from fastrcn.ops.conv_recurrent.geometry import Geometry, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
 from fastrcn.ops.conv_recurrent.subject import Subject
@@ -148,13 +149,27 @@ class Program(program.Program):
             native.address(self.lengths), _PARTS,
         )  # fmt: skip
         addends = {id(a): a for a in self.addends.values()}
-        numbers = {key: loop.add_addend(self._maps(a.target), a.alone) for key, a in addends.items()}
+        fused = fused_stages(self.steps, self.addends, self.geometry, self.images, self.dtype)
+        steps = {id(self.addends[id(s)]): s for s in self.steps if id(s) in self.addends}
+        numbers = {
+            key: loop.add_addend(self._maps(a.target), a.alone, self._fused(steps[key]) if key in fused else None)
+            for key, a in addends.items()
+        }
         for step in self.steps:
             if isinstance(step, Fill):
                 self._add_fill(loop, step)
             elif isinstance(step, StageCall):
-                size = self.dtype.itemsize
-                taken = [(numbers[id(a)], t.argument, t.channel * size, t.written, n) for a, t, n in self._taken(step)]
+                taken = [
+                    (numbers[id(a)], t.argument, t.channel, t.written, n)
+                    for a, t, n in self._taken(step)
+                    if fused.get(id(a), step) is step
+                ]
+                taken += [
+                    (numbers[key], -1, t.channel, True, False)
+                    for key, stage in fused.items()
+                    for t in addends[key].takers
+                    if stage is step and t.stage is not step
+                ]
                 loop.add_stage(*self._launch(step), taken)
             elif step.is_product:
                 source, target = self._maps(step.source, as_rows=True), self._maps(step.target, as_rows=True)
@@ -165,6 +180,13 @@ class Program(program.Program):
                     self._maps(step.source), *_place(self._weight(step)), window, addend, step.skip_first
                 )
         return loop
+
+    def _fused(self, step: Convolution):
+        """A convolution as a kernel with a stage has it, without the source's address, which changes; its weight."""
+        axes = (self.geometry.size, step.weight.shape[2:], step.padding, step.dilation)
+        missing = (1, 1, 0, 1)
+        numbers = (of_three_axes(axis, n) for axis, n in zip(axes, missing, strict=True))
+        return (0, step.source.pitch, step.weight.shape[1], *numbers), self._weight(step).data_ptr()
 
     def _run_loop(self, start, count, direction, at_start):
         self.loop.run(start, count, direction, at_start, self.stream)

@@ -45,7 +45,7 @@ CASES = {
 }
 
 
-class _Maps:
+class Maps:
     """Rows of channels in the middle of wider ones, so that what lies beside is seen to stay."""
 
     def __init__(self, rows, channels, dtype, device, skip=0, row=False):
@@ -55,6 +55,11 @@ class _Maps:
         self.before = self.whole.clone()
         self.row = row
         self.pitch = 0 if row else 3 * channels
+
+    def set(self, values):
+        """Have these in the place of the random ones."""
+        self.whole.copy_(values)
+        self.before = self.whole.clone()
 
     @property
     def values(self):
@@ -74,59 +79,101 @@ class _Maps:
         return self.whole[:, self.slot]
 
 
+class Trial:
+    """One stage on random values: what a launch is given, and whether it left what it should.
+
+    ``images`` of ``pixels`` each; ``ended``: sequences have different lengths; ``parts``: rows of sums; ``skip``:
+    elements by which rows are off their alignment.
+    """
+
+    def __init__(self, name, channels, images, pixels, dtype, device="cpu", ended=False, parts=2, skip=0):
+        self.schedule, self.sig = STAGES[name]
+        self.channels, self.images, self.pixels, self.rows = channels, images, pixels, images * pixels
+        self.dtype, self.wide, self.device, self.ended = dtype, accumulate_type(dtype), device, ended
+        self.maps, self.sums, self.by_map, self.values = {}, {}, {}, {}
+        self.written: set[str] = set()
+        for arg in self.sig.args:
+            if arg.role == "d_param":
+                self.by_map[arg.name] = len(self.by_map) % 2 == 1
+                count = pixels if self.by_map[arg.name] else parts
+                self.sums[arg.name] = torch.randn(count, channels, dtype=torch.float64).to(device)
+                continue
+            kind = self.wide if arg.wide else dtype
+            self.maps[arg.name] = Maps(self.rows, channels, kind, device, skip, arg.role in ("param", "d_output"))
+            self.values[arg.name] = self.maps[arg.name].values.to(self.wide).double()
+        self.before = {n: s.clone() for n, s in self.sums.items()}
+        self.lengths = torch.tensor([3, 2, 0, 3, 1][:images]).to(device)
+
+    @property
+    def number(self):
+        """Of the kernel: what it is found by."""
+        return self.schedule.fingerprint, self.sig.stage, self.sig.backward
+
+    def completed(self):
+        """[(k, argument)] of those that convolutions complete."""
+        return [(k, arg) for k, arg in enumerate(self.sig.args) if self.sig.is_completed(arg)]
+
+    def complete(self, arg, addend, alone, written):
+        """Note that ``addend`` (rows,C) is added to an argument, or takes its place, and that the sum is kept."""
+        begun = torch.zeros_like(addend) if alone else self.maps[arg.name].values.to(addend.dtype)
+        self.values[arg.name] = (begun + addend).to(self.dtype).double()
+        if written and arg.role == "slot":
+            self.written.add(arg.name)
+
+    def buffers(self):
+        """(addresses, pitches) of all arguments."""
+        names = [arg.name for arg in self.sig.args]
+        data = [self.maps[n].address if n in self.maps else self.sums[n].data_ptr() for n in names]
+        return data, [self.maps[n].pitch if n in self.maps else self.channels for n in names]
+
+    def sizes(self):
+        """(channels, pixels, pixels of an image, address of the lengths or 0, the time)."""
+        return self.channels, self.rows, self.pixels, self.lengths.data_ptr() if self.ended else 0, 2
+
+    def check(self):
+        """Compare all that the stage writes with the emitted PyTorch code in float64."""
+        sig, rows, c, values = self.sig, self.rows, self.channels, self.values
+        ended = (self.lengths <= 2).repeat_interleave(self.pixels).view(-1, 1) & self.ended
+        carried = {to: sum(values[n] for n in (source, *more)) for source, to, *more in sig.carries}
+        carried |= {n: torch.zeros_like(next(iter(values.values()))) for n in sig.zeroes}
+        inner = dict(values)
+        for source, _, *more in sig.carries:
+            for other in more:
+                inner[source] = values[source] + values[other]
+        outputs = [s.name for s, _ in sig.code.outputs]
+        results = dict(zip(outputs, torch_function(sig.code)(*(inner[s.name] for s in sig.code.reads)), strict=True))
+        for arg in sig.args:
+            truth = results.get(arg.name, 0.0)
+            truth = torch.as_tensor(truth, dtype=torch.float64, device=self.device).expand(rows, c)
+            if arg.role == "d_param":
+                truth = truth.masked_fill(ended, 0.0).view(self.images, self.pixels, c)
+                change, by_map = self.sums[arg.name] - self.before[arg.name], self.by_map[arg.name]
+                change, truth = (change, truth.sum(0)) if by_map else (change.sum(0), truth.sum((0, 1)))
+                assert_close(change, truth, arg.name, self.wide)
+            elif arg.name in self.written:
+                kind = self.dtype
+                assert_close(self.maps[arg.name].found(), values[arg.name], arg.name, kind, values[arg.name].to(kind))
+            elif arg.mode == "load":
+                maps = self.maps[arg.name]
+                assert torch.equal(maps.found(), maps.before[:, maps.slot]), arg.name
+            else:
+                truth = values[arg.name] + truth if arg.mode == "accumulate" else truth
+                truth = torch.where(ended, carried[arg.name], truth) if arg.name in carried else truth
+                kind = self.wide if arg.wide else self.dtype
+                assert_close(self.maps[arg.name].found(), truth, arg.name, kind, truth.to(kind))
+
+
 def check_stage(kernels, name, case: StageCase, dtype, device="cpu", stream=0):
     """Run a stage's kernel on random values and compare all that it writes."""
-    (schedule, sig), c, rows, wide = STAGES[name], case.channels, case.images * case.pixels, accumulate_type(dtype)
-    maps, sums, addends, values, by_map = {}, {}, {}, {}, {}
-    for k, arg in enumerate(sig.args):
-        if arg.role == "d_param":
-            by_map[arg.name] = len(by_map) % 2 == 1
-            count = case.pixels if by_map[arg.name] else case.parts
-            sums[arg.name] = torch.randn(count, c, dtype=torch.float64).to(device)
-            continue
-        kind = wide if arg.wide else dtype
-        maps[arg.name] = _Maps(rows, c, kind, device, case.skip, arg.role in ("param", "d_output"))
-        value = maps[arg.name].values.to(wide)
-        if sig.is_completed(arg) and case.addend != "none":
-            addends[k] = _Maps(rows, c, dtype, device, case.skip)
-            begun = torch.zeros_like(value) if case.addend == "alone" else value
-            value = (begun + addends[k].values.to(wide)).to(dtype)
-        values[arg.name] = value.double()
-    before = {n: s.clone() for n, s in sums.items()}
-    lengths = torch.tensor([3, 2, 0, 3, 1][: case.images]).to(device)
-    ended = (lengths <= 2).repeat_interleave(case.pixels).view(-1, 1) & case.ended
-    flags = case.addend == "alone", case.addend == "written"
+    trial = Trial(name, case.channels, case.images, case.pixels, dtype, device, case.ended, case.parts, case.skip)
+    alone, written, addends = case.addend == "alone", case.addend == "written", {}
+    for k, arg in trial.completed() if case.addend != "none" else ():
+        addends[k] = Maps(trial.rows, case.channels, dtype, device, case.skip)
+        trial.complete(arg, addends[k].values.to(trial.wide), alone, written)
     wrong = kernels.launch_cuda_stage(
-        kernels.cuda_stage(schedule.fingerprint, sig.stage, sig.backward),
-        CUDA_TYPE_NUMBERS[dtype],
-        [maps[a.name].address if a.name in maps else sums[a.name].data_ptr() for a in sig.args],
-        [maps[a.name].pitch if a.name in maps else c for a in sig.args],
-        [(k, m.address, m.pitch, *flags) for k, m in addends.items()],
-        c, rows, case.pixels, lengths.data_ptr() if case.ended else 0, 2, [*by_map.values()], case.parts, stream,
+        kernels.cuda_stage(*trial.number), CUDA_TYPE_NUMBERS[dtype], *trial.buffers(),
+        [(k, m.address, m.pitch, alone, written) for k, m in addends.items()],
+        *trial.sizes(), [*trial.by_map.values()], case.parts, stream,
     )  # fmt: skip
     assert not wrong, wrong
-    carried = {to: sum(values[n] for n in (source, *more)) for source, to, *more in sig.carries}
-    carried |= {n: torch.zeros_like(next(iter(values.values()))) for n in sig.zeroes}
-    inner = dict(values)
-    for source, _, *more in sig.carries:
-        for other in more:
-            inner[source] = values[source] + values[other]
-    outputs = [s.name for s, _ in sig.code.outputs]
-    results = dict(zip(outputs, torch_function(sig.code)(*(inner[s.name] for s in sig.code.reads)), strict=True))
-    for k, arg in enumerate(sig.args):
-        truth = results.get(arg.name, 0.0)
-        truth = torch.as_tensor(truth, dtype=torch.float64, device=device).expand(rows, c)
-        if arg.role == "d_param":
-            truth = truth.masked_fill(ended, 0.0).view(case.images, case.pixels, c)
-            change = sums[arg.name] - before[arg.name]
-            change, truth = (change, truth.sum(0)) if by_map[arg.name] else (change.sum(0), truth.sum((0, 1)))
-            assert_close(change, truth, arg.name, wide)
-        elif arg.mode == "load":
-            written = k in addends and case.addend == "written" and arg.role == "slot"
-            expected = values[arg.name].to(dtype) if written else maps[arg.name].before[:, maps[arg.name].slot]
-            assert torch.equal(maps[arg.name].found(), expected), arg.name
-        else:
-            truth = values[arg.name] + truth if arg.mode == "accumulate" else truth
-            truth = torch.where(ended, carried[arg.name], truth) if arg.name in carried else truth
-            kind = wide if arg.wide else dtype
-            assert_close(maps[arg.name].found(), truth, arg.name, kind, truth.to(kind))
+    trial.check()

@@ -6,12 +6,24 @@
 #include <tuple>
 #include <vector>
 
-#include "conv_recurrent/stage_kernels.h"
+#include "block.h"
+#include "conv_recurrent/step_kernels.h"
 
 frcn::StageKernels kernels_of(frcn::DataType type);
 
-// Of each launch so far: how many arguments have an addend, how many sums are written back, and the stream.
+frcn::StepKernels steps_of(frcn::DataType type);
+
+// The stages' kernels alone: of each launch so far: how many arguments have an addend, how many sums are written back,
+// and the stream.
 std::vector<std::tuple<int, int, uintptr_t>>& launches();
+
+// Kernels of convolutions with their stages: the tile and the slots of each launch so far, and what they run on.
+struct HostSteps {
+  std::vector<std::tuple<int, int>> launches;
+  int processors = 1;
+  FRCN_ISA::Copies copies = FRCN_ISA::Copies::late;
+};
+HostSteps& host_steps();
 
 // What the next launches report instead of running; empty: they run.
 std::string& failure();

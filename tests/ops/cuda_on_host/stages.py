@@ -13,7 +13,7 @@ from tests.ops.cuda_on_host import ROOT, compile_for_host, compiler
 
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 """What a process must have loaded first to use a library that was compiled with the sanitizers."""
-SOURCES = ("stage_kernels.cpp", "torch_library.cpp", "device_program.cpp")
+SOURCES = ("stage_kernels.cpp", "step_kernels.cpp", "torch_library.cpp", "device_program.cpp")
 
 
 def build(folder):
@@ -22,6 +22,7 @@ def build(folder):
     library, options = folder / "stages.so", ["-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}"]
     module = _compile_module(folder, options[1:])
     sources = [str(ROOT / "csrc/conv_recurrent" / name) for name in SOURCES]
+    sources.append(str(Path(__file__).with_name("steps.cpp")))
     if not compile_for_host("stages.cpp", library, *options, *sources, str(module), "-ldl"):
         return library, {}
     found = [

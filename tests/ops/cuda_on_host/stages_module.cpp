@@ -5,8 +5,19 @@
 #include "conv_recurrent/stage_bindings.h"
 
 PYBIND11_MODULE(stages, m) {
-  frcn::bind_stages(m, kernels_of);
+  frcn::bind_stages(m, kernels_of, steps_of);
   m.def("launches", [] { return launches(); }, "(addends, sums that are written, stream) of each launch.");
-  m.def("forget_launches", [] { launches().clear(); });
+  m.def("steps", [] { return host_steps().launches; }, "(tile, slots) of each launch of a convolution with its stage.");
+  m.def("forget_launches", [] {
+    launches().clear();
+    host_steps().launches.clear();
+  });
+  m.def(
+      "set_steps",
+      [](int processors, bool early) {
+        host_steps().processors = processors;
+        host_steps().copies = early ? FRCN_ISA::Copies::early : FRCN_ISA::Copies::late;
+      },
+      "How many processors there seem to be, and whether copies are done at once or when they are waited for.");
   m.def("fail_with", [](const std::string& text) { failure() = text; }, "Let launches fail; not with an empty text.");
 }

@@ -1,0 +1,300 @@
+// A convolution and the stage that takes its result, as one kernel: an implicit product of matrices on tensor cores
+// (Chetlur et al. 2014), whose tile of sums stays on the processor until the stage has read it.
+//
+// A block has a tile of pixels by channels, the same channels of every slot that the convolution completes. Its loop
+// walks over the kernel's taps and the source's channels, kRowBytes of them a turn; copies of later turns are on their
+// way meanwhile. A slot's column of the tile is a row of the weight, whose taps and channels lie in the loop's order.
+//
+// All of it runs on the host too: `Block` is what threads do together.
+#pragma once
+
+#include "conv_recurrent/stage_device.h"
+
+namespace FRCN_ISA {
+
+constexpr int kStepThreads = 256;
+constexpr int kWarps = kStepThreads / 32;
+constexpr int kMostSlots = 8;
+constexpr int kBuffers = 4;    // of operands: one is multiplied, the others are on their way
+constexpr int kRowBytes = 64;  // of a pixel's or a column's operands in a buffer
+constexpr int kPieces = kRowBytes / 16;
+constexpr int kRowsAtOnce = kStepThreads / kPieces;  // that all threads copy together
+constexpr int kPadding = 8;  // sums beside each row of a tile, so that rows begin in different banks
+
+// Pixels and columns of a tile. Each of the eight warps has 32 columns.
+template <int kM, int kN>
+struct StepTile {
+  static constexpr int pixels = kM, columns = kN;
+  static constexpr int warps_across = kN / 32, warps_down = kWarps / warps_across;
+  static constexpr int rows = kM / warps_down;  // of a warp
+  static constexpr int buffer = (kM + kN) * kRowBytes;
+  static constexpr int pitch = kN + kPadding;
+  static constexpr int sums = kM * pitch * static_cast<int>(sizeof(float));
+  static constexpr int room = sums > kBuffers* buffer ? sums : kBuffers * buffer;
+};
+
+using LargeTile = StepTile<128, 128>;
+using MediumTile = StepTile<128, 64>;
+using SmallTile = StepTile<64, 64>;
+enum Tile : int { kLarge, kMedium, kSmall };
+
+// See StepLaunch. Axes are (depth, height, width).
+struct FusedStep {
+  DeviceStage stage;
+  const char* source;
+  int source_pitch;  // bytes from pixel to pixel
+  int weight_pitch;  // bytes from a column's weights to the next's
+  int inputs;        // channels of the source
+  int kernel[3], padding[3], dilation[3], size[3];
+  Divisor axes[3];
+  const char* weights[kMostSlots];
+  char* targets[kMostSlots];  // of the sums that the stage takes nothing of; else null
+  int64_t target_pitch[kMostSlots];
+  uint32_t blank;  // bit n: nothing is in the n-th target yet
+  int slots;
+  int slot_channels;  // that a tile has of each slot
+  int tile;
+  signed char slot_of[frcn::kMaxStageArguments];  // of an argument; -1: none
+};
+
+// Where 16 bytes of a row lie in a buffer. Eight rows, of which a warp reads the same piece at once, are in different
+// banks; so are the pieces that four threads copy. 16 rows further it is the same place 16 * kRowBytes further, and the
+// piece after the next is the place with kTwoPieces exchanged.
+FRCN_HD int place_of(int row, int piece) { return row * kRowBytes + ((piece ^ (row >> 1 & 3)) << 4); }
+constexpr int kTwoPieces = 32;
+
+template <class T, class Tile, class Block>
+class TileProduct {
+  static constexpr int kInputs = kRowBytes / sizeof(T);
+  static constexpr int kPixelRows = Tile::pixels / kRowsAtOnce, kColumnRows = Tile::columns / kRowsAtOnce;
+  static constexpr int kBlocksDown = Tile::rows / 16;
+  static constexpr int kColumnsAt = Tile::pixels * kRowBytes;  // in a buffer
+  static constexpr int kEnd = kBuffers * Tile::buffer;
+
+ public:
+  FRCN_HD TileProduct(const FusedStep& step, Block block, int64_t first_pixel, int64_t first_channel)
+      : a(step), block(block), inputs(step.inputs), pitch(step.source_pitch) {
+    const int piece = block.thread() % kPieces, row = block.thread() / kPieces;
+    input = piece * (16 / static_cast<int>(sizeof(T)));
+    own = place_of(row, piece);
+    const int64_t count = a.stage.items / a.stage.packs.value;
+#pragma unroll
+    for (int n = 0; n < kPixelRows; ++n) {
+      const int64_t pixel = first_pixel + row + n * kRowsAtOnce;
+      auto rest = static_cast<uint32_t>(pixel);
+#pragma unroll
+      for (int axis = 2; axis >= 0; --axis) at[n][axis] = take_digit(rest, a.axes[axis]);
+      // A pixel that there is not lies outside of every map.
+      if (pixel >= count) at[n][0] = -(1 << 30);
+      pixels[n] = a.source + pixel * pitch + piece * 16;
+    }
+#pragma unroll
+    for (int n = 0; n < kColumnRows; ++n) {
+      const int column = row + n * kRowsAtOnce, slot = column / a.slot_channels;
+      const int64_t channel = first_channel + column % a.slot_channels;
+      const bool is_there = slot < a.slots && channel < a.stage.args.channels;
+      columns[n] = is_there ? a.weights[slot] + channel * a.weight_pitch + piece * 16 : a.weights[0];
+      in_weight |= static_cast<uint32_t>(is_there) << n;
+    }
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) tap[axis] = -a.padding[axis];
+    start_tap();
+  }
+
+  // Leaves the sums in the room, rows of `Tile::pitch`.
+  FRCN_HD void run() {
+    const int turns = a.kernel[0] * a.kernel[1] * a.kernel[2] * ((inputs + kInputs - 1) / kInputs);
+    for (int n = 0; n < kBuffers - 1; ++n) {
+      if (n < turns) fetch(n * Tile::buffer);
+      block.commit();
+    }
+    int full = 0, empty = (kBuffers - 1) * Tile::buffer;
+    for (int n = 0; n < turns; ++n) {
+      block.template wait<kBuffers - 2>();
+      // Everyone's copies are there, and everyone is done with the buffer that is filled next.
+      block.sync();
+      if (n + kBuffers - 1 < turns) fetch(empty);
+      block.commit();
+      multiply(full);
+      full = full + Tile::buffer == kEnd ? 0 : full + Tile::buffer;
+      empty = empty + Tile::buffer == kEnd ? 0 : empty + Tile::buffer;
+    }
+    block.template wait<0>();
+    block.sync();
+    write();
+    block.sync();
+  }
+
+ private:
+  // Which of the thread's pixels have the tap inside the map, and where.
+  FRCN_HD void start_tap() {
+    in_map = 0;
+#pragma unroll
+    for (int n = 0; n < kPixelRows; ++n) {
+      uint32_t inside = 1;
+#pragma unroll
+      for (int axis = 0; axis < 3; ++axis)
+        inside &= static_cast<uint32_t>(at[n][axis] + tap[axis]) < static_cast<uint32_t>(a.size[axis]);
+      in_map |= inside << n;
+    }
+    moved = ((static_cast<int64_t>(tap[0]) * a.size[1] + tap[1]) * a.size[2] + tap[2]) * pitch;
+  }
+
+  // Copies one turn's operands, zeros where a tap is beside the map or channels have ended, and moves on.
+  FRCN_HD void fetch(int buffer) {
+    const int to = buffer + own;
+    const bool has_inputs = input < inputs;
+#pragma unroll
+    for (int n = 0; n < kPixelRows; ++n)
+      block.copy(to + n * kRowsAtOnce * kRowBytes, pixels[n] + moved, has_inputs & (in_map >> n & 1));
+#pragma unroll
+    for (int n = 0; n < kColumnRows; ++n)
+      block.copy(to + kColumnsAt + n * kRowsAtOnce * kRowBytes, columns[n] + weights,
+                 has_inputs & (in_weight >> n & 1));
+    input += kInputs;
+    moved += kRowBytes;
+    weights += kRowBytes;
+    const int ahead = input - block.thread() % kPieces * (16 / static_cast<int>(sizeof(T)));
+    if (ahead < inputs) return;
+    input -= ahead;
+    weights -= (ahead - inputs) * static_cast<int>(sizeof(T));
+#pragma unroll
+    for (int axis = 2; axis >= 0; --axis) {
+      tap[axis] += a.dilation[axis];
+      if (tap[axis] < a.kernel[axis] * a.dilation[axis] - a.padding[axis]) break;
+      tap[axis] = -a.padding[axis];
+    }
+    start_tap();
+  }
+
+  // A warp's 16x8 blocks of sums, each from 16x32 bytes and 8x32 bytes of operands.
+  FRCN_HD void multiply(int buffer) {
+    const int warp = block.thread() / 32, lane = block.thread() % 32;
+    const int first_column = warp % Tile::warps_across * 32, first_row = warp / Tile::warps_across * Tile::rows;
+    if (first_column >= a.slots * a.slot_channels) return;
+    // Each eight lanes name eight rows of 16 bytes: of pixels two above each other, then two beside these; of columns
+    // two beside each other, then two below these, one block's columns and the next's.
+    const int of_pixels = buffer + place_of(first_row + lane % 16, lane / 16);
+    const int of_columns = buffer + kColumnsAt + place_of(first_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+    for (int half = 0; half < kPieces / 2; ++half) {
+      uint32_t left[kBlocksDown][4], right[2][4];
+#pragma unroll
+      for (int n = 0; n < kBlocksDown; ++n) block.load(left[n], (of_pixels ^ half * kTwoPieces) + n * 16 * kRowBytes);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) block.load(right[n], (of_columns ^ half * kTwoPieces) + n * 16 * kRowBytes);
+#pragma unroll
+      for (int n = 0; n < kBlocksDown; ++n)
+#pragma unroll
+        for (int m = 0; m < 4; ++m) block.template multiply<T>(sums[n][m], left[n], right[m / 2] + m % 2 * 2);
+    }
+  }
+
+  FRCN_HD void write() {
+    const int warp = block.thread() / 32, lane = block.thread() % 32;
+    const int column = warp % Tile::warps_across * 32 + lane % 4 * 2;
+    float* tile = reinterpret_cast<float*>(block.room());
+    tile += (warp / Tile::warps_across * Tile::rows + lane / 4) * Tile::pitch;
+#pragma unroll
+    for (int n = 0; n < kBlocksDown; ++n)
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+          const Pack<float, 2> pair{{sums[n][m][2 * down], sums[n][m][2 * down + 1]}};
+          store_pack(tile + (16 * n + 8 * down) * Tile::pitch + column + 8 * m, pair);
+        }
+  }
+
+  const FusedStep& a;
+  Block block;
+  const int inputs;
+  const int pitch;
+  int own;  // place of the thread's first 16 bytes
+  int at[kPixelRows][3];
+  const char* pixels[kPixelRows];
+  const char* columns[kColumnRows];
+  uint32_t in_map = 0, in_weight = 0;  // bit n: the thread's n-th pixel or column is there
+  // The turn that is copied next: the tap's offset, the first channel that the thread copies, bytes from the pixel and
+  // from the column's first weight.
+  int tap[3], input;
+  int64_t moved = 0;
+  int weights = 0;
+  float sums[kBlocksDown][4][4] = {};
+};
+
+#if defined(__CUDACC__)
+#define FRCN_APART __host__ __device__ __noinline__
+#else
+#define FRCN_APART inline
+#endif
+
+// Apart from the kernels that call it, all stages: it is compiled once.
+template <class T, class Tile, class Block>
+FRCN_APART void multiply_tile(const FusedStep& a, Block block, int64_t first_pixel, int64_t first_channel) {
+  TileProduct<T, Tile, Block>(a, block, first_pixel, first_channel).run();
+}
+
+// What a stage reads and writes, where the tile completes arguments.
+struct StageOnTile {
+  const FusedStep& step;
+  const float* tile;
+  int pitch;
+  int64_t first_pixel, first_channel;
+
+  FRCN_HD operator const DeviceStage&() const { return step.stage; }
+};
+
+// V channels from i on of a slot at pixel p.
+template <int V>
+FRCN_HD Pack<float, V> read_tile(const StageOnTile& a, int slot, int64_t p, int64_t i) {
+  const int64_t channel = slot * a.step.slot_channels + (i - a.first_channel);
+  return read_lanes<float, V>(a.tile + (p - a.first_pixel) * a.pitch + channel);
+}
+
+template <class T, int V>
+FRCN_HD Pack<float, V> read_addend(const StageOnTile& a, int k, int64_t p, int64_t i) {
+  const int slot = a.step.slot_of[k];
+  return slot < 0 ? Pack<float, V>{} : read_tile<V>(a, slot, p, i);
+}
+
+// Adds to memory what the stage takes nothing of.
+template <class T, int V>
+FRCN_HD void write_others(const StageOnTile& a, int64_t p, int64_t i) {
+  for (int slot = 0; slot < a.step.slots; ++slot) {
+    if (!a.step.targets[slot]) continue;
+    T* target = reinterpret_cast<T*>(a.step.targets[slot]) + p * a.step.target_pitch[slot] + i;
+    auto sum = a.step.blank >> slot & 1 ? Pack<T, V>{} : read_lanes<T, V>(target);
+    add<float>(sum, read_tile<V>(a, slot, p, i));
+    write_lanes<T, V>(target, sum);
+  }
+}
+
+// The kernel: all threads of a block.
+template <class T, class Lanes>
+struct Step {
+  template <class Block>
+  static FRCN_HD void run(const FusedStep& a, Block block, int64_t group, int64_t part) {
+    const int tall = a.tile == kSmall ? SmallTile::pixels : LargeTile::pixels;
+    const int64_t first_pixel = group * tall, first_channel = part * a.slot_channels;
+    if (a.tile == kLarge) {
+      multiply_tile<T, LargeTile>(a, block, first_pixel, first_channel);
+    } else if (a.tile == kMedium) {
+      multiply_tile<T, MediumTile>(a, block, first_pixel, first_channel);
+    } else {
+      multiply_tile<T, SmallTile>(a, block, first_pixel, first_channel);
+    }
+    const int pitch = a.tile == kLarge ? LargeTile::pitch : SmallTile::pitch;
+    const StageOnTile stage{a, reinterpret_cast<const float*>(block.room()), pitch, first_pixel, first_channel};
+    const int packs = a.slot_channels / Lanes::lanes;  // a power of two
+    const int64_t pixels = a.stage.items / a.stage.packs.value;
+    for (int item = block.thread(); item < tall * packs; item += kStepThreads) {
+      const int64_t p = first_pixel + item / packs, i = first_channel + item % packs * Lanes::lanes;
+      if (p >= pixels || i >= a.stage.args.channels) continue;
+      Lanes::run(stage, p, i, a.stage.ended(p), nullptr);
+      write_others<T, Lanes::lanes>(stage, p, i);
+    }
+  }
+};
+
+}  // namespace FRCN_ISA

@@ -1,0 +1,115 @@
+// Which tile a step's kernel takes. A Launch is made of a StepKernels' `where` and starts it, on a GPU or in tests on
+// the host:
+//   launch.processors()
+//   launch.template step<Body>(const FusedStep&, int64_t groups, int64_t parts, int room)
+// The last returns an empty text or what went wrong.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "conv_recurrent/stage_dispatch.h"
+#include "conv_recurrent/step_device.h"
+#include "conv_recurrent/step_kernels.h"
+
+namespace FRCN_ISA {
+
+using frcn::StepLaunch;
+
+struct TileSize {
+  int pixels, columns, room;
+};
+
+template <class Tile>
+constexpr TileSize kSizeOf{Tile::pixels, Tile::columns, Tile::room};
+constexpr TileSize kTiles[] = {kSizeOf<LargeTile>, kSizeOf<MediumTile>, kSizeOf<SmallTile>};
+
+inline int64_t tiles_in(int64_t whole, int64_t tile) { return (whole + tile - 1) / tile; }
+
+// The largest tile that has no more channels than there are, rounded to a power of two, and that leaves no processor
+// without one; else the smallest.
+inline int choose_tile(int64_t pixels, int64_t channels, int slots, int processors) {
+  for (int tile = kLarge; tile < kSmall; ++tile) {
+    const int width = kTiles[tile].columns / slots;
+    if (width < 2 * channels && tiles_in(pixels, kTiles[tile].pixels) * tiles_in(channels, width) >= processors)
+      return tile;
+  }
+  return kSmall;
+}
+
+template <class T>
+FusedStep make_fused_step(const StepLaunch& given, int processors) {
+  const frcn::StepConvolution& c = given.convolution;
+  FusedStep a{};
+  a.stage = make_device_stage(given.stage, 16 / sizeof(T));
+  a.source = reinterpret_cast<const char*>(c.source);
+  a.source_pitch = static_cast<int>(c.source_pitch * sizeof(T));
+  a.inputs = static_cast<int>(c.inputs);
+  int64_t taps = 1;
+  for (int axis = 0; axis < 3; ++axis) {
+    a.kernel[axis] = static_cast<int>(c.kernel[axis]);
+    a.padding[axis] = static_cast<int>(c.padding[axis]);
+    a.dilation[axis] = static_cast<int>(c.dilation[axis]);
+    a.size[axis] = static_cast<int>(c.size[axis]);
+    a.axes[axis] = Divisor(c.size[axis]);
+    taps *= c.kernel[axis];
+  }
+  a.weight_pitch = static_cast<int>(taps * c.inputs * sizeof(T));
+  std::fill(std::begin(a.slot_of), std::end(a.slot_of), static_cast<signed char>(-1));
+  for (const frcn::StepSlot& slot : given.slots) {
+    if (slot.argument >= 0) {
+      a.slot_of[slot.argument] = static_cast<signed char>(a.slots);
+    } else {
+      a.targets[a.slots] = reinterpret_cast<char*>(slot.target);
+      a.target_pitch[a.slots] = slot.target_pitch;
+      a.blank |= static_cast<uint32_t>(slot.alone) << a.slots;
+    }
+    a.weights[a.slots++] = reinterpret_cast<const char*>(slot.weight);
+  }
+  int width = 1;
+  while (width < a.slots) width *= 2;
+  a.tile = choose_tile(given.stage.pixels, given.stage.args.channels, width, processors);
+  a.slot_channels = kTiles[a.tile].columns / width;
+  return a;
+}
+
+template <class T, class Lanes, class Launch>
+std::string run_step(const StepLaunch& given, void* where) {
+  const frcn::StepConvolution& c = given.convolution;
+  constexpr int64_t kLanes = Lanes::lanes;
+  bool fits = takes_packs(given.stage, Lanes::arguments, kLanes) && c.inputs % kLanes == 0 &&
+              c.source_pitch % kLanes == 0 && c.source % 16 == 0;
+  for (const frcn::StepSlot& slot : given.slots)
+    fits = fits && slot.weight % 16 == 0 && slot.target % 16 == 0 && slot.target_pitch % kLanes == 0;
+  if (!fits)
+    throw std::invalid_argument("fastrcn: a step's kernel expects rows of channels that are whole packs of 16 bytes");
+  const Launch launch{where};
+  if (given.stage.pixels == 0 || given.stage.args.channels == 0) return "";
+  const FusedStep a = make_fused_step<T>(given, launch.processors());
+  const int64_t groups = tiles_in(given.stage.pixels, kTiles[a.tile].pixels);
+  const int64_t parts = tiles_in(given.stage.args.channels, a.slot_channels);
+  return launch.template step<Step<T, Lanes>>(a, groups, parts, kTiles[a.tile].room);
+}
+
+template <template <class, class, int> class Lanes, class T, class Launch>
+constexpr auto step_of() -> std::string (*)(const StepLaunch&, void*) {
+  using Packed = Lanes<T, float, 16 / sizeof(T)>;
+  if constexpr (Packed::sums == 0) {
+    return run_step<T, Packed, Launch>;
+  } else {
+    return nullptr;
+  }
+}
+
+// clang-format off
+#define FRCN_STEP(NAME, FINGERPRINT, STAGE, BACKWARD, GRADIENTS) step_of<NAME##_lanes, T, Launch>(),
+// clang-format on
+
+// In the order of stage_kernels.
+template <class T, class Launch>
+frcn::StepKernels step_kernels() {
+  static std::string (*const entries[])(const StepLaunch&, void*) = {FRCN_DEVICE_STAGES(FRCN_STEP)};
+  return {entries};
+}
+
+}  // namespace FRCN_ISA

@@ -1,0 +1,60 @@
+// A convolution with the stage that takes its result, as one kernel of a GPU, to whoever launches it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "conv_recurrent/stage_kernels.h"
+
+namespace frcn {
+
+// Convolutions of one source, with stride 1, that keep its maps' size. Axes are (depth, height, width).
+struct StepConvolution {
+  using Axes = std::array<int64_t, 3>;
+
+  uintptr_t source;
+  int64_t source_pitch;  // channels from pixel to pixel
+  int64_t inputs;        // channels of the source
+  Axes size, kernel, padding, dilation;
+};
+
+// What one slot of channels is for. The rows of its weight are output channels, each with its taps and within a tap the
+// source's channels side by side.
+struct StepSlot {
+  uintptr_t weight;
+  int argument;      // that the convolution completes; -1: the stage takes none of it
+  bool alone;        // the argument, or the target, is this alone
+  bool written;      // the argument's sum is written back
+  uintptr_t target;  // without an argument: where the sum is written, and the channels from pixel to pixel there
+  int64_t target_pitch;
+};
+
+struct StepLaunch {
+  StageLaunch stage;  // without addends; `blank` and `complete` are of the slots
+  StepConvolution convolution;
+  std::vector<StepSlot> slots;
+};
+
+// Run a stage with what completes it: an empty text, or what went wrong. Null: the stage has no such kernel, or the
+// data type has none.
+struct StepKernels {
+  std::string (*const* run)(const StepLaunch&, void* where);
+};
+
+// What is the same at all times, as `prepare_launch` gives it. Throws std::invalid_argument where the convolution or
+// the slots do not fit; `run` throws it where channels or addresses do not allow accesses of 16 bytes.
+StepLaunch prepare_step(const StageKernel& kernel, const StageLaunch& stage, const StepConvolution& convolution,
+                        std::vector<StepSlot> slots);
+
+// The step's kernel of stage `number`. Throws std::invalid_argument where there is none.
+auto step_kernel(const StepKernels& steps, int number) -> std::string (*)(const StepLaunch&, void* where);
+
+// Runs the step's kernel of stage `number` once. Throws std::invalid_argument where it does not fit what it is given.
+std::string launch_step(const StageKernels& stages, const StepKernels& steps, int number,
+                        const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
+                        std::vector<StepSlot> slots, const StepConvolution& convolution, const StageSizes& sizes,
+                        uintptr_t lengths, int64_t time, void* where);
+
+}  // namespace frcn

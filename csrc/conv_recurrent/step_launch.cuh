@@ -1,0 +1,105 @@
+// Starts the kernels that step_dispatch.h chooses. Copies past the registers, loads of operands by a warp and products
+// are the instructions of sm_80 and later.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "conv_recurrent/stage_launch.cuh"
+#include "conv_recurrent/step_dispatch.h"
+#include "conv_recurrent/steps_cuda.h"
+
+namespace FRCN_ISA {
+
+__device__ __forceinline__ void multiply_add(const float16*, float (&sums)[4], const uint32_t (&left)[4],
+                                             const uint32_t* right) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+
+__device__ __forceinline__ void multiply_add(const bfloat16*, float (&sums)[4], const uint32_t (&left)[4],
+                                             const uint32_t* right) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+
+__device__ __forceinline__ uint32_t as_tf32(uint32_t bits) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+}
+
+__device__ __forceinline__ void multiply_add(const float*, float (&sums)[4], const uint32_t (&left)[4],
+                                             const uint32_t* right) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(as_tf32(left[0])), "r"(as_tf32(left[1])), "r"(as_tf32(left[2])), "r"(as_tf32(left[3])),
+        "r"(as_tf32(right[0])), "r"(as_tf32(right[1])));
+}
+
+// Places are bytes in the block's memory.
+struct StepBlock {
+  char* memory;
+
+  __device__ __forceinline__ uint32_t at(int place) const {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(memory)) + place;
+  }
+
+  __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ char* room() const { return memory; }
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+
+  // 16 bytes, or zeros.
+  __device__ __forceinline__ void copy(int to, const char* from, bool is_there) const {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at(to)), "l"(from), "r"(is_there ? 16 : 0)
+                 : "memory");
+  }
+  __device__ __forceinline__ void commit() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+  // Until no more than kGroups of this thread's groups of copies are on their way.
+  template <int kGroups>
+  __device__ __forceinline__ void wait() const {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+  }
+
+  __device__ __forceinline__ void load(uint32_t (&parts)[4], int from) const {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
+                 : "r"(at(from))
+                 : "memory");
+  }
+
+  template <class T>
+  __device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) const {
+    multiply_add(static_cast<const T*>(nullptr), sums, left, right);
+  }
+};
+
+template <class Body>
+__global__ void __launch_bounds__(kStepThreads, kLeastBlocks) step_kernel(const __grid_constant__ FusedStep a) {
+  extern __shared__ __align__(128) char step_room[];
+  Body::run(a, StepBlock{step_room}, blockIdx.x, blockIdx.y);
+}
+
+struct StepStream {
+  void* stream;
+
+  static int processors() {
+    int device = 0, count = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+  }
+
+  template <class Body>
+  std::string step(const FusedStep& a, int64_t groups, int64_t parts, int room) const {
+    cudaFuncSetAttribute(step_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, room);
+    step_kernel<Body><<<dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)), kStepThreads, room,
+                        static_cast<cudaStream_t>(stream)>>>(a);
+    return StageStream::state();
+  }
+};
+
+}  // namespace FRCN_ISA

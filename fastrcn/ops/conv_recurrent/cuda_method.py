@@ -1,0 +1,139 @@
+"""How the ``cuda`` backend runs a convolution whose result one stage takes: "fused", one kernel on tensor cores in
+whose memory the result stays, or "library", the library's convolution and the stage's kernel. Chosen by shape.
+
+The library's product is the faster one. The fused kernel saves a launch, and a write and a read of the result. In units
+of the time that the library takes for one operation a value of the result costs 2 K / ``_EFFICIENCY`` fused, with K the
+length of its sum, and 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library, which takes ``OPERATIONS_PER_LAUNCH`` more
+for all of them.
+"""
+
+from math import prod
+
+import torch
+
+from fastrcn.ops.choice import Choice
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall
+from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
+
+NAMES = ("fused", "library")
+
+_EFFICIENCY = {8: 0.7, 9: 0.4, 10: 0.3}
+"""By compute capability: estimated speed of the fused kernel's product, as a part of the library's. From 9 on the
+library has faster instructions than the kernel. Not measured yet."""
+
+_ALIGNMENT = 16
+"""Bytes that one access takes."""
+
+_MOST_SLOTS, _MOST_PIXELS, _MOST_WEIGHTS = 8, 1 << 30, 1 << 28
+"""Of a kernel, of a step, of an output channel."""
+
+_method = Choice("method", NAMES)
+
+
+def use_method(name):
+    """Within this context every convolution that can be runs by the method "fused" or "library", whatever its shape."""
+    return _method.use(name)
+
+
+def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall]:
+    """{id of an addend: the stage that is one kernel with its convolution}; ``addends``: of convolutions, by the step's
+    id. The stage is the first that takes the result; what others take it leaves in the convolution's target."""
+    convolutions, firsts = {}, {}
+    for step in steps:
+        if id(step) in addends:
+            convolutions.setdefault(id(addends[id(step)]), []).append(step)
+    for addend in {id(a): a for a in addends.values()}.values():
+        firsts.setdefault(id(addend.takers[0].stage), []).append(addend)
+    fused = {}
+    for own in firsts.values():
+        stage, parts = own[0].takers[0].stage, [convolutions[id(a)] for a in own]
+        if all(len(part) == 1 for part in parts) and _can_fuse(steps, parts, stage, own, geometry, images, dtype):
+            found = [part[0] for part in parts]
+            if _method.asked == "fused" or (not _method.asked and _is_faster(found, geometry, images, dtype)):
+                fused |= {id(a): stage for a in own}
+    # A kernel adds no result that is in memory.
+    others = {id(t.stage) for a in addends.values() if id(a) not in fused for t in a.takers}
+    return {key: stage for key, stage in fused.items() if id(stage) not in others}
+
+
+def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
+    """Whether a kernel does what convolutions and a stage do; ``parts``: a list of one convolution for each addend."""
+    convolutions = [part[0] for part in parts]
+    one, lanes = convolutions[0], _ALIGNMENT // dtype.itemsize
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    if dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+        return False
+    if any(arg.role == "d_param" for arg in stage.signature.args):
+        return False
+    kernel, inputs = one.weight.shape[2:], one.weight.shape[1]
+    if any(_window(c) != _window(one) or c.source is not one.source for c in convolutions):
+        return False
+    keeps = all(2 * p == d * (k - 1) for p, d, k in zip(one.padding, one.dilation, kernel, strict=True))
+    if not keeps or any(s != 1 for s in one.stride):
+        return False
+    slots = sum(len(a.takers) for a in addends)
+    if slots > _MOST_SLOTS or images * geometry.map_pixels > _MOST_PIXELS or inputs * prod(kernel) > _MOST_WEIGHTS:
+        return False
+    buffers = [*stage.buffers, one.source, *(c.target for c in convolutions)]
+    if geometry.channels % lanes or inputs % lanes or not all(_is_aligned(b, lanes) for b in buffers):
+        return False
+    return not any(_may_write(s, c, lag) for c in convolutions for s, lag in _between(steps, c, stage))
+
+
+def _window(step: Convolution):
+    """What convolutions of one kernel have in common."""
+    return tuple(step.weight.shape[1:]), tuple(step.stride), tuple(step.padding), tuple(step.dilation), step.skip_first
+
+
+def _is_faster(convolutions, geometry, images, dtype):
+    """By the estimates above."""
+    size, one = dtype.itemsize, convolutions[0]
+    values = images * geometry.map_pixels * sum(c.weight.shape[0] for c in convolutions)
+    operations = 2 * prod(one.weight.shape[1:])
+    known = min(_capability(one.source.data.device), max(_EFFICIENCY))
+    launches = len(convolutions) * OPERATIONS_PER_LAUNCH[size] / max(1, values)
+    saved = 2 * size * OPERATIONS_PER_BYTE[size] + launches
+    return operations * (1 / _EFFICIENCY[known] - 1) < saved
+
+
+def _capability(device):
+    """A GPU's compute capability, without its fraction."""
+    return torch.cuda.get_device_capability(device)[0]
+
+
+def _is_aligned(buffer: Buffer, lanes):
+    """Whether every row of channels begins at an aligned place."""
+    base, between, first = buffer.address()
+    return not (base % _ALIGNMENT or between % _ALIGNMENT or first % _ALIGNMENT or buffer.pitch % lanes)
+
+
+def _between(steps, step, stage):
+    """[(step, times by which it is later)] from after a convolution to the stage that takes its result."""
+    n, m = (next(k for k, s in enumerate(steps) if s is wanted) for wanted in (step, stage))
+    if m > n:
+        return [(s, 0) for s in steps[n + 1 : m + 1]]
+    return [*((s, 0) for s in steps[n + 1 :]), *((s, 1) for s in steps[: m + 1])]
+
+
+def _may_write(step, convolution: Convolution, lag):
+    """Whether a step, so many times later, may write to the maps that a convolution reads, or the kernel that it would
+    be part of to other places of these."""
+    source = convolution.source
+    if isinstance(step, StageCall):
+        pairs = zip(step.signature.args, step.buffers, strict=True)
+        written = [b for a, b in pairs if a.mode != "load" or step.signature.is_completed(a)]
+        written.append(convolution.target)
+    else:
+        written = [step.target]
+    read = [source.data] if source.first is None else [source.data, source.first]
+    storages = {data.untyped_storage().data_ptr() for data in read}
+    same = [b for b in written if b.data.untyped_storage().data_ptr() in storages]
+    return not all(_is_other_map(b, source, lag) for b in same)
+
+
+def _is_other_map(written: Buffer, source: Buffer, lag):
+    """Whether two buffers are maps of the same sequence at different times."""
+    if not (written.timed and source.timed and written.data.data_ptr() == source.data.data_ptr()):
+        return False
+    return abs((written.shift - written.origin) - (source.shift - source.origin)) != lag

@@ -1,0 +1,61 @@
+"""Run by test_cuda_stages_on_host.py: kernels of convolutions with their stages, compiled for the host."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.ops.cuda_on_host.stages import load
+from tests.ops.cuda_on_host.step_cases import CASES, LARGE, STEPS, StepCase, check_step
+
+KERNELS = load(os.environ["FASTRCN_HOST_STAGES"])
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+FORWARD = next(name for name, (_, sig) in STEPS.items() if len(sig.args) == 8 and not sig.backward)
+"""An LSTM's, of four slots."""
+LARGE_TILE, MEDIUM_TILE, SMALL_TILE = range(3)
+
+
+@pytest.fixture(autouse=True)
+def many_processors():
+    KERNELS.forget_launches()
+    KERNELS.set_steps(1000, False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", STEPS)
+def test_every_stage(name, dtype):
+    check_step(KERNELS, name, CASES["small"], dtype)
+    assert [tile for tile, _ in KERNELS.steps()] == [SMALL_TILE]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", sorted(set(CASES) - {"small"}))
+def test_shapes(case, dtype):
+    check_step(KERNELS, FORWARD, CASES[case], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("channels", "tile"), [(64, LARGE_TILE), (16, MEDIUM_TILE)])
+def test_tiles(channels, tile, dtype):
+    KERNELS.set_steps(1, False)
+    check_step(KERNELS, FORWARD, replace(LARGE, channels=channels), dtype)
+    assert [tile for tile, _ in KERNELS.steps()] == [tile]
+
+
+def test_copies_that_are_done_at_once():
+    """What is copied early must not be in use any more."""
+    KERNELS.set_steps(1, True)
+    check_step(KERNELS, FORWARD, LARGE, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 12}, "whole packs of 16 bytes"),
+        ({"inputs": 20}, "whole packs of 16 bytes"),
+    ],
+)
+def test_what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_step(KERNELS, FORWARD, replace(StepCase(), **change), torch.bfloat16)

@@ -1,0 +1,34 @@
+"""The rule that chooses how the ``cuda`` backend runs a convolution with its stage."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fastrcn.ops.conv_recurrent import cuda_method
+
+
+def is_faster(monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bfloat16, kernel=(3, 3), convolutions=1):
+    monkeypatch.setattr(cuda_method, "_capability", lambda device: capability)
+    source = SimpleNamespace(data=torch.empty(0))
+    one = SimpleNamespace(source=source, weight=SimpleNamespace(shape=(outputs, inputs, *kernel)))
+    return cuda_method._is_faster([one] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
+
+
+@pytest.mark.parametrize("capability", [8, 9, 10, 12])
+def test_small_steps_are_fused_and_large_ones_are_not(capability, monkeypatch):
+    """What a launch takes decides first, then the length of the sums."""
+    assert is_faster(monkeypatch, capability, 64, 256, 256)
+    assert is_faster(monkeypatch, capability, 8, 32, 1 << 20, kernel=(1, 3))
+    assert not is_faster(monkeypatch, capability, 256, 1024, 1 << 16, kernel=(5, 5))
+
+
+def test_a_launch_more_speaks_for_fusing(monkeypatch):
+    sizes = [n for n in range(1 << 10, 1 << 16, 1 << 9) if is_faster(monkeypatch, 9, 64, 192, n)]
+    more = [n for n in range(1 << 10, 1 << 16, 1 << 9) if is_faster(monkeypatch, 9, 64, 96, n, convolutions=2)]
+    assert len(more) > len(sizes) > 0
+
+
+def test_method_is_checked():
+    with pytest.raises(ValueError, match="method: expected one of fused, library, got 'both'"):
+        cuda_method.use_method("both").__enter__()
