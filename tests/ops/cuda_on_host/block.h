@@ -145,10 +145,10 @@ class Fibers {
   }
 
  private:
-  static float operand(float value) {  // rounded to TF32, ties away from zero
+  static float operand(float value) {  // TF32
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x1000u) & ~0x1fffu;
+    bits &= ~0x1fffu;
     std::memcpy(&value, &bits, sizeof bits);
     return value;
   }
