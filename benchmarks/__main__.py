@@ -12,6 +12,7 @@ import fastrcn
 from benchmarks import cases, report
 from benchmarks.case import NAMES, backend_on
 from benchmarks.runner import measure_ceilings, run_case
+from fastrcn.ops.conv_recurrent import cuda_method
 
 _GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",), "own": ("stages", "plain")}
 
@@ -89,6 +90,9 @@ def main(argv=None):
     parser.add_argument(
         "--backend", choices=fastrcn.backends.NAMES, help="of fastrcn's layers (default: automatic, on a GPU triton)"
     )
+    parser.add_argument(
+        "--cuda-method", choices=cuda_method.NAMES, help="of the cuda backend, for all shapes; without memory"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--baselines", default=None, metavar="LIST", help=f"of {','.join(_GROUPS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
@@ -105,6 +109,15 @@ def main(argv=None):
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
     if args.backend:
         os.environ["FASTRCN_BACKEND"] = args.backend  # memory is measured in processes of their own
+    if args.cuda_method:
+        args.no_memory = True  # which is measured in processes of their own
+        with fastrcn.use_cuda_method(args.cuda_method):
+            return _compare(args, chosen, groups)
+    return _compare(args, chosen, groups)
+
+
+def _compare(args, chosen, groups):
+    """Run the chosen cases and write the tables; 1 where a contestant failed or disagreed."""
     dtype = getattr(torch, args.dtype)
     names = ["fastrcn", "recompute", "last", *(n for g in groups for n in _GROUPS[g])]
     ceilings = measure_ceilings(dtype, args.device)

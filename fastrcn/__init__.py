@@ -37,6 +37,7 @@ from fastrcn.layers import (
 )
 from fastrcn.memory import empty_cache
 from fastrcn.ops.autotune import use_autotune
+from fastrcn.ops.conv_recurrent.cuda_method import use_method as use_cuda_method
 from fastrcn.ops.conv_recurrent.directions import use_directions
 from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
 
@@ -79,6 +80,7 @@ __all__ = [
     "interop",
     "use_autotune",
     "use_backend",
+    "use_cuda_method",
     "use_directions",
     "use_schedule",
 ]

@@ -3,6 +3,7 @@
 Without a GPU its kernels and its Python run on the host: ``test_cuda_stages_on_host``.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,16 +12,17 @@ import torch
 import fastrcn
 from fastrcn import backends, native
 from fastrcn.cells import ConvLSTM
-from fastrcn.ops.conv_recurrent import cuda
+from fastrcn.ops.conv_recurrent import cuda, cuda_method
 from tests.helpers import normed
 from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
-from tests.ops.cuda_on_host import stage_cases
+from tests.ops.cuda_on_host import stage_cases, step_cases
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
 # More pixels than the blocks of threads take in one turn.
+MANY_TILES = replace(step_cases.LARGE, images=9, size=(1, 65, 67), ended=True)
 MANY_PIXELS = stage_cases.StageCase(64, images=5, pixels=9001, ended=True, addend="written", parts=512)
 
 
@@ -36,6 +38,24 @@ def test_stage_on_the_gpu(stage, dtype):
     stream = torch.cuda.current_stream().cuda_stream
     for case in (*stage_cases.CASES.values(), MANY_PIXELS):
         stage_cases.check_stage(native.module(), stage, case, dtype, "cuda", stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", step_cases.STEPS)
+def test_step_on_the_gpu(name, dtype):
+    stream = torch.cuda.current_stream().cuda_stream
+    for case in (*step_cases.CASES.values(), step_cases.LARGE, MANY_TILES):
+        step_cases.check_step(native.module(), name, case, dtype, "cuda", stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", cuda_method.NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_methods_on_the_gpu(name, dtype, method):
+    with cuda_method.use_method(method):
+        compare_with_loop(name, LARGE, "cuda", dtype, "cuda")
 
 
 @pytest.mark.gpu
@@ -183,11 +203,12 @@ def test_reasons(monkeypatch):
         False,
         "it has float32, float64, bfloat16 and float16, these are int32",
     )
-    how = "the library's convolutions, one CUDA kernel per stage, time loop in "
-    assert ask(cell, torch.float16, "cuda") == (True, how + "C++")
+    how = "one CUDA kernel per stage, convolutions in it or the library's, time loop in C++"
+    assert ask(cell, torch.float16, "cuda") == (True, how)
     with monkeypatch.context() as patch:
         patch.setattr(cuda, "_torch_library", lambda device: (None, "this PyTorch has no function f"))
-        assert ask(cell, torch.float16, "cuda") == (True, how + "Python: this PyTorch has no function f")
+        how = "the library's convolutions, one CUDA kernel per stage, time loop in Python: this PyTorch has no function f"
+        assert ask(cell, torch.float16, "cuda") == (True, how)
     ok, reason = ask(MGU(), torch.float32, "cuda")
     assert ok
     assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason

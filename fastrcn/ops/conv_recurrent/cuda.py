@@ -1,10 +1,11 @@
-"""The ``cuda`` backend: the library's convolutions and one compiled CUDA kernel per stage, without Triton.
+"""The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution that a stage completes is in
+the same kernel, or the library's (see ``cuda_method``).
 
-A stage's kernel loads what a convolution adds to its pre-activations (backward: to the gradients it begins with)
+After the library's, a stage's kernel loads what a convolution adds to its pre-activations (backward: to the gradients it begins with)
 together with these, so that no pass over memory only adds, and writes the sum back where somebody reads it again.
 
-The time loop is C++, which calls the library through PyTorch's C interface; it is Python where a PyTorch has not all of
-that interface, and for cells whose stages were not compiled.
+The time loop is C++, which calls the library through PyTorch's C interface. It is Python, and all convolutions are the
+library's, where a PyTorch has not all of that interface, and for cells whose stages were not compiled.
 """
 
 from contextlib import contextmanager
@@ -37,8 +38,9 @@ def can_run(subject: Subject, dtype, device):
         return False, problem
     if has_kernels(schedule_of(subject[0])):
         problem = _torch_library(device)[1]
-        loop = f"Python: {problem}" if problem else "C++"
-        return True, f"the library's convolutions, one CUDA kernel per stage, time loop in {loop}"
+        if problem:
+            return True, f"the library's convolutions, one CUDA kernel per stage, time loop in Python: {problem}"
+        return True, "one CUDA kernel per stage, convolutions in it or the library's, time loop in C++"
     other = "" if schedule_of(subject[0]).normalizes else " (triton compiles cells when they run)"
     return True, (
         "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
