@@ -19,7 +19,8 @@ from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.input_schedule import NAMES, use_schedule
 from fastrcn.ops.conv_recurrent.triton_config import shipped, use_config
-from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, _Launch
+from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
+from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 
 ARCHITECTURES = (80, 90, 100)
 OPERATIONS = ("conv_recurrent", "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
@@ -38,13 +39,13 @@ CELLS = {
 class _Recorder(TritonProgram):
     """Notes the launches that a program would make and makes none."""
 
-    found: list[_Launch]
+    found: list[PhaseLaunch]
 
     def run(self, start, count, at_start):
-        self.found += [_Launch(self, work) for work in self.works]
+        self.found += [PhaseLaunch(self, work) for work in self.works]
 
     def run_backward(self, start, count, last_is_first):
-        loop, _ = self.joined() or ([_Launch(self, work) for work in self.works], None)
+        loop, _ = self.joined() or ([PhaseLaunch(self, work) for work in self.works], None)
         self.found += loop
 
 

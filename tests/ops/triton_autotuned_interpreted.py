@@ -11,7 +11,7 @@ import torch
 import fastrcn
 from fastrcn.ops import autotune
 from fastrcn.ops.conv3d_relu_maxpool3d import method
-from fastrcn.ops.conv_recurrent import triton_program
+from fastrcn.ops.conv_recurrent import triton_launch
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.tolerances import assert_close
 
@@ -50,9 +50,9 @@ def keys():
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
 def test_measuring_changes_no_result(name, monkeypatch):
     configs = []
-    plain = triton_program._Launch.__call__
+    plain = triton_launch.PhaseLaunch.__call__
     monkeypatch.setattr(
-        triton_program._Launch, "__call__", lambda self, *times: configs.append(self.config) or plain(self, *times)
+        triton_launch.PhaseLaunch, "__call__", lambda self, *times: configs.append(self.config) or plain(self, *times)
     )
     timer, exact = Timer(), make_tensors(SUBJECTS[name], CASE)
     with fastrcn.use_autotune(timer=timer):

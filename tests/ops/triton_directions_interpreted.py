@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastrcn
 from fastrcn.functional import conv_recurrent_both
-from fastrcn.ops.conv_recurrent import triton_program, triton_together
+from fastrcn.ops.conv_recurrent import triton_launch, triton_together
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop
@@ -39,7 +39,7 @@ def launches(monkeypatch):
 
         return launch
 
-    monkeypatch.setattr(triton_program._Launch, "__call__", counted("one", triton_program._Launch.__call__))
+    monkeypatch.setattr(triton_launch.PhaseLaunch, "__call__", counted("one", triton_launch.PhaseLaunch.__call__))
     monkeypatch.setattr(triton_together._Twins, "__call__", counted("two", triton_together._Twins.__call__))
     return counts
 

@@ -8,7 +8,7 @@ import torch
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import input_schedule, triton_program
+from fastrcn.ops.conv_recurrent import input_schedule, triton_launch, triton_program
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -219,13 +219,13 @@ class Persistent(TritonProgram):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_one_launch_for_many_steps(name, reverse, monkeypatch):
     """The persistent kernel, with the single tile for which the interpreter can run its barrier."""
-    walks, plain = [], triton_program._Launch.walk
+    walks, plain = [], triton_launch.PhaseLaunch.walk
 
     def noted(self, *arguments):
         walks.append(arguments)
         plain(self, *arguments)
 
-    monkeypatch.setattr(triton_program._Launch, "walk", noted)
+    monkeypatch.setattr(triton_launch.PhaseLaunch, "walk", noted)
     monkeypatch.setattr(triton_program, "Program", Persistent)
     compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
     assert [turns for _, _, turns, _ in walks] == [4, 4]
@@ -234,8 +234,8 @@ def test_one_launch_for_many_steps(name, reverse, monkeypatch):
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
 def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
     """The order of the arguments on that path, which the interpreter itself never takes."""
-    kernel, calls = relaunched(triton_program.kernel_of)
-    monkeypatch.setattr(triton_program, "kernel_of", kernel)
+    kernel, calls = relaunched(triton_launch.kernel_of)
+    monkeypatch.setattr(triton_launch, "kernel_of", kernel)
     compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
     assert len(calls) >= 6
 

@@ -1,0 +1,109 @@
+"""What one Triton kernel of the time loop does: convolutions, and the stage that follows them (see ``emit_triton``)."""
+
+from dataclasses import dataclass
+
+from fastrcn.compiler.signature import Signature
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where maps lie: a pointer argument and which ``C`` channels of it; ``spread``: one row for all pixels.
+
+    Of a parameter's gradient ``spread`` says that each program owns a row of sums, else each pixel has its own.
+    """
+
+    pointer: int
+    slot: int = 0
+    spread: bool = False
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """One slot that the phase completes. ``start``: what the products are added to, None for zero; ``stored``:
+    whether memory gets the sum as well."""
+
+    place: Place
+    start: Place | None
+    stored: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution of the maps at a pointer argument, whose output blocks go to ``accumulators``."""
+
+    source: int
+    accumulators: tuple[int, ...]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one kernel does. ``timed``: for each pointer argument, whether it has maps for every time.
+
+    ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
+    ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
+    ``persistent``: the kernel walks over many times itself, with a barrier of all programs between two of them.
+    ``both``: the grid has a second axis for the direction, and each direction its own maps, weights and times.
+    """
+
+    timed: tuple[bool, ...]
+    accumulators: tuple[Accumulator, ...] = ()
+    products: tuple[Product, ...] = ()
+    signature: Signature | None = None
+    places: tuple[Place, ...] = ()
+    taken: tuple[int | None, ...] = ()
+    lengths: bool = False
+    parts: int = 1
+    persistent: bool = False
+    both: bool = False
+
+    @property
+    def joined(self):
+        """Whether all accumulators are one matrix, side by side: the widest products that tensor cores can do.
+
+        They come apart by halving, so their number must be a power of two, and every product must add to all of them.
+        """
+        n = len(self.accumulators)
+        return bool(self.products) and n & (n - 1) == 0 and all(len(p.accumulators) == n for p in self.products)
+
+    @property
+    def freezes(self):
+        """Whether the stage holds the states of sequences that have ended."""
+        return self.lengths and self.signature is not None and bool(self.signature.carries)
+
+    @property
+    def arguments(self):
+        """Names of the kernel's run-time arguments, in order."""
+        products = range(len(self.products))
+        names = [f"p_{k}" for k in range(len(self.timed))]
+        names += [f"p_weight_{j}" for j in products]
+        names += ["p_lengths"] if self.freezes else []
+        names += [f"i_t_{k}" for k, timed in enumerate(self.timed) if timed]
+        names += [f"{name}_{j}" for j in products for name in ("n_steps", "n_rows", "n_columns")]
+        names += ["i_time", "n_pixels", "n_images", "height", "width"]
+        names += [f"{name}_other" for name in self.own] if self.both else []
+        return [*names, "n_times", "i_direction", "p_counter"] if self.persistent else names
+
+    @property
+    def own(self):
+        """Names of the arguments that differ between the two directions."""
+        names = [f"p_{k}" for k in range(len(self.timed))]
+        names += [f"p_weight_{j}" for j in range(len(self.products))]
+        return [*names, *(f"i_t_{k}" for k, timed in enumerate(self.timed) if timed), "i_time"]
+
+    @property
+    def constants(self):
+        """Names of the kernel's compile-time arguments, in order."""
+        products = range(len(self.products))
+        names = [f"PITCH_{k}" for k in range(len(self.timed))]
+        names += [f"{name}_{j}" for j in products for name in ("CI", "BLOCK_K")]
+        return ["C", *names, "BLOCK_M", "BLOCK_C", "PRECISION", "WEIGHT_BY_ROWS", "INTERPRET"]
+
+    @property
+    def name(self):
+        """Name of the kernel's function."""
+        backward = self.signature is not None and self.signature.backward
+        return f"conv_recurrent_{'bwd' if backward else 'fwd'}_kernel"
