@@ -51,15 +51,15 @@ class _Recorder(TritonProgram):
 
 def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     """The launches of one step of a cell's forward and backward, by name."""
-    schedule, size = schedule_of(cell.key), (4, 4)
-    blocks = schedule.blocks
+    schedule, size = schedule_of(cell.key), (4,) * len(kernel)
+    blocks, one = schedule.blocks, (1,) * len(kernel)
     inputs = [torch.zeros(2, 1, channels, *size, dtype=dtype) for _ in schedule.inputs]
     weight_ih = [torch.zeros(blocks[n] * channels, channels, *kernel, dtype=dtype) for n in schedule.inputs]
     weight_hh = torch.zeros(blocks["h"] * channels, channels, *kernel, dtype=dtype)
     bias = torch.zeros(blocks["bias"] * channels, dtype=dtype)
     weight_ch = torch.zeros(blocks["peephole"] * channels, dtype=dtype) if blocks["peephole"] else None
     hx = [torch.zeros(1, channels, *size, dtype=dtype) for _ in schedule.states]
-    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, (1, 1), (1, 1), None, False)
+    geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, one, one, None, False)
     arguments = (inputs, weight_ih, weight_hh, bias, weight_ch, hx, [], torch.full((1,), 2))
     named = {}
     with use_config(config), use_schedule(schedule_name):
@@ -128,7 +128,7 @@ def main(argv=None):
     parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--kernel", nargs=2, type=int, default=(3, 3))
+    parser.add_argument("--kernel", nargs="+", type=int, default=(3, 3), help="two sizes, or three: of volumes")
     parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
     parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
     parser.add_argument("--both", action="store_true", help="the kernels of two directions")
@@ -137,6 +137,8 @@ def main(argv=None):
     parser.add_argument("--largest", action="store_true", help="the first configuration of each table only")
     parser.add_argument("--json", action="store_true", help="one row per line as JSON")
     a = parser.parse_args(argv)
+    if len(a.kernel) not in (2, 3):
+        parser.error(f"--kernel: expected two sizes, or three, got {len(a.kernel)}")
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]

@@ -8,6 +8,8 @@ tile of the source.
 import hashlib
 import linecache
 from functools import cache
+from math import prod
+from typing import NamedTuple
 
 from fastrcn.compiler.emit import Printer
 from fastrcn.compiler.phase import Phase
@@ -22,6 +24,23 @@ class _BlockPrinter(Printer):
 
 
 _PRINTER = _BlockPrinter({name: name for name in ("sigmoid", "tanh", "relu", "exp", "positive")})
+
+
+class _Axis(NamedTuple):
+    """One axis of the maps: the names, in a kernel, of a pixel's place on it, of where its first tap lies in the
+    source, of a tap's distance from the first, and of the source's size."""
+
+    name: str
+    corner: str
+    offset: str
+    extent: str
+
+
+_AXES = (
+    _Axis("z", "front", "i_back", "n_frames"),
+    _Axis("y", "top", "i_down", "n_rows"),
+    _Axis("x", "left", "i_right", "n_columns"),
+)
 
 
 def phase_source(phase: Phase) -> str:
@@ -66,7 +85,7 @@ def _tile(phase):
         "i_tile_c = tl.program_id(0) % n_tiles_c",
         "i_m = i_tile_m * BLOCK_M + tl.arange(0, BLOCK_M)",
         "inside = i_m < n_pixels",
-        "i_b = i_m // (height * width)",
+        f"i_b = i_m // ({' * '.join(phase.size)})",
         "i_row = i_m.to(tl.int64)[:, None]",
         f"WIDTH: tl.constexpr = BLOCK_C // {phase.parts}",
     ]
@@ -76,6 +95,7 @@ def _tile(phase):
             f"n_weight_{j}: tl.constexpr = BLOCK_K_{j} * BLOCK_C",
         ]
     if phase.products:
+        lines += ["i_z = i_m // (height * width) % depth"] if phase.axes == 3 else []
         lines += ["i_y = i_m // width % height", "i_x = i_m % width"]
     return lines
 
@@ -96,16 +116,16 @@ def _accumulators(phase):
 def _product(phase, j, product):
     s, slots = product.source, len(product.accumulators)
     width = slots if phase.joined else 1
-    (kh, kw), (sy, sx), (dy, dx), (py, px) = product.kernel, product.stride, product.dilation, product.padding
+    axes, taps = _AXES[-phase.axes :], prod(product.kernel)
     image = f"i_t_{s}.to(tl.int64) * n_images + i_b" if phase.timed[s] else "i_b.to(tl.int64)"
+    corners = zip(axes, product.stride, product.padding, strict=True)
     lines = [
-        f"top_{j} = i_y * {sy} - {py}",
-        f"left_{j} = i_x * {sx} - {px}",
+        *(f"{a.corner}_{j} = i_{a.name} * {stride} - {padding}" for a, stride, padding in corners),
         f"i_k_{j} = tl.arange(0, BLOCK_K_{j})",
-        f"i_pixel_{j} = ({image}) * (n_rows_{j} * n_columns_{j}) + top_{j} * n_columns_{j} + left_{j}",
+        f"i_pixel_{j} = ({image}) * ({' * '.join(f'{a.extent}_{j}' for a in axes)}) + {_corner(phase, j)}",
         f"p_a_{j} = p_{s} + (i_pixel_{j} * PITCH_{s})[:, None] + i_k_{j}[None, :]",
         # Weights are packed by blocks of channels, taps and blocks of input channels, padded with zeros: no masks.
-        f"p_b_{j} = p_weight_{j} + i_tile_c.to(tl.int64) * ({kh * kw * slots} * n_blocks_{j} * n_weight_{j})",
+        f"p_b_{j} = p_weight_{j} + i_tile_c.to(tl.int64) * ({taps * slots} * n_blocks_{j} * n_weight_{j})",
         f"i_n_{j} = tl.arange(0, {width} * BLOCK_C)[None, :]",
         "if WEIGHT_BY_ROWS:",
         f"    p_b_{j} += i_n_{j} * BLOCK_K_{j} + i_k_{j}[:, None]",
@@ -114,16 +134,14 @@ def _product(phase, j, product):
         f"for i_step in range(0, n_steps_{j}):",
         f"    i_tap = i_step // n_blocks_{j}",
         f"    i_first = (i_step % n_blocks_{j}) * BLOCK_K_{j}",
-        f"    i_down = i_tap // {kw} * {dy}",
-        f"    i_right = i_tap % {kw} * {dx}",
-        f"    y = top_{j} + i_down",
-        f"    x = left_{j} + i_right",
-        f"    valid = inside & (y >= 0) & (y < n_rows_{j}) & (x >= 0) & (x < n_columns_{j})",
+        *(f"    {line}" for line in _tap(product)),
+        *(f"    {a.name} = {a.corner}_{j} + {a.offset}" for a in axes),
+        f"    valid = inside & {' & '.join(f'({a.name} >= 0) & ({a.name} < {a.extent}_{j})' for a in axes)}",
         f"    if CI_{j} % BLOCK_K_{j} == 0:",
         "        valid_a = valid[:, None]",
         "    else:",
         f"        valid_a = valid[:, None] & (i_k_{j} + i_first < CI_{j})[None, :]",
-        f"    i_shift = (i_down * n_columns_{j} + i_right).to(tl.int64) * PITCH_{s} + i_first",
+        f"    i_shift = {_shift(phase, j)} * PITCH_{s} + i_first",
         f"    a = tl.load(p_a_{j} + i_shift, mask=valid_a, other=0.0)",
         # The interpreter multiplies the bits of bfloat16.
         "    if INTERPRET:",
@@ -138,6 +156,30 @@ def _product(phase, j, product):
             f"    {name} = tl.dot(a, b, {name}, input_precision=PRECISION)",
         ]
     return lines
+
+
+def _corner(phase, j):
+    """The source's pixel, within its map, on which the first tap of each of a tile's pixels lies."""
+    if phase.axes == 2:
+        return f"top_{j} * n_columns_{j} + left_{j}"
+    return f"(front_{j}.to(tl.int64) * n_rows_{j} + top_{j}) * n_columns_{j} + left_{j}"
+
+
+def _tap(product):
+    """Where a tap lies from the first one."""
+    *_, kh, kw = product.kernel
+    *dz, dy, dx = product.dilation
+    lines = [f"i_right = i_tap % {kw} * {dx}"]
+    if not dz:
+        return [f"i_down = i_tap // {kw} * {dy}", *lines]
+    return [f"i_back = i_tap // {kh * kw} * {dz[0]}", f"i_down = i_tap // {kw} % {kh} * {dy}", *lines]
+
+
+def _shift(phase, j):
+    """The pixels of the source between the first tap and this one."""
+    if phase.axes == 2:
+        return f"(i_down * n_columns_{j} + i_right).to(tl.int64)"
+    return f"((n_rows_{j}.to(tl.int64) * i_back + i_down) * n_columns_{j} + i_right)"
 
 
 def _address(phase, place):

@@ -33,15 +33,16 @@ class Product:
 
     source: int
     accumulators: tuple[int, ...]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one kernel does. ``timed``: for each pointer argument, whether it has maps for every time.
+    """What one kernel does. ``axes``: how many a map has, 2 (H,W) or 3 (D,H,W). ``timed``: for each pointer argument,
+    whether it has maps for every time.
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
     ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
@@ -49,6 +50,7 @@ class Phase:
     ``both``: the grid has a second axis for the direction, and each direction its own maps, weights and times.
     """
 
+    axes: int
     timed: tuple[bool, ...]
     accumulators: tuple[Accumulator, ...] = ()
     products: tuple[Product, ...] = ()
@@ -75,6 +77,11 @@ class Phase:
         return self.lengths and self.signature is not None and bool(self.signature.carries)
 
     @property
+    def size(self):
+        """Names of the arguments that say how large a map of the state is."""
+        return ("depth", "height", "width")[-self.axes :]
+
+    @property
     def arguments(self):
         """Names of the kernel's run-time arguments, in order."""
         products = range(len(self.products))
@@ -82,8 +89,9 @@ class Phase:
         names += [f"p_weight_{j}" for j in products]
         names += ["p_lengths"] if self.freezes else []
         names += [f"i_t_{k}" for k, timed in enumerate(self.timed) if timed]
-        names += [f"{name}_{j}" for j in products for name in ("n_steps", "n_rows", "n_columns")]
-        names += ["i_time", "n_pixels", "n_images", "height", "width"]
+        extents = ("n_frames", "n_rows", "n_columns")[-self.axes :]
+        names += [f"{name}_{j}" for j in products for name in ("n_steps", *extents)]
+        names += ["i_time", "n_pixels", "n_images", *self.size]
         names += [f"{name}_other" for name in self.own] if self.both else []
         return [*names, "n_times", "i_direction", "p_counter"] if self.persistent else names
 

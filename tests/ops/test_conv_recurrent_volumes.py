@@ -138,28 +138,17 @@ def test_opcheck():
     assert set(torch.library.opcheck(torch.ops.fastrcn.conv_recurrent_bwd.default, backward).values()) == {"SUCCESS"}
 
 
-def test_triton_leaves_volumes_to_others(monkeypatch):
-    """Its reason is told, and the automatic choice takes another backend and says so once."""
-    key, on_gpu = cells.ConvGRU().key, (torch.float32, "cuda")
-    assert backends.can_run("conv_recurrent", "triton", (key, 2), *on_gpu)[0]
-    ok, reason = backends.can_run("conv_recurrent", "triton", (key, 3), *on_gpu)
-    assert not ok
-    assert reason == "its kernels walk over the rows of maps (H,W), these are (D,H,W)"
+def test_triton_takes_volumes(monkeypatch):
+    key = cells.ConvGRU().key
+    for axes in (2, 3):
+        assert backends.can_run("conv_recurrent", "triton", (key, axes), torch.float32, "cuda")[0]
     monkeypatch.setattr(backends, "_BY_NAME_ONLY", {})
-    monkeypatch.setattr(backends, "_told", set())
-    monkeypatch.setitem(backends._CAN_RUN["conv_recurrent"], "cuda", lambda *a: (True, "all is there"))
-    with pytest.warns(UserWarning, match=r"cuda backend \(triton: its kernels walk over the rows of maps"):
-        assert backends.select("conv_recurrent", (key, 3), *on_gpu) == "cuda"
-    assert backends.select("conv_recurrent", (key, 3), *on_gpu) == "cuda"  # a second warning would be an error
-    assert backends.select("conv_recurrent", (key, 2), *on_gpu) == "triton"
+    assert backends.select("conv_recurrent", (key, 3), torch.float32, "cuda") == "triton"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     x, w, u = torch.randn(2, 1, 2, 1, 4, 5), torch.randn(9, 2, 1, 3, 3), torch.randn(9, 3, 1, 3, 3)
-    told = backends.explain("conv_recurrent", cells.ConvGRU(), x, w, u)
-    assert told.chosen == "cpu"
-    assert "triton: cannot run: its kernels walk over the rows" in str(told)
-    assert "triton: runs" in str(backends.explain("conv_recurrent", cells.ConvGRU(), x[:, :, :, 0], w, u))
-    with pytest.raises(RuntimeError, match=r"backend 'triton' cannot run conv_recurrent: its kernels walk"):
-        conv_gru(x, w, u, backend="triton")
+    assert "triton: runs: one kernel launch per phase" in str(
+        backends.explain("conv_recurrent", cells.ConvGRU(), x, w, u)
+    )
 
 
 VIEWS = {

@@ -59,6 +59,7 @@ def check(row):
         ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
         ("--cells", "lstm", "--arch", "90", "--persistent"),
         ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
+        ("--cells", "lstm", "--kernel", "3", "3", "3", "--schedule", "in_loop", "--phase", "fwd0", "--largest"),
     ],
     ids=" ".join,
 )

@@ -13,6 +13,11 @@ from tests.helpers.tolerances import assert_close
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
 
+VOLUME = Case(
+    steps=4, inputs=20, channels=40, depth=9, height=14, width=11, kernel=(3, 3, 3), recurrent_kernel=(3, 1, 5),
+    stride=(2, 1, 1), scale=0.05, lengths=(4, 2),
+)  # fmt: skip
+
 
 def on_gpu(tensors):
     return {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
@@ -63,14 +68,25 @@ def test_every_case(name, case):
 
 @pytest.mark.gpu
 @pytest.mark.triton
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_volumes(name, dtype, schedule):
+    with input_schedule.use_schedule(schedule):
+        compare(name, VOLUME, dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("case", [LARGE, VOLUME], ids=["maps", "volumes"])
 @pytest.mark.parametrize("name", ["lstm", "lstm_full", "gru_after", "rnn_tanh"])
-def test_persistent_kernel(name, monkeypatch):
+def test_persistent_kernel(name, case, monkeypatch):
     class Persistent(TritonProgram):
         def __init__(self, *arguments):
             super().__init__(*arguments, persistent=True)
 
     monkeypatch.setattr(triton_program, "Program", Persistent)
-    compare(name, LARGE)
+    compare(name, case)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from fastrcn.compiler.phase import Accumulator, Phase, Place, Product
 from fastrcn.ops.conv_recurrent.program import Buffer
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
 from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, maps_key, share_source
-from fastrcn.ops.triton_support import interpreting
+from fastrcn.ops.triton_support import check_pixels, interpreting
 
 if TYPE_CHECKING:
     from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
@@ -67,7 +68,7 @@ class PhaseLaunch:
             )
         timed = tuple(b.timed for b, _ in self.pointers)
         self.phase = Phase(
-            timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
+            g.axes, timed, tuple(accumulators), tuple(products), stage and stage.signature, tuple(places), tuple(taken),
             program.lengths is not None, self.config.parts if stage else 1,
         )  # fmt: skip
         self.products = [self._bind(convolutions) for convolutions in groups]
@@ -111,7 +112,7 @@ class PhaseLaunch:
             f"map={'x'.join(map(str, g.size))}",
         ]
         for c in work.convolutions:
-            sizes = (c.weight.shape, c.stride, c.dilation, c.padding, c.source.data.shape[-3:-1])
+            sizes = (c.weight.shape, c.stride, c.dilation, c.padding, self._map(c.source))
             words.append("/".join("x".join(map(str, size)) for size in sizes))
         return " ".join(words)
 
@@ -126,11 +127,17 @@ class PhaseLaunch:
 
     def _bind(self, convolutions):
         one = convolutions[0]
-        _, ci, kh, kw = one.weight.shape
+        _, ci, *kernel = one.weight.shape
+        size = self._map(one.source)
+        check_pixels(prod(size), "input's map")
         block_k = min(self.config.block_k, power(ci))
         weight = self.program.weight([c.weight for c in convolutions], self.config, block_k, self.phase.joined)
-        steps = kh * kw * -(-ci // block_k)
-        return _Bound(weight, steps, one.skip_first, tuple(one.source.data.shape[-3:-1]), ci, block_k)
+        steps = prod(kernel) * -(-ci // block_k)
+        return _Bound(weight, steps, one.skip_first, size, ci, block_k)
+
+    def _map(self, source: Buffer):
+        """Size of a source's maps."""
+        return tuple(source.data.shape[-1 - self.program.geometry.axes : -1])
 
     def _constants(self):
         program, config = self.program, self.config

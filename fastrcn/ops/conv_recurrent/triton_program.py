@@ -7,6 +7,7 @@ result the *next* time step's first stage reads; those two are one phase as well
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +28,6 @@ def can_run(subject: Subject, dtype, device):
     if schedule_of(subject[0]).normalizes:
         return False, "the cell normalises over whole maps, and a program of its kernels sees a tile"
     problem = problem_of(dtype, device)
-    if not problem and subject[1] != 2:
-        problem = "its kernels walk over the rows of maps (H,W), these are (D,H,W)"
     return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
 
 
@@ -177,13 +176,13 @@ class TritonProgram:
         return arg.role not in ("slot", "d_operand")
 
     def weight(self, weights, config: Config, block_k, joined):
-        """Weights (Co,Ci,kh,kw) packed by block of channels, tap, block of input channels and slot (``joined``: slots
-        side by side in one matrix), with zeros where a block is not full; made once per sequence."""
+        """Weights (Co,Ci,kernel ...) packed by block of channels, tap, block of input channels and slot, with zeros
+        where a block is not full; ``joined``: slots side by side in one matrix. Made once per sequence."""
         c = self.geometry.channels
         key = ("triton", tuple(id(w) for w in weights), config.block_c, block_k, joined, self.tf32)
         if key not in self.packed:
             whole = torch.cat([w.dense() for w in weights]) if len(weights) > 1 else weights[0].dense()
-            slots, ci, taps = whole.shape[0] // c, whole.shape[1], whole.shape[2] * whole.shape[3]
+            slots, ci, taps = whole.shape[0] // c, whole.shape[1], prod(whole.shape[2:])
             blocks, steps = -(-c // config.block_c), -(-ci // block_k)
             padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
             padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
