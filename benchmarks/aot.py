@@ -18,12 +18,13 @@ from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.input_schedule import NAMES, use_schedule
-from fastrcn.ops.conv_recurrent.triton_config import shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import power, shipped, use_config, widest
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
+from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 
 ARCHITECTURES = (80, 90, 100)
-OPERATIONS = ("conv_recurrent", "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
+OPERATIONS = ("conv_recurrent", "normalize", "conv3d_relu_maxpool3d", "batch_norm_relu_maxpool3d")
 CELLS = {
     "rnn_tanh": cells.ConvRNN("tanh"),
     "rnn_relu": cells.ConvRNN("relu"),
@@ -33,31 +34,38 @@ CELLS = {
     "gru_after": cells.ConvGRU("after"),
     "stacked": cells.StackedConvGRU(False),
     "stacked_candidate": cells.StackedConvGRU(True),
+    "lstm_layer_norm": cells.LayerNorm(cells.ConvLSTM()),
 }
 
 
 class _Recorder(TritonProgram):
     """Notes the launches that a program would make and makes none."""
 
-    found: list[PhaseLaunch]
+    found: list[PhaseLaunch | NormLaunch]
 
     def run(self, start, count, at_start):
-        self.found += [PhaseLaunch(self, work) for work in self.works]
+        self.found += [self.launch(work) for work in self.works]
 
     def run_backward(self, start, count, last_is_first):
-        loop, _ = self.joined() or ([PhaseLaunch(self, work) for work in self.works], None)
+        loop, _ = self.joined() or ([self.launch(work) for work in self.works], None)
         self.found += loop
 
 
+def _phases(name, found):
+    """Launches of phases by name; normalisations are no part of a cell's equations (see ``aot_normalize``)."""
+    return {f"{name}{n}": launch for n, launch in enumerate(found) if isinstance(launch, PhaseLaunch)}
+
+
 def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
-    """The launches of one step of a cell's forward and backward, by name."""
+    """The launches of the phases of one step of a cell's forward and backward, by name."""
     schedule, size = schedule_of(cell.key), (4,) * len(kernel)
     blocks, one = schedule.blocks, (1,) * len(kernel)
+    factors = blocks["peephole"] + blocks["scale"]
     inputs = [torch.zeros(2, 1, channels, *size, dtype=dtype) for _ in schedule.inputs]
     weight_ih = [torch.zeros(blocks[n] * channels, channels, *kernel, dtype=dtype) for n in schedule.inputs]
     weight_hh = torch.zeros(blocks["h"] * channels, channels, *kernel, dtype=dtype)
     bias = torch.zeros(blocks["bias"] * channels, dtype=dtype)
-    weight_ch = torch.zeros(blocks["peephole"] * channels, dtype=dtype) if blocks["peephole"] else None
+    weight_ch = torch.zeros(factors * channels, dtype=dtype) if factors else None
     hx = [torch.zeros(1, channels, *size, dtype=dtype) for _ in schedule.states]
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, one, one, None, False)
     arguments = (inputs, weight_ih, weight_hh, bias, weight_ch, hx, [], torch.full((1,), 2))
@@ -65,7 +73,7 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     with use_config(config), use_schedule(schedule_name):
         _Recorder.found = []
         output, finals, saved = fused.in_turn(fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL))
-        named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
+        named |= _phases("fwd", _Recorder.found)
         _Recorder.found = []
         needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
             "inputs": [False] * len(inputs),
@@ -73,7 +81,7 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
         }
         grads = [None] * (1 + len(finals))
         fused.in_turn(fused.backward(_Recorder, geometry, grads, *arguments, output, saved, needs))
-        named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
+        named |= _phases("bwd", _Recorder.found)
     return named
 
 
@@ -115,7 +123,9 @@ def analyse_all(
         for config in dict.fromkeys((*configs[1], *configs[4])):
             for phase, launch in launches(CELLS[name], dtype, channels, kernel, config, schedule).items():
                 slots = 4 if len(launch.phase.accumulators) > 2 else 1
-                if config in configs[slots] and only in ("", phase):
+                stage = launch.phase.signature
+                wide = config.block_c > power(widest(channels, len(stage.args) if stage else 0))
+                if config in configs[slots] and only in ("", phase) and not wide:
                     compiled = compile_launch(launch, arch, persistent, both)
                     yield analyse(f"{name}.{phase}", compiled, launch.config, arch, dtype, persistent)
 
@@ -145,6 +155,10 @@ def main(argv=None):
     if a.operation == "conv_recurrent":
         options = (a.channels, tuple(a.kernel), a.phase, a.persistent, a.schedule, a.largest, a.both)
         rows = analyse_all(a.cells, dtypes, a.arch, *options)
+    elif a.operation == "normalize":
+        from benchmarks import aot_normalize
+
+        rows = aot_normalize.analyse_all(dtypes, a.arch, a.channels)
     else:
         from benchmarks import aot_conv3d
 

@@ -33,8 +33,8 @@ def compile_launch(launch: Launch, arch):
     signature, aligned = {}, []
     for k, (name, value) in enumerate(zip(names, (*launch.pointers, *launch.numbers), strict=False)):
         tensor = isinstance(value, torch.Tensor)
-        signature[name] = POINTERS[value.dtype] if tensor else "i32"
-        if tensor or (value % 16 == 0 and name not in hidden):
+        signature[name] = POINTERS[value.dtype] if tensor else "i32" if isinstance(value, int) else "fp32"
+        if tensor or (signature[name] == "i32" and value % 16 == 0 and name not in hidden):
             aligned.append(k)
     constants = {n: launch.constants[n] for n in names if n in launch.constants}
     options = {"num_warps": launch.warps, "num_stages": launch.stages}

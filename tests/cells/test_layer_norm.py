@@ -121,5 +121,3 @@ def test_errors():
         conv_recurrent(cell, x, w, u, torch.zeros(12, 2, 3), factors)
     with pytest.raises(ValueError, match=r"bias: expected shape \(4\*3,\), got \(12, 3, 3\)"):
         conv_recurrent(cells.ConvLSTM(), x, w, u, torch.zeros(12, 3, 3))
-    with pytest.raises(RuntimeError, match="normalises over whole maps"):
-        conv_recurrent(cell, x, w, u, None, factors, backend="triton")

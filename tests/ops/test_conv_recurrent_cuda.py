@@ -207,8 +207,8 @@ def test_reasons(monkeypatch):
     assert ask(cell, torch.float16, "cuda") == (True, how)
     with monkeypatch.context() as patch:
         patch.setattr(cuda, "_torch_library", lambda device: (None, "this PyTorch has no function f"))
-        how = "the library's convolutions, one CUDA kernel per stage, time loop in Python: this PyTorch has no function f"
-        assert ask(cell, torch.float16, "cuda") == (True, how)
+        how = "the library's convolutions, one CUDA kernel per stage, time loop in Python: "
+        assert ask(cell, torch.float16, "cuda") == (True, how + "this PyTorch has no function f")
     ok, reason = ask(MGU(), torch.float32, "cuda")
     assert ok
     assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason

@@ -59,7 +59,7 @@ def check(row):
         ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
         ("--cells", "lstm", "--arch", "90", "--persistent"),
         ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
-        ("--cells", "lstm", "--kernel", "3", "3", "3", "--schedule", "in_loop", "--phase", "fwd0", "--largest"),
+        ("--cells", "lstm", "--kernel", "3", "3", "3", "--phase", "fwd0", "--largest"),
     ],
     ids=" ".join,
 )
@@ -87,6 +87,21 @@ def test_shipped_configurations_of_conv3d(arguments, rows):
     assert {row["kernel"] for row in found} == {"conv3d.fwd", "conv3d.bwd"}
     for row in found:
         check(row)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_normalisation(rows):
+    found = rows("--operation", "normalize")
+    # Forward and backward of small images, and of large ones each in two launches.
+    assert len(found) == 6 * 3
+    for row in found:
+        what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
+        assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
+        # Sixteen values of two bytes in each thread, backward of two maps; without a first launch loaded twice.
+        maps = 1 if row["kernel"].startswith(("normalize_kernel", "moments")) else 2
+        loads = maps * (2 if row["kernel"].endswith("whole") else 1) * 2
+        assert row["wide_loads"] == loads, f"{what}: {row['wide_loads']} 16-byte loads, expected {loads}"
 
 
 @pytest.mark.triton

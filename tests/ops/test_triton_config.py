@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config, widest
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,11 @@ def test_directions_share_launches_where_one_does_not_fill_the_processors(monkey
     assert joins_directions(131 * 64, 16)
     assert not joins_directions(131 * 64 + 1, 16)
     assert not joins_directions(131 * 64, 17)
+
+
+def test_stages_of_many_maps_take_narrow_tiles():
+    assert [widest(64, maps) for maps in (0, 32, 33)] == [64, 64, 16]
+    assert widest(8, 20) == 8
 
 
 def test_override():

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 import fastrcn
+from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import input_schedule, triton_program
+from fastrcn.ops.conv_recurrent.geometry import Geometry
+from fastrcn.ops.conv_recurrent.program import Buffer, Normalize
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
+from tests.helpers import normed
 from tests.helpers.cells import CASES, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
@@ -87,6 +91,37 @@ def test_persistent_kernel(name, case, monkeypatch):
 
     monkeypatch.setattr(triton_program, "Program", Persistent)
     compare(name, case)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("name", normed.CELLS)
+def test_normalised_cells(name, schedule):
+    """Small images are one program's, large ones several programs'; odd channels cannot be read 16 bytes at a time."""
+    with input_schedule.use_schedule(schedule):
+        normed.compare(name, "triton", torch.float32, lengths=(4, 2, 0), maps=True, reverse=True, device="cuda")
+        normed.compare(name, "triton", torch.float32, steps=2, batch=2, size=(65, 63), channels=17, device="cuda")
+        normed.compare(name, "triton", torch.float32, size=(1, 1), recompute=True, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_normalisation_of_large_images(dtype):
+    """Against PyTorch's on the same GPU, and the same at every run."""
+    x = (100 + torch.randn(2, 128, 128, 48, device="cuda")).to(dtype)
+    geometry = Geometry(schedule_of(SUBJECTS["lstm"].cell.key), 1, 2, 48, (128, 128), (1, 1), (1, 1), None, False)
+    found = []
+    for _ in range(3):
+        maps, scale = x.clone(), torch.empty(2, 1, 1, 1, device="cuda")
+        step = Normalize(Buffer(maps, width=48), Buffer(scale, width=1), 1e-5)
+        TritonProgram(geometry, [step], dtype, 2, None, {}).run(0, 1, False)
+        found.append(maps)
+    truth = torch.nn.functional.layer_norm(x.double(), x.shape[1:])
+    plain = torch.nn.functional.layer_norm(x, x.shape[1:])
+    assert_close(found[0], truth, plain=plain)
+    assert all(torch.equal(found[0], maps) for maps in found[1:])
 
 
 @pytest.mark.gpu

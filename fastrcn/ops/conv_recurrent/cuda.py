@@ -1,8 +1,8 @@
-"""The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution that a stage completes is in
-the same kernel, or the library's (see ``cuda_method``).
+"""The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution whose result a stage takes is
+in the same kernel, or the library's (see ``cuda_method``).
 
-After the library's, a stage's kernel loads what a convolution adds to its pre-activations (backward: to the gradients it begins with)
-together with these, so that no pass over memory only adds, and writes the sum back where somebody reads it again.
+After the library's, a stage's kernel loads what the convolution adds to its pre-activations (backward: to the gradients
+it begins with) together with these, so that no pass over memory only adds, and writes the sum back where somebody reads it again.
 
 The time loop is C++, which calls the library through PyTorch's C interface. It is Python, and all convolutions are the
 library's, where a PyTorch has not all of that interface, and for cells whose stages were not compiled.
@@ -20,11 +20,11 @@ from fastrcn.compiler.schedule import Schedule, schedule_of
 from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
-from fastrcn.ops.conv_recurrent.cuda_addends import Addend, buffers_of, find_addends
+from fastrcn.ops.conv_recurrent.cuda_addends import Addend, find_addends
 from fastrcn.ops.conv_recurrent.cuda_method import fused_stages
 from fastrcn.ops.conv_recurrent.geometry import Geometry, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
 from fastrcn.ops.conv_recurrent.subject import Subject
 
 _PARTS = 512
@@ -41,10 +41,9 @@ def can_run(subject: Subject, dtype, device):
         if problem:
             return True, f"the library's convolutions, one CUDA kernel per stage, time loop in Python: {problem}"
         return True, "one CUDA kernel per stage, convolutions in it or the library's, time loop in C++"
-    other = "" if schedule_of(subject[0]).normalizes else " (triton compiles cells when they run)"
     return True, (
         "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
-        + other
+        " (triton compiles cells when they run)"
     )
 
 

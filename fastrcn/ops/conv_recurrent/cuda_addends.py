@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,6 @@ def find_addends(steps, channels, keep):
                 needless.append(n - 1)
         addends[id(step)] = same[0]
     return addends, [step for n, step in enumerate(steps) if n not in needless]
-
-
-def buffers_of(step) -> list[Buffer]:
-    """The maps that a step reads or writes."""
-    if isinstance(step, StageCall):
-        return step.buffers
-    if isinstance(step, Normalize):
-        return [step.target, step.scale]
-    if isinstance(step, NormalizeBackward):
-        return [step.target, step.normalized, step.scale]
-    return [step.target] if isinstance(step, Fill) else [step.source, step.target]
 
 
 def _same_maps(one: Buffer, other: Buffer):

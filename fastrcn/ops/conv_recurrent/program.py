@@ -124,6 +124,17 @@ class StageCall:
     buffers: list[Buffer]
 
 
+def buffers_of(step) -> list[Buffer]:
+    """The maps that a step reads or writes."""
+    if isinstance(step, StageCall):
+        return step.buffers
+    if isinstance(step, Normalize):
+        return [step.target, step.scale]
+    if isinstance(step, NormalizeBackward):
+        return [step.target, step.normalized, step.scale]
+    return [step.target] if isinstance(step, Fill) else [step.source, step.target]
+
+
 def has_compiled_stages(geometry: Geometry, dtype) -> bool:
     """Whether every stage of the cell was compiled for this data type and processor."""
     return dtype in DTYPE_NUMBERS and native.has_cell(geometry.schedule, DTYPE_NUMBERS[dtype])

@@ -55,6 +55,18 @@ def joins_directions(pixels, channels):
     return -(-pixels // 64) * -(-channels // 16) < torch.cuda.get_device_properties(None).multi_processor_count
 
 
+def has_many_maps(maps):
+    """Whether a stage with so many maps is a phase of its own: beside a convolution's accumulators it would spill
+    registers even of the smallest tile, and take the compiler minutes of the largest. Of the cells of this package only
+    a normalised LSTM's backward is one, for its factors and biases."""
+    return maps > 32
+
+
+def widest(channels, maps):
+    """Channels of the widest tile for a phase whose stage has so many maps."""
+    return 16 if has_many_maps(maps) else channels
+
+
 def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> tuple[Config, ...]:
     """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
     large tiles first.

@@ -2,7 +2,9 @@
 
 A phase is a run of fills and convolutions with the stage that follows them; its kernel is emitted from the
 equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a stage and end with the convolutions whose
-result the *next* time step's first stage reads; those two are one phase as well, across the end of the list.
+result the *next* time step's first stage reads; those two are one phase as well, across the end of the list. A
+normalisation stands between the convolutions' phase and the stage's, with kernels of its own (see
+``triton_normalize``).
 """
 
 from collections.abc import Callable
@@ -14,21 +16,23 @@ import torch
 
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import Geometry
-from fastrcn.ops.conv_recurrent.program import Buffer
+from fastrcn.ops.conv_recurrent.program import Buffer, buffers_of
 from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.conv_recurrent.triton_config import Config, inputs_in_loop, joins_directions
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
+from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_together import run_both
-from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, split
+from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot, split
 from fastrcn.ops.triton_support import check_pixels, device_of, manner, problem_of
 
 
 def can_run(subject: Subject, dtype, device):
     """(whether this backend runs the subject, why not or how)."""
-    if schedule_of(subject[0]).normalizes:
-        return False, "the cell normalises over whole maps, and a program of its kernels sees a tile"
     problem = problem_of(dtype, device)
-    return (False, problem) if problem else (True, manner("one kernel launch per phase and step"))
+    if problem:
+        return False, problem
+    norms = ", one or two per normalisation" if schedule_of(subject[0]).normalizes else ""
+    return True, manner("one kernel launch per phase and step" + norms)
 
 
 def compute_type(dtype):
@@ -83,18 +87,22 @@ class TritonProgram:
         self.pixels = images * geometry.map_pixels
         check_pixels(self.pixels, "input at one step")
         self.works = split(steps) if images else []
-        self.launches: list[PhaseLaunch] | None = None
-        self.rotated: tuple[list[PhaseLaunch], PhaseLaunch] | None = None
+        self.launches: list[PhaseLaunch | NormLaunch] | None = None
+        self.rotated: tuple[list[PhaseLaunch | NormLaunch], PhaseLaunch] | None = None
 
     def run(self, start, count, at_start):
         """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
         if self.works and count:
             self._over(self.loop(start, count, at_start), start, start, self.geometry.direction)
 
+    def launch(self, work: Work | Norm):
+        """One phase or normalisation with its buffers."""
+        return PhaseLaunch(self, work) if isinstance(work, Work) else NormLaunch(self.images, work)
+
     def loop(self, start, count, at_start):
         """What ``run`` launches, in order."""
         if self.launches is None:
-            self.launches = [PhaseLaunch(self, work) for work in self.works]
+            self.launches = [self.launch(work) for work in self.works]
         direction, launches = self.geometry.direction, self.launches
 
         def step(n):
@@ -106,10 +114,11 @@ class TritonProgram:
     def _over(self, loop, convolution_start, start, direction):
         """Take the steps of a loop. The starts are the times of the first one's convolutions and stage."""
         launches, count, head = loop.launches, loop.count, loop.launches[0]
-        with device_of(head.pointers[0][0].data):
+        alone = len(launches) == 1 and isinstance(head, PhaseLaunch)
+        with device_of(head.tensors[0]):
             n, turns = 0, count - 2
             while n < count:
-                if n == 1 and self.persistent and len(launches) == 1 and turns > 1 and head.resident():
+                if n == 1 and self.persistent and alone and turns > 1 and head.resident():
                     head.walk(convolution_start + direction, start + direction, turns, direction)
                     n += turns
                 for launch, times in loop.step(n):
@@ -123,13 +132,15 @@ class TritonProgram:
         launches, the one for these convolutions alone); None where the list cannot be turned so."""
         if self.rotated is None:
             (head, *middle), tail = self.works, self.works[-1]
+            if not isinstance(head, Work) or not isinstance(tail, Work):
+                return None
             stage = head.stage
             if stage is None or head.convolutions or head.fills or tail.stage:
                 return None
             if not tail.takes_stage(stage, self.geometry.direction):
                 return None
             across = PhaseLaunch(self, replace(tail, stage=stage), across=True)
-            self.rotated = [across, *(PhaseLaunch(self, work) for work in middle[:-1])], PhaseLaunch(self, tail)
+            self.rotated = [across, *(self.launch(work) for work in middle[:-1])], PhaseLaunch(self, tail)
         return self.rotated
 
     def run_backward(self, start, count, last_is_first):
@@ -153,7 +164,7 @@ class TritonProgram:
                     calls.append((joined[1], (time, time, first, first)))
             return calls
 
-        launches = joined[0] if joined else [PhaseLaunch(self, work) for work in self.works]
+        launches = joined[0] if joined else [self.launch(work) for work in self.works]
         return Loop(launches, count, step)
 
     def written_back(self, work: Work, target: Buffer, slot, arg):
@@ -165,13 +176,16 @@ class TritonProgram:
                     return False
         if arg is None or (arg.role == "slot" and self.keep):
             return True
-        others = [w for w in self.works if w.convolutions is not work.convolutions]
-        for other in others:
-            readers = [*other.targets(), *(c.source for c in other.convolutions)]
-            if other.stage and other.stage is not work.stage:
-                readers += [b for b in other.stage.buffers if is_slot(target, slot, b, self.geometry.channels)]
-            readers = [b for b in readers if b.data.data_ptr() == target.data.data_ptr()]
-            if readers:
+        for other in self.works:
+            if not isinstance(other, Work):
+                readers = buffers_of(other)
+            elif other.convolutions is work.convolutions:
+                continue
+            else:
+                readers = [*other.targets(), *(c.source for c in other.convolutions)]
+                if other.stage and other.stage is not work.stage:
+                    readers += [b for b in other.stage.buffers if is_slot(target, slot, b, self.geometry.channels)]
+            if any(b.data.data_ptr() == target.data.data_ptr() for b in readers):
                 return True
         return arg.role not in ("slot", "d_operand")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastrcn.compiler.emit_triton import kernel_of
+from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.triton_support import device_of
 
 
@@ -37,7 +38,9 @@ class _Twins:
 
 
 def _twins(one, other):
-    """Whether two launches have the same kernel."""
+    """Whether two launches have the same kernel, one of phases: normalisations run by themselves."""
+    if not (isinstance(one, PhaseLaunch) and isinstance(other, PhaseLaunch)):
+        return False
     return one.phase == other.phase and one.constants == other.constants and one.options == other.options
 
 

@@ -1,8 +1,20 @@
-"""The phases of a list of steps: which fills, convolutions and stage one kernel takes together."""
+"""The phases of a list of steps: which fills, convolutions and stage one kernel takes together. A normalisation is by
+itself: it needs whole images, and a program of a phase has a tile."""
 
 from dataclasses import dataclass, field
 
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import (
+    Buffer,
+    Convolution,
+    Fill,
+    Normalize,
+    NormalizeBackward,
+    StageCall,
+    buffers_of,
+)
+from fastrcn.ops.conv_recurrent.triton_config import has_many_maps
+
+Norm = Normalize | NormalizeBackward
 
 
 def maps_key(buffer: Buffer):
@@ -50,7 +62,10 @@ class Work:
         return list(found.values())
 
     def takes_stage(self, stage: StageCall, lag=0):
-        """Whether a stage may be the epilogue: it must not write what other tiles' convolutions still read."""
+        """Whether a stage may be the epilogue: it must neither write what other tiles' convolutions still read nor have
+        very many maps."""
+        if has_many_maps(len(stage.buffers)):
+            return False
         pairs = zip(stage.signature.args, stage.buffers, strict=True)
         stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
         return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
@@ -66,6 +81,16 @@ class Work:
             return not any(_overlap(target, step.source) for target in self.targets())
         return self.takes_stage(step)
 
+    def waits(self, norm: Norm):
+        """Whether it may come after a normalisation that follows it: fills of other maps, which then become one phase
+        with the convolutions that add to them."""
+        touched = buffers_of(norm)
+        return (
+            not self.convolutions
+            and self.stage is None
+            and not any(_overlap(fill.target, buffer) for fill in self.fills for buffer in touched)
+        )
+
     def add(self, step):
         if isinstance(step, Fill):
             self.fills.append(step)
@@ -75,13 +100,18 @@ class Work:
             self.stage = step
 
 
-def split(steps) -> list[Work]:
-    """The phases of a list of steps, in order."""
-    works = [Work()]
+def split(steps) -> list[Work | Norm]:
+    """The phases and normalisations of a list of steps, in order."""
+    works: list[Work | Norm] = []
     for step in steps:
-        if not works[-1].takes(step):
-            works.append(Work())
-        works[-1].add(step)
+        last = works[-1] if works else None
+        if isinstance(step, Norm):
+            works.insert(len(works) - (isinstance(last, Work) and last.waits(step)), step)
+            continue
+        if not isinstance(last, Work) or not last.takes(step):
+            last = Work()
+            works.append(last)
+        last.add(step)
     return works
 
 
