@@ -1,8 +1,9 @@
-"""The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution whose result a stage takes is
-in the same kernel, or the library's (see ``cuda_method``).
+"""The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution whose result a stage takes
+is in the same kernel, or the library's (see ``cuda_method``).
 
 After the library's, a stage's kernel loads what the convolution adds to its pre-activations (backward: to the gradients
-it begins with) together with these, so that no pass over memory only adds, and writes the sum back where somebody reads it again.
+it begins with) together with these, so that no pass over memory only adds, and writes the sum back where somebody reads
+it again.
 
 The time loop is C++, which calls the library through PyTorch's C interface. It is Python, and all convolutions are the
 library's, where a PyTorch has not all of that interface, and for cells whose stages were not compiled.
