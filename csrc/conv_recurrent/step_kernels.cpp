@@ -29,6 +29,7 @@ StepLaunch prepare_step(const StageKernel& kernel, const StageLaunch& stage, con
   check(pixels == stage.args.pixels_per_image, "a source with the maps' size");
   check(stage.pixels <= kMostPixels, "at most 2^30 pixels in a step");
   check(weights <= kMostWeights, "at most 2^28 weights of an output channel");
+  check(convolution.source_pitch <= kMostWeights, "at most 2^28 channels from pixel to pixel");
   check(!launch.slots.empty() && launch.slots.size() <= kMostSlots, "1 to 8 slots");
   for (const StepSlot& slot : launch.slots)
     if (slot.argument >= 0) set_addend(launch.stage, kernel, {slot.argument, 0, 0, slot.alone, slot.written});

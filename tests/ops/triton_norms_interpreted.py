@@ -16,6 +16,7 @@ from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normal
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from fastrcn.ops.conv_recurrent.triton_work import Work, split
 from fastrcn.ops.convolution.weight import Weight
+from tests.helpers.layers import compare_layer
 from tests.helpers.loops import run
 from tests.helpers.normed import CELLS, compare, tensors_of
 from tests.helpers.relaunched import relaunched
@@ -67,15 +68,7 @@ def test_bfloat16(poisoned_memory):
     ids=["both_directions", "volumes"],
 )  # fmt: skip
 def test_layers(layer, size, poisoned_memory):
-    x, results = torch.randn(3, 2, 2, *size), []
-    for backend, dtype in (("triton", torch.float32), ("reference", torch.float64)):
-        layer.to(dtype)
-        with fastrcn.use_backend(backend), fastrcn.use_directions("together"):
-            output, states = layer(x.to(dtype), lengths=[3, 2])
-        loss = output.square().sum() + states.sin().sum()
-        results.append([output, states, *torch.autograd.grad(loss, list(layer.parameters()))])
-    for n, (found, truth) in enumerate(zip(*results, strict=True)):
-        assert_close(found, truth, f"result {n}")
+    compare_layer(layer, torch.randn(3, 2, 2, *size), [3, 2], "triton")
 
 
 def test_inference_equals_training():

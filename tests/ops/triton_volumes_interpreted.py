@@ -21,6 +21,7 @@ from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from fastrcn.ops.convolution.weight import Weight
 from tests.helpers.cells import SUBJECTS, Case, compare_with_loop, make_tensors, run_package
+from tests.helpers.layers import compare_layer
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,15 +77,7 @@ def test_one_launch_for_many_steps(monkeypatch, poisoned_memory):
 
 def test_both_directions_in_one_launch(poisoned_memory):
     layer = fastrcn.ConvGRU3d(2, 3, (3, 1, 3), bidirectional=True)
-    x, results = torch.randn(3, 2, 2, 2, 3, 4), []
-    for backend, dtype in (("triton", torch.float32), ("reference", torch.float64)):
-        layer.to(dtype)
-        with fastrcn.use_backend(backend), fastrcn.use_directions("together"):
-            output, states = layer(x.to(dtype), lengths=[3, 2])
-        loss = output.square().sum() + states.sin().sum()
-        results.append([output, states, *torch.autograd.grad(loss, list(layer.parameters()))])
-    for n, (found, truth) in enumerate(zip(*results, strict=True)):
-        assert_close(found, truth, f"result {n}")
+    compare_layer(layer, torch.randn(3, 2, 2, 2, 3, 4), [3, 2], "triton")
 
 
 def test_one_frame_is_a_map():
