@@ -59,10 +59,11 @@ step with P pixels, C channels of the state, G gates, kernels k x k and b bytes 
 - every backend does 2 P C^2 G k^2 operations. Where these are nearly all, from about C = 128 with 3x3 kernels on,
   backends differ by how well their products use the tensor cores, and the library's are hard to beat;
 - memory beside the convolution's operands, in units of P C b: plain PyTorch about 8 G, for each sum and each function
-  reads and writes; cuda 4 G, for the convolution writes G and the stage reads these and the projection and writes the
-  sums, or 3 G where there is no backward; triton 2 G, for its sums stay in registers, or G;
-- launches, of about 5 us each where the GPU waits for them: plain PyTorch ten or more, cuda two per stage, triton
-  one. A CUDA graph takes their cost away from all.
+  reads and writes; cuda with the library's convolution 4 G, for this writes G and the stage reads these and the
+  projection and writes the sums, or 3 G where there is no backward; triton, and cuda where both are one kernel, 2 G, for
+  the sums stay on the processor, or G;
+- launches, of about 5 us each where the GPU waits for them: plain PyTorch ten or more, cuda two per stage or one,
+  triton one. A CUDA graph takes their cost away from all.
 So triton comes first, then cuda: where there is no Triton, and for float64. For many channels cuda may be the faster
 one; that measurements are to decide.
 """
