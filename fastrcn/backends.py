@@ -60,8 +60,8 @@ step with P pixels, C channels of the state, G gates, kernels k x k and b bytes 
   backends differ by how well their products use the tensor cores, and the library's are hard to beat;
 - memory beside the convolution's operands, in units of P C b: plain PyTorch about 8 G, for each sum and each function
   reads and writes; cuda with the library's convolution 4 G, for this writes G and the stage reads these and the
-  projection and writes the sums, or 3 G where there is no backward; triton, and cuda where both are one kernel, 2 G, for
-  the sums stay on the processor, or G;
+  projection and writes the sums, or 3 G where there is no backward; triton, and cuda where both are one kernel, 2 G,
+  for the sums stay on the processor, or G;
 - launches, of about 5 us each where the GPU waits for them: plain PyTorch ten or more, cuda two per stage or one,
   triton one. A CUDA graph takes their cost away from all.
 So triton comes first, then cuda: where there is no Triton, and for float64. For many channels cuda may be the faster
