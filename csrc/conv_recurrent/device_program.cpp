@@ -56,10 +56,10 @@ class Product : public DeviceStep {
 
 }  // namespace
 
-class ConvolutionStep : public DeviceStep {
+class LibraryConvolution : public DeviceStep {
  public:
-  ConvolutionStep(const Setting& setting, Maps source, Tensor weight, Window window, DeviceAddend& addend,
-                  bool skip_first)
+  LibraryConvolution(const Setting& setting, Maps source, Tensor weight, Window window, DeviceAddend& addend,
+                     bool skip_first)
       : setting_(setting),
         source_(std::move(source)),
         weight_(std::move(weight)),
@@ -70,6 +70,7 @@ class ConvolutionStep : public DeviceStep {
   void run(const Moment& now) override {
     if (now.first && skip_first_) return;
     if (addend_.fused) {
+      if (addend_.waiting) throw std::logic_error("fastrcn: no stage has taken a convolution");
       addend_.waiting = this;
       addend_.moment = now;
     } else {
@@ -161,7 +162,7 @@ class Stage : public DeviceStep {
       const DeviceAddend& addend = addends_[takers_[n].addend];
       const char* target = addend.target.buffer.at(addend.moment.time, addend.moment.first);
       step_.slots[n].target = reinterpret_cast<uintptr_t>(target) + takers_[n].channel * item_size(setting_.type);
-      step_.slots[n].target_pitch = addend.target.layout.strides.back();
+      step_.slots[n].target_pitch = addend.fused->target_pitch;
     }
     for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = nullptr;
     return run_step_(step_, now.where);
@@ -213,8 +214,8 @@ void DeviceProgram::add_product(Maps source, Maps target, char* matrix, const La
 void DeviceProgram::add_convolution(Maps source, char* weight, const Layout& weight_layout, Window window,
                                     size_t addend, bool skip_first) {
   Tensor values = setting_.torch->view(weight, weight_layout, setting_.type, setting_.device);
-  steps_.push_back(std::make_unique<ConvolutionStep>(setting_, std::move(source), std::move(values), std::move(window),
-                                                     addends_.at(addend), skip_first));
+  steps_.push_back(std::make_unique<LibraryConvolution>(setting_, std::move(source), std::move(values),
+                                                        std::move(window), addends_.at(addend), skip_first));
 }
 
 void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,

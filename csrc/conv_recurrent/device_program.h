@@ -41,12 +41,13 @@ struct DeviceMoment {
   void* where;  // the stream
 };
 
-class ConvolutionStep;
+class LibraryConvolution;
 
 // Without the source's address.
 struct FusedConvolution {
   StepConvolution convolution;
   uintptr_t weight;
+  int64_t target_pitch;  // channels from pixel to pixel of the target
 };
 
 // A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
@@ -57,7 +58,7 @@ struct DeviceAddend {
   bool alone;
   std::optional<FusedConvolution> fused;
   Tensor result;
-  const ConvolutionStep* waiting = nullptr;
+  const LibraryConvolution* waiting = nullptr;
   DeviceMoment moment{};
 };
 

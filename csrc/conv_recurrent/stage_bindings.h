@@ -21,6 +21,7 @@ using StepsOf = StepKernels (*)(DataType);
 // A StepConvolution's fields.
 using StepTuple = std::tuple<uintptr_t, int64_t, int64_t, StepConvolution::Axes, StepConvolution::Axes,
                              StepConvolution::Axes, StepConvolution::Axes>;
+using FusedTuple = std::tuple<StepTuple, uintptr_t, int64_t>;
 using SlotTuple = std::tuple<uintptr_t, int, bool, bool, uintptr_t, int64_t>;
 
 inline StepConvolution step_convolution(const StepTuple& fields) {
@@ -46,10 +47,11 @@ class PyDeviceProgram {
 
   explicit PyDeviceProgram(DeviceProgramSetting setting) : program_(std::move(setting)) {}
 
-  // `fused`: the convolution, and the weight's address.
-  size_t add_addend(const MapsTuple& target, bool alone, const std::optional<std::tuple<StepTuple, uintptr_t>>& fused) {
+  // `fused`: the fields of a FusedConvolution.
+  size_t add_addend(const MapsTuple& target, bool alone, const std::optional<FusedTuple>& fused) {
     std::optional<FusedConvolution> convolution;
-    if (fused) convolution = FusedConvolution{step_convolution(std::get<0>(*fused)), std::get<1>(*fused)};
+    if (fused)
+      convolution = FusedConvolution{step_convolution(std::get<0>(*fused)), std::get<1>(*fused), std::get<2>(*fused)};
     return program_.add_addend(maps(target), alone, convolution);
   }
 

@@ -25,7 +25,7 @@ __device__ __forceinline__ void multiply_add(const bfloat16*, float (&sums)[4], 
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
 
-// TF32 by leaving the last 13 bits unread, as Triton's products do: to round them takes three instructions a value.
+// TF32 by leaving the last 13 bits unread: to round them takes three instructions a value. Weights come rounded.
 __device__ __forceinline__ void multiply_add(const float*, float (&sums)[4], const uint32_t (&left)[4],
                                              const uint32_t* right) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -89,7 +89,10 @@ struct StepStream {
 
   template <class Body>
   std::string step(const FusedStep& a, int64_t groups, int64_t parts, int room) const {
-    cudaFuncSetAttribute(step_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, room);
+    // The same for all tiles: the limit belongs to the kernel, which other threads may be launching too.
+    const cudaError_t status =
+        cudaFuncSetAttribute(step_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, LargeTile::room);
+    if (status != cudaSuccess) return cudaGetErrorString(status);
     step_kernel<Body><<<dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)), kStepThreads, room,
                         static_cast<cudaStream_t>(stream)>>>(a);
     return StageStream::state();

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch.autograd import forward_ad
 
+from fastrcn.ops.autocast import without_autocast
+
 
 class Call(Protocol):
     """What is constant in a call of an operator; a NamedTuple. The tensors follow as one flat list, None where absent.
@@ -100,7 +102,8 @@ class FusedBackward(torch.autograd.Function):
     def backward(ctx, *grads_of_grads):
         call, needs = ctx.call, ctx.needs
         grads, tensors, _ = FusedBackward._split(call, needs, ctx.saved_tensors)
-        return (None, None, *_second_order(call, needs, grads, tensors, grads_of_grads, ctx.count))
+        second_order = without_autocast(_second_order, "cpu", "cuda")
+        return (None, None, *second_order(call, needs, grads, tensors, grads_of_grads, ctx.count))
 
     @staticmethod
     def vmap(info, in_dims, call, needs, *rest):

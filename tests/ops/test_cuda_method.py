@@ -15,7 +15,7 @@ def is_faster(monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bflo
     return cuda_method._is_faster([one] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
 
 
-@pytest.mark.parametrize("capability", [8, 9, 10, 12])
+@pytest.mark.parametrize("capability", [7, 8, 9, 10, 12])
 def test_small_steps_are_fused_and_large_ones_are_not(capability, monkeypatch):
     """What a launch takes decides first, then the length of the sums."""
     assert is_faster(monkeypatch, capability, 64, 256, 256)
@@ -32,3 +32,17 @@ def test_a_launch_more_speaks_for_fusing(monkeypatch):
 def test_method_is_checked():
     with pytest.raises(ValueError, match="method: expected one of fused, library, got 'both'"):
         cuda_method.use_method("both").__enter__()
+
+
+def test_what_takes_a_result_from_memory_is_not_fused(monkeypatch):
+    """Nor what takes the result of a convolution that is not fused for that reason."""
+    stages = [SimpleNamespace() for _ in range(3)]
+    takes = [(0, 1), (1, 2), (2,)]
+    addends = [SimpleNamespace(takers=[SimpleNamespace(stage=stages[k]) for k in taken]) for taken in takes]
+    steps = [SimpleNamespace() for _ in addends]
+    of_steps = {id(step): addend for step, addend in zip(steps, addends, strict=True)}
+    monkeypatch.setattr(cuda_method, "_is_faster", lambda *a: True)
+    for first in (True, False):
+        monkeypatch.setattr(cuda_method, "_can_fuse", lambda s, p, stage, *a, ok=first: ok or stage is not stages[0])
+        found = cuda_method.fused_stages(steps, of_steps, None, 1, torch.bfloat16)
+        assert found == ({id(a): s for a, s in zip(addends, stages, strict=True)} if first else {})

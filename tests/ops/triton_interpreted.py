@@ -251,9 +251,8 @@ def test_launches_per_step(schedule):
                 super().__init__(*arguments)
                 programs.append(self)
 
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, input_schedule.use_schedule(schedule):
             patch.setattr(triton_program, "Program", Noted)
-            patch.setattr(input_schedule, "_asked", [schedule])
             tensors = make_tensors(SUBJECTS[name], CASES["plain"], torch.float32)
             gradients(*run_package(SUBJECTS[name], CASES["plain"], tensors, "triton"), tensors)
         forward, backward = programs

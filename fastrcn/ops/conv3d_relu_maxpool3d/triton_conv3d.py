@@ -12,6 +12,7 @@ from fastrcn.ops.conv_recurrent.triton_config import power
 from fastrcn.ops.relu_maxpool3d import triton_passes as passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, gate_kind
 from fastrcn.ops.relu_maxpool3d.layout import dense, is_last
+from fastrcn.ops.tf32 import is_exact
 from fastrcn.ops.triton_support import Launch, check_pixels, interpreting
 
 
@@ -20,11 +21,6 @@ def can_run(what, dtype, device):
     _, _, pool = what
     ok, reason = passes.can_run(pool, dtype, device)
     return ok, f"one kernel, or the library's convolution and then {reason}, by shape" if ok else reason
-
-
-def _exact(dtype):
-    """Whether products are exact float32, which tensor cores do not have."""
-    return dtype == torch.float32 and not torch.backends.cudnn.allow_tf32
 
 
 def _constants(weight, conv: Conv, pool: Pool):
@@ -37,7 +33,7 @@ def _constants(weight, conv: Conv, pool: Pool):
 def _run(kernel, backward, tensors, sizes, pixels, constants, channels, summed):
     """Start ``kernel`` on tiles of pixels and ``channels`` that sum over ``summed`` channels."""
     data, kernel_sizes = tensors[0], [n for size in sizes for n in size]
-    exact = _exact(data.dtype)
+    exact = is_exact(data.dtype)
     precision = "tf32" if data.dtype == torch.float32 and not exact else "ieee"
 
     def key():
@@ -82,7 +78,7 @@ def _forward_fused(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
 def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     """(pooled maps, index or None)."""
     last = is_last(x) or is_last(weight)
-    if fuses_forward(conv, pool, x, weight, _exact(x.dtype)):
+    if fuses_forward(conv, pool, x, weight, is_exact(x.dtype)):
         out, index = _forward_fused(x, weight, bias, conv, relu, pool, keep)
         return dense(out, last), dense(index, last)
     # In two bytes the bias belongs to the library's sum, which is rounded once.
@@ -119,7 +115,7 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     dx = dweight = dbias = None
     if needs[2]:
         dbias = passes.sums(grad, gate, size, pool, last)[0].to(weight.dtype)
-    fused = fuses_input_gradient(conv, pool, needs, _exact(x.dtype))
+    fused = fuses_input_gradient(conv, pool, needs, is_exact(x.dtype))
     if fused:
         dx = _input_gradient_fused(grad, x, weight, gate, conv, pool)
     mask = [needs[0] and not fused, needs[1], False]

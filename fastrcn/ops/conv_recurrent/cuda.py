@@ -27,6 +27,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
 from fastrcn.ops.conv_recurrent.subject import Subject
+from fastrcn.ops.tf32 import as_tf32
 
 _PARTS = 512
 """Blocks of threads, at most, that share out the pixels which a parameter's gradient is summed over."""
@@ -188,7 +189,8 @@ class Program(program.Program):
         axes = (self.geometry.size, step.weight.shape[2:], step.padding, step.dilation)
         missing = (1, 1, 0, 1)
         numbers = (of_three_axes(axis, n) for axis, n in zip(axes, missing, strict=True))
-        return (0, step.source.pitch, step.weight.shape[1], *numbers), self._weight(step).data_ptr()
+        convolution = 0, step.source.pitch, step.weight.shape[1], *numbers
+        return convolution, self._fused_weight(step).data_ptr(), step.target.pitch
 
     def _run_loop(self, start, count, direction, at_start):
         self.loop.run(start, count, direction, at_start, self.stream)
@@ -239,6 +241,16 @@ class Program(program.Program):
             # The weight too: its id must stay its own.
             last = torch.channels_last if self.geometry.axes == 2 else torch.channels_last_3d
             self.packed[key] = step.weight.dense().contiguous(memory_format=last), step.weight
+        return self.packed[key][0]
+
+    def _fused_weight(self, step: Convolution):
+        """The weight as a kernel with a stage wants it: aligned, and rounded where the products are TF32's."""
+        weight = self._weight(step)
+        if self.dtype != torch.float32 and weight.data_ptr() % 16 == 0:
+            return weight
+        key = ("cuda fused", id(step.weight))
+        if key not in self.packed:
+            self.packed[key] = (as_tf32(weight) if self.dtype == torch.float32 else weight.clone()), step.weight
         return self.packed[key][0]
 
     def _matrix(self, step: Convolution):

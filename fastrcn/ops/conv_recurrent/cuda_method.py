@@ -14,6 +14,7 @@ import torch
 from fastrcn.ops.choice import Choice
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall
 from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
+from fastrcn.ops.tf32 import is_exact
 
 NAMES = ("fused", "library")
 
@@ -51,18 +52,20 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
             found = [part[0] for part in parts]
             if _method.asked == "fused" or (not _method.asked and _is_faster(found, geometry, images, dtype)):
                 fused |= {id(a): stage for a in own}
-    # A kernel adds no result that is in memory.
-    others = {id(t.stage) for a in addends.values() if id(a) not in fused for t in a.takers}
-    return {key: stage for key, stage in fused.items() if id(stage) not in others}
+    # A kernel adds no result that is in memory; whose convolution it then has not is in memory too.
+    while True:
+        others = {id(t.stage) for a in addends.values() if id(a) not in fused for t in a.takers}
+        kept = {key: stage for key, stage in fused.items() if id(stage) not in others}
+        if len(kept) == len(fused):
+            return fused
+        fused = kept
 
 
 def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
     """Whether a kernel does what convolutions and a stage do; ``parts``: a list of one convolution for each addend."""
     convolutions = [part[0] for part in parts]
     one, lanes = convolutions[0], _ALIGNMENT // dtype.itemsize
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return False
-    if dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16) or is_exact(dtype):
         return False
     if any(arg.role == "d_param" for arg in stage.signature.args):
         return False
@@ -91,7 +94,7 @@ def _is_faster(convolutions, geometry, images, dtype):
     size, one = dtype.itemsize, convolutions[0]
     values = images * geometry.map_pixels * sum(c.weight.shape[0] for c in convolutions)
     operations = 2 * prod(one.weight.shape[1:])
-    known = min(_capability(one.source.data.device), max(_EFFICIENCY))
+    known = min(max(_capability(one.source.data.device), min(_EFFICIENCY)), max(_EFFICIENCY))
     launches = len(convolutions) * OPERATIONS_PER_LAUNCH[size] / max(1, values)
     saved = 2 * size * OPERATIONS_PER_BYTE[size] + launches
     return operations * (1 / _EFFICIENCY[known] - 1) < saved
@@ -126,6 +129,8 @@ def _may_write(step, convolution: Convolution, lag):
         written.append(convolution.target)
     else:
         written = [step.target]
+    if any(b.first is not None for b in written):
+        return True
     read = [source.data] if source.first is None else [source.data, source.first]
     storages = {data.untyped_storage().data_ptr() for data in read}
     same = [b for b in written if b.data.untyped_storage().data_ptr() in storages]

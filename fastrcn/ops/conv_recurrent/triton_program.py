@@ -23,6 +23,7 @@ from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot, split
+from fastrcn.ops.tf32 import allows_tf32
 from fastrcn.ops.triton_support import check_pixels, device_of, manner, problem_of
 
 
@@ -83,7 +84,7 @@ class TritonProgram:
     ):
         self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
         self.keep, self.config, self.persistent = keep, config, persistent
-        self.tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        self.tf32 = dtype == torch.float32 and allows_tf32()
         self.pixels = images * geometry.map_pixels
         check_pixels(self.pixels, "input at one step")
         self.works = split(steps) if images else []
