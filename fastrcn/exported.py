@@ -115,7 +115,8 @@ def _keep_whole_in_inductor():
     Called while a program is traced: when Inductor lowers it, its module is there.
     """
     lowering, operator = sys.modules.get("torch._inductor.lowering"), conv_recurrent.default
-    if operator not in getattr(lowering, "lowerings", (operator,)):
+    # Another thread may be importing it.
+    if lowering is not None and operator not in getattr(lowering, "lowerings", (operator,)):
         lowering.make_fallback(operator, warn=False)
 
 
