@@ -17,6 +17,7 @@ from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
+from tests.helpers.triton_programs import note_programs
 
 SMALL = Config(16, 16, 16, 4, 1)
 PARTS = Config(32, 32, 16, 4, 1, 16)
@@ -138,14 +139,7 @@ def test_inference_equals_training(name):
 
 
 def test_lean_lstm_stores_states_only(monkeypatch):
-    programs = []
-
-    class Noted(TritonProgram):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            programs.append(self)
-
-    monkeypatch.setattr(triton_program, "Program", Noted)
+    programs = note_programs(monkeypatch)
     with torch.no_grad():
         run_package(
             SUBJECTS["lstm"], CASES["plain"], make_tensors(SUBJECTS["lstm"], CASES["plain"], torch.float32), "triton"
@@ -244,15 +238,8 @@ def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
 def test_launches_per_step(schedule):
     """One launch per convolution level, forward and backward, whoever convolves the inputs."""
     for name, number in (("rnn_tanh", 1), ("lstm", 1), ("gru_after", 1), ("gru_before", 2), ("mgu", 2)):
-        programs = []
-
-        class Noted(TritonProgram):
-            def __init__(self, *arguments, programs=programs):
-                super().__init__(*arguments)
-                programs.append(self)
-
         with pytest.MonkeyPatch.context() as patch, input_schedule.use_schedule(schedule):
-            patch.setattr(triton_program, "Program", Noted)
+            programs = note_programs(patch)
             tensors = make_tensors(SUBJECTS[name], CASES["plain"], torch.float32)
             gradients(*run_package(SUBJECTS[name], CASES["plain"], tensors, "triton"), tensors)
         forward, backward = programs

@@ -9,7 +9,7 @@ import fastrcn
 from fastrcn import backends
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import triton_normalize, triton_program
+from fastrcn.ops.conv_recurrent import triton_normalize
 from fastrcn.ops.conv_recurrent import triton_normalize_kernels as kernels
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward
@@ -21,6 +21,7 @@ from tests.helpers.loops import run
 from tests.helpers.normed import CELLS, compare, tensors_of
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
+from tests.helpers.triton_programs import note_programs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,14 +98,7 @@ def test_inference_equals_training():
 def test_phases_of_a_step(name, phases, monkeypatch):
     """A gradient's fill with zeros waits for its convolution, behind the normalisation. The many maps of an LSTM's
     backward stage are a phase of their own, which the convolutions of the step before do not join."""
-    programs = []
-
-    class Noted(TritonProgram):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            programs.append(self)
-
-    monkeypatch.setattr(triton_program, "Program", Noted)
+    programs = note_programs(monkeypatch)
     with fastrcn.use_schedule("in_loop"):
         compare(name, "triton", torch.float32, steps=1, batch=1, size=(2, 2))
     assert [[type(w).__name__ for w in p.works] for p in programs[:2]] == phases
