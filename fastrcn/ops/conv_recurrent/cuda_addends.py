@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of, maps_key
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,9 @@ def find_addends(steps, channels, keep):
     return addends, [step for n, step in enumerate(steps) if n not in needless]
 
 
-def _same_maps(one: Buffer, other: Buffer):
-    """Whether two buffers are the same maps at every time, but for the slot."""
-    if one.data.data_ptr() != other.data.data_ptr() or one.timed != other.timed:
-        return False
-    return one.first is other.first and (not one.timed or one.shift - one.origin == other.shift - other.origin)
-
-
 def _same_buffer(one: Buffer, other: Buffer):
     """Whether two buffers are the same channels of the same maps at every time."""
-    return _same_maps(one, other) and (one.channel, one.width) == (other.channel, other.width)
+    return maps_key(one) == maps_key(other) and (one.channel, one.width) == (other.channel, other.width)
 
 
 def _same_takers(ones: list[Taker], others: list[Taker]):
@@ -90,10 +83,12 @@ def _takers(steps, n, channels, keep) -> list[Taker]:
         touching = _touching(step, target)
         if not touching or _adds_alike(step, target):
             continue
-        if not isinstance(step, StageCall) or not all(_same_maps(b, target) for b in touching):
+        if not isinstance(step, StageCall) or not all(maps_key(b) == maps_key(target) for b in touching):
             return []
         for k, (arg, buffer) in enumerate(zip(step.signature.args, step.buffers, strict=True)):
-            if not (_same_maps(buffer, target) and buffer.channel in missing and step.signature.is_completed(arg)):
+            if not (
+                maps_key(buffer) == maps_key(target) and buffer.channel in missing and step.signature.is_completed(arg)
+            ):
                 continue
             missing.discard(buffer.channel)
             again = any(_loads(s, target, buffer.channel) for s in later[place + 1 :])
@@ -111,7 +106,7 @@ def _loads(step, target: Buffer, channel):
     if not isinstance(step, StageCall):
         return False
     pairs = zip(step.signature.args, step.buffers, strict=True)
-    return any(a.mode == "load" and b.channel == channel and _same_maps(b, target) for a, b in pairs)
+    return any(a.mode == "load" and b.channel == channel and maps_key(b) == maps_key(target) for a, b in pairs)
 
 
 def _begins_at_zero(steps, n):
@@ -122,4 +117,4 @@ def _begins_at_zero(steps, n):
         return False
     if any(_adds_alike(s, step.target) and s.is_product for s in steps):
         return False
-    return _same_maps(before.target, step.target) and before.target.width == step.target.width
+    return maps_key(before.target) == maps_key(step.target) and before.target.width == step.target.width

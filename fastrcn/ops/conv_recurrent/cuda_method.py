@@ -12,7 +12,7 @@ from math import prod
 import torch
 
 from fastrcn.ops.choice import Choice
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall, overlap
 from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
 from fastrcn.ops.tf32 import is_exact
 
@@ -48,10 +48,11 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
     fused = {}
     for own in firsts.values():
         stage, parts = own[0].takers[0].stage, [convolutions[id(a)] for a in own]
-        if all(len(part) == 1 for part in parts) and _can_fuse(steps, parts, stage, own, geometry, images, dtype):
-            found = [part[0] for part in parts]
-            if _method.asked == "fused" or (not _method.asked and _is_faster(found, geometry, images, dtype)):
-                fused |= {id(a): stage for a in own}
+        found = [part[0] for part in parts]
+        single = all(len(part) == 1 for part in parts)
+        can = single and _can_fuse(steps, found, stage, own, geometry, images, dtype)
+        if can and _is_chosen(found, geometry, images, dtype):
+            fused |= {id(a): stage for a in own}
     # A kernel adds no result that is in memory; whose convolution it then has not is in memory too.
     while True:
         others = {id(t.stage) for a in addends.values() if id(a) not in fused for t in a.takers}
@@ -61,9 +62,8 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
         fused = kept
 
 
-def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
-    """Whether a kernel does what convolutions and a stage do; ``parts``: a list of one convolution for each addend."""
-    convolutions = [part[0] for part in parts]
+def _can_fuse(steps, convolutions, stage: StageCall, addends, geometry, images, dtype):
+    """Whether a kernel does what convolutions, one for each addend, and a stage do."""
     one, lanes = convolutions[0], _ALIGNMENT // dtype.itemsize
     if dtype not in (torch.float32, torch.bfloat16, torch.float16) or is_exact(dtype):
         return False
@@ -87,6 +87,12 @@ def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
 def _window(step: Convolution):
     """What convolutions of one kernel have in common."""
     return tuple(step.weight.shape[1:]), tuple(step.stride), tuple(step.padding), tuple(step.dilation), step.skip_first
+
+
+def _is_chosen(convolutions, geometry, images, dtype):
+    """What was asked for, else whether it is estimated to be faster."""
+    asked = _method.asked
+    return asked == "fused" if asked else _is_faster(convolutions, geometry, images, dtype)
 
 
 def _is_faster(convolutions, geometry, images, dtype):
@@ -120,8 +126,8 @@ def _between(steps, step, stage):
 
 
 def _may_write(step, convolution: Convolution, lag):
-    """Whether a step, so many times later, may write to the maps that a convolution reads, or the kernel that it would
-    be part of to other places of these."""
+    """Whether a step, so many times later or earlier, may write to the maps that a convolution reads, or the kernel
+    that it would be part of to other places of these."""
     source = convolution.source
     if isinstance(step, StageCall):
         pairs = zip(step.signature.args, step.buffers, strict=True)
@@ -131,14 +137,5 @@ def _may_write(step, convolution: Convolution, lag):
         written = [step.target]
     if any(b.first is not None for b in written):
         return True
-    read = [source.data] if source.first is None else [source.data, source.first]
-    storages = {data.untyped_storage().data_ptr() for data in read}
-    same = [b for b in written if b.data.untyped_storage().data_ptr() in storages]
-    return not all(_is_other_map(b, source, lag) for b in same)
-
-
-def _is_other_map(written: Buffer, source: Buffer, lag):
-    """Whether two buffers are maps of the same sequence at different times."""
-    if not (written.timed and source.timed and written.data.data_ptr() == source.data.data_ptr()):
-        return False
-    return abs((written.shift - written.origin) - (source.shift - source.origin)) != lag
+    read = [source] if source.first is None else [source, Buffer(source.first)]
+    return any(overlap(b, maps, at) for b in written for maps in read for at in (lag, -lag))

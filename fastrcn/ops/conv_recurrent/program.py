@@ -135,6 +135,21 @@ def buffers_of(step) -> list[Buffer]:
     return [step.target] if isinstance(step, Fill) else [step.source, step.target]
 
 
+def maps_key(buffer: Buffer):
+    """What makes two buffers the same maps, but for the slot."""
+    first = 0 if buffer.first is None else buffer.first.data_ptr()
+    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
+
+
+def overlap(written: Buffer, read: Buffer, lag=0):
+    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
+    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
+        return False
+    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
+        return written.shift - written.origin == read.shift - read.origin + lag
+    return True
+
+
 def has_compiled_stages(geometry: Geometry, dtype) -> bool:
     """Whether every stage of the cell was compiled for this data type and processor."""
     return dtype in DTYPE_NUMBERS and native.has_cell(geometry.schedule, DTYPE_NUMBERS[dtype])

@@ -11,9 +11,9 @@ import torch
 
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.phase import Accumulator, Phase, Place, Product
-from fastrcn.ops.conv_recurrent.program import Buffer
+from fastrcn.ops.conv_recurrent.program import Buffer, maps_key
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power, widest
-from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, maps_key, share_source
+from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, share_source
 from fastrcn.ops.triton_support import check_pixels, interpreting
 
 if TYPE_CHECKING:

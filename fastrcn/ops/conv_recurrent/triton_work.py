@@ -11,16 +11,12 @@ from fastrcn.ops.conv_recurrent.program import (
     NormalizeBackward,
     StageCall,
     buffers_of,
+    maps_key,
+    overlap,
 )
 from fastrcn.ops.conv_recurrent.triton_config import has_many_maps
 
 Norm = Normalize | NormalizeBackward
-
-
-def maps_key(buffer: Buffer):
-    """What makes two buffers the same maps, but for the slot."""
-    first = 0 if buffer.first is None else buffer.first.data_ptr()
-    return buffer.data.data_ptr(), buffer.timed, buffer.shift - buffer.origin if buffer.timed else 0, first
 
 
 def is_slot(target: Buffer, slot, buffer: Buffer, channels):
@@ -28,15 +24,6 @@ def is_slot(target: Buffer, slot, buffer: Buffer, channels):
     return (
         buffer.per_row and maps_key(buffer) == maps_key(target) and buffer.channel == target.channel + slot * channels
     )
-
-
-def _overlap(written: Buffer, read: Buffer, lag=0):
-    """Whether a write at one time touches what is read at a time ``lag`` later; when in doubt it does."""
-    if written.data.untyped_storage().data_ptr() != read.data.untyped_storage().data_ptr():
-        return False
-    if written.timed and read.timed and written.data.data_ptr() == read.data.data_ptr():
-        return written.shift - written.origin == read.shift - read.origin + lag
-    return True
 
 
 @dataclass
@@ -68,7 +55,7 @@ class Work:
             return False
         pairs = zip(stage.signature.args, stage.buffers, strict=True)
         stores = [b for a, b in pairs if a.mode != "load" and a.role != "d_param"]
-        return not any(_overlap(w, c.source, lag) for w in stores for c in self.convolutions)
+        return not any(overlap(w, c.source, lag) for w in stores for c in self.convolutions)
 
     def takes(self, step):
         """Whether a step that follows belongs to this phase."""
@@ -76,9 +63,9 @@ class Work:
             return False
         if isinstance(step, Fill):
             touched = [*self.targets(), *(c.source for c in self.convolutions)]
-            return not any(_overlap(step.target, buffer) for buffer in touched)
+            return not any(overlap(step.target, buffer) for buffer in touched)
         if isinstance(step, Convolution):
-            return not any(_overlap(target, step.source) for target in self.targets())
+            return not any(overlap(target, step.source) for target in self.targets())
         return self.takes_stage(step)
 
     def waits(self, norm: Norm):
@@ -88,7 +75,7 @@ class Work:
         return (
             not self.convolutions
             and self.stage is None
-            and not any(_overlap(fill.target, buffer) for fill in self.fills for buffer in touched)
+            and not any(overlap(fill.target, buffer) for fill in self.fills for buffer in touched)
         )
 
     def add(self, step):
