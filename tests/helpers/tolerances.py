@@ -1,5 +1,7 @@
 """The one table of tolerances. Errors are relative: norm of the difference over norm of the truth."""
 
+import math
+
 import torch
 
 RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -7,6 +9,15 @@ RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 LOW_PRECISION_FACTOR = 2.0
 """bfloat16: largest error as a multiple of that of a plain loop in bfloat16."""
+
+LOW_PRECISION_DRAWS = 5
+"""Random draws whose errors are taken together, by their root mean square: one draw of the gradient of a bias of three
+channels says little, for the plain loop's may be near by chance."""
+
+
+def draws(dtype):
+    """Seeds of the draws that a comparison in a type takes."""
+    return range(1 if dtype in RELATIVE else LOW_PRECISION_DRAWS)
 
 
 def relative_error(found, truth):
@@ -21,9 +32,20 @@ def relative_error(found, truth):
 
 def assert_close(found, truth, what="", dtype=None, plain=None):
     """``found`` is as near to the float64 ``truth`` as its type allows; bfloat16 needs the ``plain`` loop's value."""
-    error = relative_error(found, truth)
-    dtype = dtype or found.dtype
-    limit = RELATIVE.get(dtype)
-    if limit is None:
-        limit = LOW_PRECISION_FACTOR * max(relative_error(plain, truth), torch.finfo(dtype).eps / 4)
-    assert error <= limit, f"{what}: relative error {error:.2e}, allowed {limit:.2e}"
+    assert_draws_close([({what: found}, {what: truth}, {what: plain})], dtype or found.dtype)
+
+
+def assert_draws_close(results, dtype):
+    """The same for each part of several draws, of which each is (found, truth, plain) by part."""
+    for part in results[0][1]:
+        error = _mean_error([(found[part], truth[part]) for found, truth, _ in results])
+        limit = RELATIVE.get(dtype)
+        if limit is None:
+            plain = _mean_error([(plain[part], truth[part]) for _, truth, plain in results])
+            limit = LOW_PRECISION_FACTOR * max(plain, torch.finfo(dtype).eps / 4)
+        assert error <= limit, f"{part}: relative error {error:.2e}, allowed {limit:.2e}"
+
+
+def _mean_error(pairs):
+    """Root mean square of the errors of pairs (found, truth)."""
+    return math.sqrt(sum(relative_error(found, truth) ** 2 for found, truth in pairs) / len(pairs))

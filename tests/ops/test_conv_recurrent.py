@@ -11,7 +11,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Program
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
-from tests.helpers.tolerances import assert_close
+from tests.helpers.tolerances import assert_close, assert_draws_close, draws
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -19,21 +19,23 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def compare(subject, case, dtype, backend, recompute=False):
-    tensors = make_tensors(subject, case, dtype)
-    exact = make_tensors(subject, case)
-    if dtype == torch.bfloat16:  # the truth for the values that a bfloat16 tensor can hold
-        exact = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
-    truth = gradients(*run_loop(subject, case, exact), exact) if case.inputs else no_input_truth(subject, case, exact)
-    found = gradients(*run_package(subject, case, tensors, backend, recompute), tensors)
-    plain = None
-    if dtype == torch.bfloat16:
-        rough = make_tensors(subject, case, dtype)
-        plain = gradients(*run_loop(subject, case, rough), rough)
-    for name, value in truth.items():
-        assert_close(found[name], value, name, dtype, plain and plain[name])
+    results = []
+    for seed in draws(dtype):
+        tensors = make_tensors(subject, case, dtype, seed)
+        exact = make_tensors(subject, case, seed=seed)
+        if dtype == torch.bfloat16:  # the truth for the values that a bfloat16 tensor can hold
+            exact = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
+        truth = truth_of(subject, case, exact)
+        found = gradients(*run_package(subject, case, tensors, backend, recompute), tensors)
+        plain = gradients(*run_loop(subject, case, tensors), tensors) if dtype == torch.bfloat16 else {}
+        results.append((found, truth, plain))
+    assert_draws_close(results, dtype)
 
 
-def no_input_truth(subject, case, tensors):
+def truth_of(subject, case, tensors):
+    """By the hand-written loop, which cannot convolve nothing."""
+    if case.inputs:
+        return gradients(*run_loop(subject, case, tensors), tensors)
     used = {n: t for n, t in tensors.items() if n not in ("x", "weight_ih")}
     truth = gradients(*run_loop(subject, case, tensors), used)
     return truth | {"d_x": torch.zeros_like(tensors["x"]), "d_weight_ih": torch.zeros_like(tensors["weight_ih"])}
