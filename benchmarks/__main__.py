@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import fastrcn
 from benchmarks import cases, report
 from benchmarks.case import NAMES, backend_on
 from benchmarks.runner import measure_ceilings, run_case
-from fastrcn.ops.conv_recurrent import cuda_method
+from fastrcn.ops.conv_recurrent import cuda_method, triton_time_loop
 
 _GROUPS = {"a": ("a",), "b": ("b",), "c": ("ca", "cb"), "d": ("d",), "nn": ("nn",), "own": ("stages", "plain")}
 
@@ -93,6 +94,9 @@ def main(argv=None):
     parser.add_argument(
         "--cuda-method", choices=cuda_method.NAMES, help="of the cuda backend, for all shapes; without memory"
     )
+    parser.add_argument(
+        "--time-loop", choices=triton_time_loop.NAMES, help="of the triton backend, for all shapes; without memory"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--baselines", default=None, metavar="LIST", help=f"of {','.join(_GROUPS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
@@ -109,11 +113,12 @@ def main(argv=None):
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
     if args.backend:
         os.environ["FASTRCN_BACKEND"] = args.backend  # memory is measured in processes of their own
-    if args.cuda_method:
-        args.no_memory = True  # which is measured in processes of their own
-        with fastrcn.use_cuda_method(args.cuda_method):
-            return _compare(args, chosen, groups)
-    return _compare(args, chosen, groups)
+    with ExitStack() as asked:
+        for use, name in ((fastrcn.use_cuda_method, args.cuda_method), (fastrcn.use_time_loop, args.time_loop)):
+            if name:
+                args.no_memory = True  # which is measured in processes of their own
+                asked.enter_context(use(name))
+        return _compare(args, chosen, groups)
 
 
 def _compare(args, chosen, groups):

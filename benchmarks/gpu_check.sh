@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# One command for any GPU host, without network: bash benchmarks/gpu_check.sh [OUT]
+# One command for any GPU host, without network: bash benchmarks/gpu_check.sh [OUT [PART...]]
 # Builds from source, runs the GPU tests and the benchmark tables, and writes everything into OUT (default:
-# benchmarks/results/gpu). A part that fails does not stop the others; the exit status tells.
+# benchmarks/results/gpu). A part that fails, or that takes more than FASTRCN_GPU_LIMIT seconds (default: 1200), does not
+# stop the others; the exit status tells. With PARTs (names as below) only these run, after machine and build.
 set -uo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 out="${1:-$root/benchmarks/results/gpu}"
@@ -13,10 +14,15 @@ trap 'rm -rf "$site"' EXIT
 summary="$out/summary.txt"
 : >"$summary"
 status=0
+wanted=("${@:2}")
+known=" "
+within=(timeout -k 10 "${FASTRCN_GPU_LIMIT:-1200}")
 
 part() { # part NAME COMMAND...: run it, keep its log, note how it ended
   local name="$1" begin=$SECONDS
   shift
+  known+="$name "
+  [[ ${#wanted[@]} -eq 0 || " machine build ${wanted[*]} " == *" $name "* ]] || return 0
   if "$@" >"$out/$name.log" 2>&1; then
     printf '%-14s ok      %4d s\n' "$name" $((SECONDS - begin)) >>"$summary"
   else
@@ -47,22 +53,22 @@ build() {
 }
 
 # From the copy: in the checkout, Python would find the sources there, which were not built.
-info() { (cd "$site/source" && python -m fastrcn info); }
+info() { (cd "$site/source" && "${within[@]}" python -m fastrcn info); }
 
 tests() {
   has_gpu || return 1
   python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
   # All of them are there; other tests want packages that such a host may lack.
-  (cd "$site/source" && python -m pytest -m gpu -p no:cacheprovider tests/ops)
+  (cd "$site/source" && "${within[@]}" python -m pytest -m gpu -p no:cacheprovider tests/ops)
 }
 
-bench() { (cd "$site/source" && python -m benchmarks --device cuda "$@" --out "$out"); }
+bench() { (cd "$site/source" && "${within[@]}" python -m benchmarks --device cuda "$@" --out "$out"); }
 
-bench_models() { (cd "$site/source" && python -m benchmarks models --device cuda --out "$out"); }
+bench_models() { (cd "$site/source" && "${within[@]}" python -m benchmarks models --device cuda --out "$out"); }
 
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
-  (cd "$site/source" && compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
+  (cd "$site/source" && "${within[@]}" compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
     tests/ops/test_conv_recurrent_cuda.py tests/ops/test_triton_gpu.py tests/ops/test_relu_maxpool3d_cuda.py \
     -k "stage_on or step_on and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
 }
@@ -82,9 +88,17 @@ for method in fused library; do
   part "bench-$method" bench --dtype bfloat16 --backend cuda --cases 'small-*,gru-*,openstl-s,moving-mnist*,radar,tiny' \
     --baselines b --cuda-method "$method" --name "cuda-bfloat16-$method"
 done
+# The same of the rule in fastrcn/ops/conv_recurrent/triton_time_loop.py.
+for loop in launched captured persistent; do
+  part "bench-$loop" bench --dtype bfloat16 --backend triton --cases 'small-*,gru-*,moving-mnist*,tiny' \
+    --baselines b --time-loop "$loop" --name "cuda-bfloat16-$loop"
+done
 # Compiling the loops takes minutes: the quick cases only.
 part bench-compile bench --dtype bfloat16 --quick --baselines a,b,c --name cuda-bfloat16-compile
 part bench-models bench_models
 part sanitizer sanitize
+for name in "${wanted[@]}"; do
+  [[ $known == *" $name "* ]] || { echo "$name is no part; there are:$known" >>"$summary"; status=1; }
+done
 cat "$summary"
 exit $status

@@ -40,6 +40,7 @@ from fastrcn.ops.autotune import use_autotune
 from fastrcn.ops.conv_recurrent.cuda_method import use_method as use_cuda_method
 from fastrcn.ops.conv_recurrent.directions import use_directions
 from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
+from fastrcn.ops.conv_recurrent.triton_time_loop import use_time_loop
 
 __all__ = [
     "GRU",
@@ -83,4 +84,5 @@ __all__ = [
     "use_cuda_method",
     "use_directions",
     "use_schedule",
+    "use_time_loop",
 ]

@@ -56,6 +56,11 @@ def check_pixels(count, what):
         raise ValueError(f"{what}: expected at most {MOST_PIXELS} pixels over the batch, got {count}")
 
 
+def processors(device):
+    """How many processors (SMs) a device has; the interpreter is one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def device_of(tensor):
     """A context in which a launch goes to the tensor's device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -5,7 +5,7 @@ import torch
 
 import fastrcn
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.ops.conv_recurrent import input_schedule, triton_program
+from fastrcn.ops.conv_recurrent import input_schedule, triton_time_loop
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Normalize
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
@@ -84,13 +84,31 @@ def test_volumes(name, dtype, schedule):
 @pytest.mark.triton
 @pytest.mark.parametrize("case", [LARGE, VOLUME], ids=["maps", "volumes"])
 @pytest.mark.parametrize("name", ["lstm", "lstm_full", "gru_after", "rnn_tanh"])
-def test_persistent_kernel(name, case, monkeypatch):
-    class Persistent(TritonProgram):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, persistent=True)
+def test_persistent_kernel(name, case):
+    with fastrcn.use_time_loop("persistent"):
+        compare(name, case)
 
-    monkeypatch.setattr(triton_program, "Program", Persistent)
-    compare(name, case)
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("layer", [fastrcn.ConvGRU, fastrcn.ConvLSTM])
+def test_captured_time_loop(layer, monkeypatch):
+    """Bit for bit what launches give; the memory of steps of training of one size soon comes again."""
+    graphs = triton_time_loop._Graphs()
+    monkeypatch.setattr(triton_time_loop, "_graphs", graphs)
+    net, x = layer(5, 24, backend="triton", device="cuda"), torch.empty(7, 2, 5, 19, 18, device="cuda")
+    for seed in range(6):
+        torch.manual_seed(seed)
+        x.normal_()
+        found = []
+        for name in ("captured", "launched"):
+            with fastrcn.use_time_loop(name):
+                output, _ = net(x)
+                grads = torch.autograd.grad(output.square().sum(), list(net.parameters()))
+            found.append([t.clone() for t in (output.detach(), *grads)])
+            del output, grads
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), seed
+    assert graphs.found
 
 
 @pytest.mark.gpu

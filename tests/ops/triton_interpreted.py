@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fastrcn
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
-from fastrcn.ops.conv_recurrent import input_schedule, triton_launch, triton_program
+from fastrcn.ops.conv_recurrent import input_schedule, triton_launch
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -204,11 +205,6 @@ def test_other_cells(cell, training, config):
         assert_close(a, b, f"result {n}")
 
 
-class Persistent(TritonProgram):
-    def __init__(self, *arguments):
-        super().__init__(*arguments, persistent=True)
-
-
 @pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_after", "rnn_tanh"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_one_launch_for_many_steps(name, reverse, monkeypatch):
@@ -220,8 +216,8 @@ def test_one_launch_for_many_steps(name, reverse, monkeypatch):
         plain(self, *arguments)
 
     monkeypatch.setattr(triton_launch.PhaseLaunch, "walk", noted)
-    monkeypatch.setattr(triton_program, "Program", Persistent)
-    compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
+    with fastrcn.use_time_loop("persistent"):
+        compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
     assert [turns for _, _, turns, _ in walks] == [4, 4]
 
 

@@ -14,7 +14,7 @@ from fastrcn import backends, cells
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_gru
 from fastrcn.ops import autotune
-from fastrcn.ops.conv_recurrent import triton_launch, triton_program
+from fastrcn.ops.conv_recurrent import triton_launch
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -64,14 +64,9 @@ def test_many_tiles(poisoned_memory):
 
 def test_one_launch_for_many_steps(monkeypatch, poisoned_memory):
     walks, plain = [], triton_launch.PhaseLaunch.walk
-
-    class Persistent(TritonProgram):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, persistent=True)
-
     monkeypatch.setattr(triton_launch.PhaseLaunch, "walk", lambda *a: walks.append(a) or plain(*a))
-    monkeypatch.setattr(triton_program, "Program", Persistent)
-    compare_with_loop("lstm_full", replace(PLAIN, steps=5, lengths=(5, 3), reverse=True), "triton")
+    with fastrcn.use_time_loop("persistent"):
+        compare_with_loop("lstm_full", replace(PLAIN, steps=5, lengths=(5, 3), reverse=True), "triton")
     assert [turns for _, _, _, turns, _ in walks] == [3, 3]
 
 

@@ -14,7 +14,7 @@ from fastrcn.compiler.phase import Accumulator, Phase, Place, Product
 from fastrcn.ops.conv_recurrent.program import Buffer, maps_key
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power, widest
 from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, share_source
-from fastrcn.ops.triton_support import check_pixels, interpreting
+from fastrcn.ops.triton_support import check_pixels, interpreting, processors
 
 if TYPE_CHECKING:
     from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
@@ -35,6 +35,9 @@ class _Bound:
 
 class PhaseLaunch:
     """One phase of a program bound to its buffers: what a call passes to the kernel."""
+
+    walks = True
+    """Whether there is a kernel that walks over time."""
 
     def __init__(self, program: TritonProgram, work: Work, across=False, config: Config | None = None):
         self.program, self.across = program, across
@@ -225,11 +228,20 @@ class PhaseLaunch:
             sizes += [0 if skipped else product.steps, *product.map]
         return (*times, *sizes, time, *self.sizes)
 
+    @property
     def resident(self):
         """Whether all tiles run at once, so that they may wait for each other."""
-        device = self.tensors[0].device
-        most = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-        return self.tiles <= most
+        return self.tiles <= processors(self.tensors[0].device)
+
+    @property
+    def identity(self):
+        """Equal for launches of the same kernel that pass the same at the same times."""
+        # Kernels are kept for ever, so that their ids stay theirs.
+        maps = tuple((b.shift - b.origin, 0 if b.first is None else b.first.data_ptr()) for b, _ in self.pointers)
+        products = tuple((p.steps, p.map, p.skip_first) for p in self.products)
+        types = tuple(t.dtype for t in self.tensors)
+        values = *self.constants.values(), *self.options.values(), *self.sizes
+        return id(self.kernel), self.tiles, tuple(self.addresses), types, maps, products, values
 
     def walk(self, convolution_time, time, turns, direction):
         """Take ``turns`` steps in one launch, none of them the sequence's first."""

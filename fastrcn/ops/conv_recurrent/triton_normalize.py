@@ -12,7 +12,7 @@ import torch
 from fastrcn.ops.conv_recurrent.program import Normalize
 from fastrcn.ops.conv_recurrent.triton_config import power
 from fastrcn.ops.conv_recurrent.triton_work import Norm
-from fastrcn.ops.triton_support import interpreting
+from fastrcn.ops.triton_support import interpreting, processors
 
 _BLOCK = 1 << 12
 """Values that a program has under way at once: sixteen for each of 256 threads."""
@@ -24,16 +24,12 @@ _PROGRAMS = 4
 """On each processor, where there are enough slices: so much must be under way to fill the memory's pipes."""
 
 
-def _processors(device):
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 def slices_of(values, images, device):
     """(slices of an image, values of each but the last) for images of ``values`` values on a device. Slices are whole
     blocks."""
     wanted = 1
     if values > _ONE_SLICE:
-        wanted = min(-(-_PROGRAMS * _processors(device) // max(1, images)), values // _SMALLEST_SLICE)
+        wanted = min(-(-_PROGRAMS * processors(device) // max(1, images)), values // _SMALLEST_SLICE)
     size = -(-values // max(1, wanted, -(-values // _LARGEST_SLICE)))
     size = -(-size // _BLOCK) * _BLOCK
     return -(-values // size), size
@@ -49,6 +45,12 @@ class _Call:
         self.warps = max(1, constants["BLOCK"] // 512)
         self.compiled: Any = None
 
+    @property
+    def identity(self):
+        """Equal for calls that pass the same at the same times."""
+        types = tuple(t.dtype for t in self.tensors)
+        return id(self.kernel), self.grid, tuple(self.addresses), types, self.numbers, tuple(self.constants.values())
+
     def __call__(self, times):
         if self.compiled is not None:
             self.compiled(*self.addresses, *times, *self.numbers, *self.constants.values())
@@ -62,6 +64,8 @@ class _Call:
 
 class NormLaunch:
     """A normalisation, or its gradient, of all images of one step bound to its buffers: one launch, or two."""
+
+    walks = False
 
     def __init__(self, images, step: Norm):
         from fastrcn.ops.conv_recurrent import triton_normalize_kernels as kernels
@@ -94,6 +98,17 @@ class NormLaunch:
         if self.first is not None:
             self.first(times[:-1])
         self.second(times)
+
+    @property
+    def resident(self):
+        """Whether all programs of a launch run at once."""
+        return self.second.grid[0] <= processors(self.tensors[0].device)
+
+    @property
+    def identity(self):
+        """Equal for launches of the same kernels that pass the same at the same times."""
+        calls = tuple(call.identity for call in (self.first, self.second) if call is not None)
+        return calls, tuple((b.timed, b.shift - b.origin) for b in self.buffers)
 
     def add_parameter_sums(self):
         """There are none: factors and biases of a norm belong to the stages."""

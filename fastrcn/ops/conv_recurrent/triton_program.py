@@ -7,24 +7,24 @@ normalisation stands between the convolutions' phase and the stage's, with kerne
 ``triton_normalize``).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any, NamedTuple
 
 import torch
 
 from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops.conv_recurrent import triton_time_loop
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, buffers_of
 from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.conv_recurrent.triton_config import Config, inputs_in_loop, joins_directions
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
+from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot, split
 from fastrcn.ops.tf32 import allows_tf32
-from fastrcn.ops.triton_support import check_pixels, device_of, manner, problem_of
+from fastrcn.ops.triton_support import check_pixels, manner, problem_of
 
 
 def can_run(subject: Subject, dtype, device):
@@ -45,8 +45,7 @@ class TritonProgram:
     """Takes the place of ``program.Program``: runs a list of steps over time, here with one kernel per phase.
 
     ``keep``: whether completed pre-activations are needed after the program; else those that only the stage of their
-    own phase reads are never written. ``config`` overrides the choice of block sizes. ``persistent``: where a step is
-    one phase whose tiles are all resident at once, one launch walks over all steps but the first and the last.
+    own phase reads are never written. ``config`` overrides the choice of block sizes.
     """
 
     chunk_pixels = (1 << 15, 1 << 62)
@@ -79,11 +78,9 @@ class TritonProgram:
         loop = self.loop_backward if request.backward else self.loop
         return loop(request.start, request.count, request.has_first)
 
-    def __init__(
-        self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None, persistent=False
-    ):
+    def __init__(self, geometry: Geometry, steps, dtype, images, lengths, packed, keep=True, config=None):
         self.geometry, self.dtype, self.images, self.lengths, self.packed = geometry, dtype, images, lengths, packed
-        self.keep, self.config, self.persistent = keep, config, persistent
+        self.keep, self.config = keep, config
         self.tf32 = dtype == torch.float32 and allows_tf32()
         self.pixels = images * geometry.map_pixels
         check_pixels(self.pixels, "input at one step")
@@ -94,7 +91,7 @@ class TritonProgram:
     def run(self, start, count, at_start):
         """Run the steps at ``count`` times from ``start`` on, in the recurrence's direction."""
         if self.works and count:
-            self._over(self.loop(start, count, at_start), start, start, self.geometry.direction)
+            triton_time_loop.run(self.loop(start, count, at_start))
 
     def launch(self, work: Work | Norm):
         """One phase or normalisation with its buffers."""
@@ -110,23 +107,7 @@ class TritonProgram:
             time, first = start + n * direction, at_start and n == 0
             return [(launch, (time, time, first, first)) for launch in launches]
 
-        return Loop(launches, count, step)
-
-    def _over(self, loop, convolution_start, start, direction):
-        """Take the steps of a loop. The starts are the times of the first one's convolutions and stage."""
-        launches, count, head = loop.launches, loop.count, loop.launches[0]
-        alone = len(launches) == 1 and isinstance(head, PhaseLaunch)
-        with device_of(head.tensors[0]):
-            n, turns = 0, count - 2
-            while n < count:
-                if n == 1 and self.persistent and alone and turns > 1 and head.resident():
-                    head.walk(convolution_start + direction, start + direction, turns, direction)
-                    n += turns
-                for launch, times in loop.step(n):
-                    launch(*times)
-                n += 1
-        for launch in launches:
-            launch.add_parameter_sums()
+        return Loop(launches, count, step, ("forward", start, direction, at_start))
 
     def joined(self):
         """The launches of a backward step whose first phase begins with the convolutions that end the list, as (the
@@ -147,8 +128,7 @@ class TritonProgram:
     def run_backward(self, start, count, last_is_first):
         """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""
         if self.works and count:
-            direction = -self.geometry.direction
-            self._over(self.loop_backward(start, count, last_is_first), start - direction, start, direction)
+            triton_time_loop.run(self.loop_backward(start, count, last_is_first))
 
     def loop_backward(self, start, count, last_is_first):
         """What ``run_backward`` launches, in order."""
@@ -166,7 +146,8 @@ class TritonProgram:
             return calls
 
         launches = joined[0] if joined else [self.launch(work) for work in self.works]
-        return Loop(launches, count, step)
+        called = [*launches, joined[1]] if joined else launches
+        return Loop(called, count, step, ("backward", start, direction, last_is_first))
 
     def written_back(self, work: Work, target: Buffer, slot, arg):
         """Whether memory needs a slot that ``work`` completes; ``arg``: the stage's argument that loads it, or None."""
@@ -207,15 +188,6 @@ class TritonProgram:
             ready = blocked.permute(1, 5, 3, *order).contiguous()
             self.packed[key] = (ready, weights)  # the weights too: their ids must stay theirs
         return self.packed[key][0]
-
-
-class Loop(NamedTuple):
-    """``count`` steps; ``step(n)`` gives the launches of the n-th with the times of each. ``launches``: those whose
-    stages may sum a parameter's gradient."""
-
-    launches: list[Any]
-    count: int
-    step: Callable[[int], list[tuple[Any, tuple]]]
 
 
 Program = TritonProgram

@@ -5,12 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from fastrcn.compiler.emit_triton import kernel_of
+from fastrcn.ops.conv_recurrent import triton_time_loop
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
-from fastrcn.ops.triton_support import device_of
+from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
+from fastrcn.ops.triton_support import processors
 
 
 class _Twins:
     """Launches of the same phase in the two directions, as one."""
+
+    walks = False
 
     def __init__(self, launch, other):
         self.launch, self.other = launch, other
@@ -18,6 +22,25 @@ class _Twins:
         self.kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
         self.own = [launch.phase.arguments.index(name) for name in phase.own]
         self.compiled: Any = None
+
+    @property
+    def tensors(self):
+        return self.launch.tensors
+
+    @property
+    def resident(self):
+        """Whether all tiles of both run at once."""
+        return 2 * self.launch.tiles <= processors(self.tensors[0].device)
+
+    @property
+    def identity(self):
+        """Equal for launches of the same kernel that pass the same at the same times."""
+        return id(self.kernel), self.launch.identity, self.other.identity
+
+    def add_parameter_sums(self):
+        """Of both."""
+        self.launch.add_parameter_sums()
+        self.other.add_parameter_sums()
 
     def __call__(self, times, other_times):
         """Launch; the times are those of a single launch, of each direction."""
@@ -37,26 +60,27 @@ class _Twins:
             self.compiled = compiled[(*grid, 1)]
 
 
-def _twins(one, other):
+def _are_twins(one, other):
     """Whether two launches have the same kernel, one of phases: normalisations run by themselves."""
     if not (isinstance(one, PhaseLaunch) and isinstance(other, PhaseLaunch)):
         return False
     return one.phase == other.phase and one.constants == other.constants and one.options == other.options
 
 
-def run_both(loop, other):
+def run_both(loop: Loop, other: Loop):
     """Run the loops of the two directions step by step with one launch for both, or, where their kernels differ, with
     one each."""
-    made: dict = {}
-    with device_of(loop.launches[0].tensors[0]):
-        for n in range(loop.count):
-            for (a, times), (b, other_times) in zip(loop.step(n), other.step(n), strict=True):
-                if id(a) not in made:
-                    made[id(a)] = _Twins(a, b) if _twins(a, b) else None
-                if made[id(a)] is not None:
-                    made[id(a)](times, other_times)
-                else:
-                    a(*times)
-                    b(*other_times)
-    for launch in (*loop.launches, *other.launches):
-        launch.add_parameter_sums()
+    twins = {id(a): _Twins(a, b) for a, b in zip(loop.launches, other.launches, strict=True) if _are_twins(a, b)}
+
+    def step(n):
+        calls = []
+        for one, (b, other_times) in zip(loop.step(n), other.step(n), strict=True):
+            a, times = one
+            both = twins.get(id(a))
+            calls += [one, (b, other_times)] if both is None else [(both, (times, other_times))]
+        return calls
+
+    launches = list(twins.values())
+    for a, b in zip(loop.launches, other.launches, strict=True):
+        launches += [] if id(a) in twins else [a, b]
+    triton_time_loop.run(Loop(launches, loop.count, step, (loop.times, other.times)))
