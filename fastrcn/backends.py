@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastrcn.ops import autotune
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import describe as _describe_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d import cpu as _conv3d_cpu
 from fastrcn.ops.conv3d_relu_maxpool3d import cuda as _conv3d_cuda
@@ -20,6 +21,7 @@ from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
 from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
+from fastrcn.trial import Trial, fastest
 
 
 def _reference(what, dtype, device):
@@ -90,7 +92,7 @@ _HOME = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 """The type of device on whose tensors the automatic choice considers a backend; without an entry, on all."""
 
 _BY_NAME_ONLY: dict[str, str] = dict.fromkeys(
-    ("triton", "cuda"), "it has not run on a GPU yet and is never chosen by itself; ask for it by name"
+    ("triton", "cuda"), "it has not run on a GPU yet and is chosen only by name, or where FASTRCN_AUTOTUNE=1 times it"
 )
 """Backends that the automatic choice leaves out, and why."""
 
@@ -151,8 +153,9 @@ def can_run(operation, name, what, dtype, device):
     return _CAN_RUN[operation][name](what, dtype, device)
 
 
-def select(operation, what, dtype, device, backend=None) -> str:
-    """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot."""
+def select(operation, what, dtype, device, backend=None, trial: Trial | None = None) -> str:
+    """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot. ``trial``: of
+    the call, where it may be timed."""
     name, source = requested(backend)
     if name is not None:
         ok, reason = can_run(operation, name, what, dtype, device)
@@ -160,15 +163,23 @@ def select(operation, what, dtype, device, backend=None) -> str:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
     name, refused = _choose(operation, what, dtype, device)
+    if trial is not None:
+        able = [n for n in _considered(operation, device) if can_run(operation, n, what, dtype, device)[0]]
+        return fastest(trial, able, name)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
         warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=4)
     return name
 
 
+def _considered(operation, device):
+    """The backends that the automatic choice considers on a device, best first."""
+    return [n for n in _CAN_RUN[operation] if _HOME.get(n, device) == device]
+
+
 def _choose(operation, what, dtype, device):
     """(the best backend that can run, why a better one of this device does not)."""
-    names = [n for n in _CAN_RUN[operation] if _HOME.get(n, device) == device]
+    names = _considered(operation, device)
     refused = "" if len(names) > 1 else f"no other runs on {device} tensors"
     for name in names:
         ok, reason = can_run(operation, name, what, dtype, device)
@@ -191,6 +202,8 @@ def explain(operation, *args, backend=None, **options) -> Explanation:
     name, source = requested(backend)
     if name is None:
         name, refused = _choose(operation, *asked)
+        if first.is_cuda and autotune.enabled():
+            refused = "unless a call that was timed says otherwise (use_autotune)"
         return Explanation(operation, name, refused or "the first that can", rows)
     runs = {n: ok for n, ok, _ in rows}[name]
     return Explanation(operation, name if runs else None, f"asked for by {source}", rows)

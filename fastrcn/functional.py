@@ -14,8 +14,8 @@ from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
 from fastrcn.ops.conv_recurrent.op import BothCall, Save, run_fused, run_plain
-from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.trial import trial_of
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
 _RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
@@ -113,9 +113,10 @@ def conv_recurrent(
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
     options = stride, dilation, padding, bool(reverse)
+    tensors = [*tensors, *masks, lengths]
     call = exported.call_of(cell.key, n, len(masks), tensors, options, recompute, backend)
     with without_autocast:
-        output, *states = _run(call, [*tensors, *masks, lengths], recompute, backend)
+        output, *states = _run(call, tensors, recompute, backend)
     if lengths is not None:
         output = _zero_past(output, lengths)
     return output, tuple(states)
@@ -152,14 +153,6 @@ def conv_recurrent_both(
         weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
         own.append([*weight_ih, weight_hh, bias, weight_ch, *(() if hx is None else hx)])
     tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
-    name = backends.select("conv_recurrent", subject_of(cell.key, tensors[0]), tensors[0].dtype, device, backend)
-    if name not in backends.BOTH_DIRECTIONS or _plain(name):
-        options: Any = {"stride": stride, "dilation": dilation, "padding": padding, "lengths": lengths}
-        options["recompute"] = recompute
-        return tuple(
-            conv_recurrent(cell, input, *direction, **options, masks=m, reverse=reverse, backend=backend)
-            for direction, m, reverse in ((first, masks[0], False), (second, masks[1], True))
-        )
     stride, dilation, padding = _options(first[1], stride, dilation, padding)
     middle = n + len(own[0])
     parts = tensors[n:middle], tensors[middle:]
@@ -171,6 +164,17 @@ def conv_recurrent_both(
         raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
+    one = [*tensors[:n], *parts[0], *masks[0], lengths]
+    name = exported.call_of(
+        cell.key, n, len(masks[0]), one, (stride, dilation, padding, False), recompute, backend
+    ).backend
+    if name not in backends.BOTH_DIRECTIONS or _plain(name):
+        options: Any = {"stride": stride, "dilation": dilation, "padding": "same" if padding is None else padding}
+        options |= {"lengths": lengths, "recompute": recompute, "backend": backend}
+        return tuple(
+            conv_recurrent(cell, input, *direction, **options, masks=m, reverse=reverse)
+            for direction, m, reverse in ((first, masks[0], False), (second, masks[1], True))
+        )
     save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
     k = len(schedule_of(cell.key).states)
     call = BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
@@ -245,13 +249,19 @@ def conv3d_relu_maxpool3d(
     device = input.device.type
     tensors, without_autocast = _autocast(device, [input, weight, bias])
     check_conv(conv, pool, *tensors)
-    name = backends.select("conv3d_relu_maxpool3d", (conv, bool(relu), pool), tensors[0].dtype, device, backend)
     differentiated = autograd.tracked(tensors)
     kept = int(differentiated and bool(relu) and pool.cells == 1)
-    call = Conv3dCall(name, conv, bool(relu), pool, differentiated, kept)
+
+    def by(name):
+        return Conv3dCall(name, conv, bool(relu), pool, differentiated, kept)
+
+    operation, what = "conv3d_relu_maxpool3d", (conv, bool(relu), pool)
+    trial = trial_of(operation, by, tensors, differentiated)
+    call = by(backends.select(operation, what, tensors[0].dtype, device, backend, trial))
     dtype = _result_type(pool, tensors[0].dtype, device)
     with without_autocast:
-        return (call.plain(tensors) if _plain(name) else autograd.run(call, tensors, differentiated))[0].to(dtype)
+        results = call.plain(tensors) if _plain(call.backend) else autograd.run(call, tensors, differentiated)
+    return results[0].to(dtype)
 
 
 def batch_norm_relu_maxpool3d(
@@ -277,13 +287,18 @@ def batch_norm_relu_maxpool3d(
     pool = Pool.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
     check_batch_norm(input, running_mean, running_var, weight, bias, training, pool)
     device = input.device.type
-    name = backends.select("batch_norm_relu_maxpool3d", (bool(relu), pool), input.dtype, device, backend)
     statistics = [None, None] if training else [running_mean, running_var]
     tensors = [input, weight, bias, *statistics]
     differentiated = autograd.tracked(tensors)
     kept = int(differentiated and bool(relu) and pool.cells == 1)
-    call = BatchNormCall(name, bool(training), float(eps), bool(relu), pool, differentiated, kept)
-    if _plain(name) or input.shape[0] == 0:  # an empty batch has no statistics
+
+    def by(name):
+        return BatchNormCall(name, bool(training), float(eps), bool(relu), pool, differentiated, kept)
+
+    operation, what = "batch_norm_relu_maxpool3d", (bool(relu), pool)
+    trial = trial_of(operation, by, tensors, differentiated)
+    call = by(backends.select(operation, what, input.dtype, device, backend, trial))
+    if _plain(call.backend) or input.shape[0] == 0:  # an empty batch has no statistics
         if training:
             tensors[3:] = [running_mean, running_var]
         return call.plain(tensors, momentum)[0]

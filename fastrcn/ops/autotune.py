@@ -1,8 +1,9 @@
-"""The fastest of a kernel's configurations, found by running them once and kept on the disk. Off unless asked for.
+"""The fastest of several candidates, such as a kernel's configurations, found by running them once and kept on the
+disk. Off unless asked for.
 
-One file holds what was found on one kind of GPU with one version of Triton and of this package: under a kernel's key
-the numbers of its configuration. Batch and time are in no key, so the first call decides for all that follow: tune on
-sizes like those of the work to come.
+One file holds what was found on one kind of GPU with one version of Triton and of this package: under a key the fields
+of what was chosen. Batch and time are in no key, so the first call decides for all that follow: tune on sizes like
+those of the work to come.
 """
 
 import json
@@ -20,7 +21,7 @@ import torch
 
 from fastrcn._version import __version__
 from fastrcn.files import cache_folder, make_cache_folder, write_at_once
-from fastrcn.ops.triton_support import device_of, interpreting
+from fastrcn.ops.triton_support import device_of, has_triton, interpreting
 
 _asked: list[tuple] = []
 _known: dict[Path, dict] = {}
@@ -30,7 +31,8 @@ _lock = threading.Lock()
 
 @contextmanager
 def use_autotune(enabled=True, *, timer=None):
-    """Within this context the configurations of Triton kernels are measured (or not), whatever FASTRCN_AUTOTUNE says.
+    """Within this context the configurations of Triton kernels, and on GPUs the backends where none is asked for, are
+    measured (or not), whatever FASTRCN_AUTOTUNE says.
 
     ``timer``: a function that is given another, which launches a kernel once, and returns its time, in any unit; None
     for the median on the GPU. In Triton's interpreter nothing is measured unless a timer is given.
@@ -54,6 +56,10 @@ def enabled():
 
 def milliseconds(launch):
     """Median time of a launch on the GPU; infinite where the kernel needs more of a processor than there is."""
+    if not has_triton():
+        from torch.utils.benchmark import Timer
+
+        return 1e3 * Timer("launch()", globals={"launch": launch}).blocked_autorange().median
     from triton.runtime.errors import OutOfResources
     from triton.testing import do_bench
 
@@ -73,22 +79,28 @@ def timer():
 
 
 def file_of(device):
-    """The file for a GPU's kind. Needs Triton."""
-    import triton
-
+    """The file for a GPU's kind."""
     gpu = torch.cuda.get_device_properties(device)
     name = re.sub(r"[^A-Za-z0-9]+", "_", gpu.name)
-    versions = f"triton{triton.__version__}-fastrcn{__version__}"
+    versions = f"{_triton_version()}-fastrcn{__version__}"
     return cache_folder() / f"autotune-{name}-sm{gpu.major}{gpu.minor}-{versions}.json"
 
 
+def _triton_version():
+    if not has_triton():
+        return "no_triton"
+    import triton
+
+    return f"triton{triton.__version__}"
+
+
 def fastest(tensor, key, candidates, default, start):
-    """The candidate (a dataclass of numbers) that is fastest on the GPU of ``tensor``, as found now or before;
+    """The candidate (a dataclass of what JSON has) that is fastest on the GPU of ``tensor``, as found now or before;
     ``default`` where nothing is measured.
 
-    ``key``: a function that names the kernel. ``start``: a function that from a candidate makes one that launches the
-    kernel once and changes nothing that is used afterwards. While a CUDA graph is captured nothing can be measured:
-    what is not known then has its default.
+    ``key``: a function that names what is chosen for. ``start``: a function that from a candidate makes one that runs
+    it once and changes nothing that is used afterwards, or None for a candidate that cannot run. While a CUDA graph is
+    captured nothing can be measured: what is not known then has its default.
     """
     measure = timer()
     if measure is None:
@@ -98,14 +110,16 @@ def fastest(tensor, key, candidates, default, start):
     file, key = file_of(tensor.device), key()
     with _lock:
         found = _recall(file, key, candidates)
-        if found is not None:
-            return found
-        if _capturing(tensor):
-            return default
-        with device_of(tensor):
-            times = [measure(start(candidate)) for candidate in candidates]
-        if min(times) == math.inf:
-            return default
+    if found is not None:
+        return found
+    if _capturing(tensor):
+        return default
+    # Without the lock: a candidate may have choices of its own, made in another thread.
+    with device_of(tensor):
+        times = [math.inf if run is None else measure(run) for run in map(start, candidates)]
+    if min(times) == math.inf:
+        return default
+    with _lock:
         chosen = _record(file, key, candidates, candidates[times.index(min(times))])
         _known[file][key] = list(astuple(chosen))
         return chosen
@@ -116,7 +130,7 @@ def _capturing(tensor):
 
 
 def _matching(numbers, candidates):
-    """The candidate with these numbers; None where there is none any more."""
+    """The candidate with these fields; None where there is none any more."""
     return next((c for c in candidates if list(astuple(c)) == numbers), None)
 
 

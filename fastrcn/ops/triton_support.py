@@ -28,6 +28,11 @@ def _triton_problem():
     return None
 
 
+def has_triton():
+    """Whether there is a Triton that can be used."""
+    return _triton_problem() is None
+
+
 def interpreting():
     """Whether kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,10 +1,13 @@
 """The Triton backend on a GPU: every cell and data type, both schedules, the persistent kernel, repeatability."""
 
+import json
+
 import pytest
 import torch
 
 import fastrcn
 from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops import autotune
 from fastrcn.ops.conv_recurrent import input_schedule, triton_time_loop
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Normalize
@@ -140,6 +143,22 @@ def test_normalisation_of_large_images(dtype):
     plain = torch.nn.functional.layer_norm(x, x.shape[1:])
     assert_close(found[0], truth, plain=plain)
     assert all(torch.equal(found[0], maps) for maps in found[1:])
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+def test_the_fastest_backend_is_chosen(monkeypatch, tmp_path):
+    """By timing; no backend gives a warning, which says that it failed or was wrong."""
+    monkeypatch.setenv("FASTRCN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(autotune, "_known", {})
+    layer, x = fastrcn.ConvLSTM(8, 32, device="cuda"), torch.randn(6, 4, 8, 32, 32, device="cuda")
+    with fastrcn.use_autotune():
+        output, _ = layer(x)
+    with fastrcn.use_backend("reference"):
+        assert_close(output, layer(x)[0])
+    found = json.loads(autotune.file_of("cuda").read_text())
+    (best,) = [choice for key, choice in found.items() if key.startswith("backend conv_recurrent training")]
+    assert best[0] in ("triton", "cuda", "reference")
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ import torch
 
 from fastrcn.ops.batch_norm_relu_maxpool3d import operators
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, check_pooled
+from fastrcn.ops.relu_maxpool3d.layout import is_last
 
 
 class Call(NamedTuple):
@@ -20,6 +21,11 @@ class Call(NamedTuple):
     keep: bool
     kept: int
     differentiable: int = 1
+
+    def words(self, tensors):
+        """What is constant in a call of these tensors, whatever batch and time."""
+        x = tensors[0]
+        return f"{(x.shape[1], *x.shape[3:])} {is_last(x)} {self[1:]}"
 
     def forward(self, tensors):
         """The operator's results: the pooled maps, in training mean and variance, and, where it is kept, the cell of

@@ -7,6 +7,7 @@ import torch
 from fastrcn.ops.conv3d_relu_maxpool3d import operators
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.relu_maxpool3d.layout import is_last
 
 
 class Call(NamedTuple):
@@ -19,6 +20,12 @@ class Call(NamedTuple):
     keep: bool
     kept: int
     differentiable: int = 1
+
+    def words(self, tensors):
+        """What is constant in a call of these tensors, whatever batch and time."""
+        x, weight, bias = tensors
+        sizes = x.shape[1], *x.shape[3:], *weight.shape, bias is not None
+        return f"{sizes} {is_last(x)} {self[1:]}"
 
     def forward(self, tensors):
         """The operator's results: the pooled maps and, where it is kept, the cell of each window."""

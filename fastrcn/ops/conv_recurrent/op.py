@@ -39,6 +39,13 @@ class Call(NamedTuple):
         packed = tensors[2 * n : 2 * n + 3]
         return (list(tensors[:n]), list(tensors[n : 2 * n]), *packed, states[:end], states[end:], lengths)
 
+    def words(self, tensors):
+        """What is constant in a call of these tensors, whatever batch and time."""
+        inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, _ = self.split(tensors)
+        maps = [tuple(x.shape[2:]) for x in (*inputs, *masks)]
+        weights = [None if w is None else tuple(w.shape) for w in (*weight_ih, weight_hh, bias, weight_ch)]
+        return f"{schedule_of(self.cell).fingerprint} {maps} {weights} {len(hx)} {self[4:7]} save={self.save}"
+
     def forward(self, tensors):
         """The operator's results."""
         return operators.conv_recurrent_fwd(

@@ -1,0 +1,121 @@
+"""Which backend is fastest for a call on this GPU: each that can run it is timed once, where ``use_autotune`` is on,
+and what is found is kept with what that knows.
+
+One whose results are not those of plain PyTorch, or that fails, is left out, and a warning says so.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from fastrcn.ops import autograd, autotune
+from fastrcn.ops.tf32 import allows_tf32
+
+_FURTHEST = {torch.float64: 1e-6, torch.float32: 1e-3}
+_FURTHEST_LOW = 0.1
+"""Relative distance, by norm, from plain PyTorch's results beyond which something is broken: both are rounded. The
+second is that of 16 bits and of TF32."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    backend: str
+
+
+class Trial(NamedTuple):
+    """A call that may be timed. ``by``: a function from a backend to the call (see ``autograd.Call``), whose ``words``
+    name all that is constant in it, but for batch and time."""
+
+    operation: str
+    by: Callable[[str], Any]
+    tensors: list
+    differentiated: bool
+
+    @property
+    def tensor(self):
+        """The tensor that gives data type and device."""
+        return self.tensors[0]
+
+    @property
+    def key(self):
+        """Under which the choice is kept."""
+        t, kind = self.tensor, "training" if self.differentiated else "inference"
+        tf32 = " tf32" if t.dtype == torch.float32 and allows_tf32() else ""
+        words = self.by("").words(self.tensors)
+        return f"backend {self.operation} {kind} {t.dtype}{tf32} {words}"
+
+    def run(self, backend):
+        """Results and gradients, by a backend; nothing that the caller has is changed."""
+        tensors = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in self.tensors]
+        call = self.by(backend)
+        with torch.set_grad_enabled(self.differentiated):
+            plain = backend == "reference"
+            results = call.plain(tensors) if plain else autograd.run(call, tensors, self.differentiated)
+            results = results[: call.differentiable]
+            if not self.differentiated:
+                return list(results)
+            # No ones: the sum of what is normalised has no gradient.
+            generator = torch.Generator(self.tensor.device).manual_seed(0)
+            kind = {"generator": generator, "dtype": self.tensor.dtype, "device": self.tensor.device}
+            weights = [torch.randn(r.shape, **kind).to(r.dtype) for r in results]
+            leaves = [t for t in tensors if t is not None and t.requires_grad]
+            grads = torch.autograd.grad(results, leaves, weights, allow_unused=True)
+        return [*(r.detach() for r in results), *(g for g in grads if g is not None)]
+
+
+def trial_of(operation, by, tensors, differentiated) -> Trial | None:
+    """The trial of a call, where it may be timed: switched on, and its tensors are a GPU's own. ``by``: a function from
+    a backend to the call."""
+    if torch.compiler.is_compiling() or not autotune.enabled() or not _are_own(tensors):
+        return None
+    return Trial(operation, by, tensors, differentiated)
+
+
+def _are_own(tensors):
+    """Whether all are a GPU's tensors and no stand-ins, such as those of a transformation or of a traced program."""
+    own = (t for t in tensors if t is not None and t.is_floating_point())
+    known = (torch.Tensor, torch.nn.Parameter)
+    return all(t.is_cuda and type(t) in known and not is_functorch_wrapped_tensor(t) for t in own)
+
+
+def fastest(trial: Trial, backends, default) -> str:
+    """The backend, of several that can run a call, that is fastest; ``default`` while a CUDA graph is captured that
+    nobody has timed. The last is plain PyTorch."""
+    expected: list = []
+
+    def start(candidate):
+        return _start(trial, candidate.backend, expected)
+
+    candidates = [_Candidate(name) for name in reversed(backends)]
+    return autotune.fastest(trial.tensor, lambda: trial.key, candidates, _Candidate(default), start).backend
+
+
+def _start(trial: Trial, backend, expected):
+    """A function that runs the call once; None where it fails or its results are wrong."""
+    try:
+        found = trial.run(backend)
+    except Exception as error:
+        warnings.warn(f"fastrcn: backend {backend!r} failed in a trial of {trial.operation}: {error}", stacklevel=2)
+        return None
+    if backend == "reference":
+        expected += found
+    if not expected:
+        return None  # there is nothing to compare with
+    low = trial.tensor.dtype.itemsize == 2 or (trial.tensor.dtype == torch.float32 and allows_tf32())
+    limit = _FURTHEST_LOW if low else _FURTHEST[trial.tensor.dtype]
+    for a, b in zip(found, expected, strict=True):
+        if not (distance := _distance(a, b)) <= limit:
+            wrong = f"in a trial a result was {distance:.1e} from plain PyTorch's, allowed {limit:.0e}"
+            warnings.warn(f"fastrcn: backend {backend!r} is not chosen for {trial.operation}: {wrong}", stacklevel=2)
+            return None
+    return lambda: trial.run(backend)
+
+
+def _distance(found, truth):
+    """Norm of the difference over norm of the truth."""
+    truth = truth.double()
+    return float((found - truth).norm() / truth.norm().clamp_min(torch.finfo(found.dtype).tiny))
