@@ -9,6 +9,8 @@ from torch import nn
 from fastrcn import backends
 from fastrcn.checks import triple
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import is_product, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -65,6 +67,19 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
     return output if input.dim() == 5 else output[0]
 
 
+def _gains(conv, input):
+    """Whether a convolution without ReLU and pooling is worth the operator on a CPU: for the gradient of the weight,
+    or, with types below float32, for computing in float32 where the processor has no such convolution. A graph that is
+    being compiled always has the operator: it should serve all sizes."""
+    if torch.compiler.is_compiling() or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return True
+    if input.dim() != 5 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return True
+    what = Conv(conv.stride, conv.padding, conv.dilation, conv.groups)
+    size = what.output_size(input.shape[2:], conv.kernel_size)
+    return is_product(conv.weight, what) or owns_weight_gradient(input, conv.weight, what, size)
+
+
 def run_batch_norm(norm, input, relu, pool: Pool, backend):
     """``batch_norm_relu_maxpool3d`` with the statistics and options of an ``nn.BatchNorm3d``, which it updates."""
     _check_input(input, norm.num_features, unbatched=False)
@@ -105,7 +120,7 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
     _check_input(input, conv.in_channels, unbatched=False)
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
         return run_conv(conv, input, *_folded(conv, norm), relu, pool, backend)
-    if input.device.type == "cpu":  # the operator's weight gradient is faster than the library's there
+    if input.device.type == "cpu" and _gains(conv, input):
         maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
     else:
         maps = conv(input)
@@ -327,8 +342,9 @@ class FusedConv3d(nn.Conv3d):
     def forward(self, input):
         """Convolution, ReLU and pooling."""
         alone = not self.relu and self.pool.identity and self.backend is None
-        if alone and not (input.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad):
-            return super().forward(input)  # the operator is worth its while for the weight's gradient on a CPU
+        trains = input.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad
+        if alone and not (trains and _gains(self, input)):
+            return super().forward(input)
         return run_conv(self, input, self.weight, self.bias, self.relu, self.pool, self.backend)
 
     def extra_repr(self):

@@ -1,16 +1,20 @@
-"""The ``cpu`` backend. Inside, maps are channels-last, unless they are few.
+"""The ``cpu`` backend.
 
 Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else the
 library convolves a few clips at a time and one compiled pass adds the bias, applies the ReLU and pools. So the tensor
-before pooling is never there for the whole batch, neither forward nor backward.
+before pooling is never there for the whole batch, neither forward nor backward. Without pooling the library's result is
+that of the call.
+
+Inside, maps are channels-last where they are pooled or the compiled kernel takes the weight's gradient, unless they are
+few. Where nothing gains from it they stay as they are: the library's convolutions take about as long in both layouts.
 """
 
-import math
 from typing import Any
 
 import torch
 
 from fastrcn import memory, native
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, is_product, owns_weight_gradient
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
@@ -21,9 +25,6 @@ from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 _SPAN_BYTES = 1 << 24
 _MOST_STRIP_INPUTS = 16
 """The library's kernels with more inputs reach the processor's peak; with few they spend their time on layouts."""
-_FEWEST_OWN_PIXELS = 160
-"""Of a weight gradient by the compiled kernel: its sum is brought into the weight's layout once, which fewer do not pay
-for (512x512x27 weights: 98 pixels 8 ms slower than the library, 392 pixels 34 ms faster)."""
 
 
 def can_run(what, dtype, device):
@@ -59,21 +60,6 @@ def _spans(size, weight, batch, element):
     return [slice(n, min(batch, n + step)) for n in range(0, batch, step)]
 
 
-def _is_product(weight, conv: Conv):
-    """Whether the convolution is a matrix product over the pixels as they lie."""
-    one = (1, 1, 1)
-    return tuple(weight.shape[2:]) == conv.stride == one and conv.padding == (0, 0, 0) and conv.groups == 1
-
-
-def _converts(x, weight, conv: Conv, size):
-    """Whether maps are worth a change to channels-last, in which the library is faster: not for a mere product, and not
-    where they are smaller than the weights, which it would then have to change too."""
-    if _is_product(weight, conv):
-        return False
-    maps = x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
-    return maps > weight.numel()
-
-
 def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     """(pooled maps, index or None)."""
     last, dtype = is_last(x) or is_last(weight), x.dtype
@@ -81,9 +67,10 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     shape = (x.shape[0], weight.shape[0], *pool.output_size(size))
     strips = _pools_in_strips(conv, pool) and weight.shape[1] <= _MOST_STRIP_INPUTS and x.dtype.itemsize >= 4
-    inside = last if strips else last or _converts(x, weight, conv, size)
-    if not strips and not relu and pool.identity:
-        return dense(torch.conv3d(dense(x, inside, keep=True), weight, bias, *conv), last).to(dtype), None
+    if not strips and pool.identity:
+        y = dense(torch.conv3d(dense(x, last, keep=True), weight, bias, *conv), last)
+        return (y.relu_() if relu else y).to(dtype), None
+    inside = last if strips else last or converts(x, weight, conv, size)
     out = torch.empty(shape, dtype=x.dtype, memory_format=format_of(inside))
     index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(inside)) if keep else None
     x = dense(x, strips or inside, keep=True)
@@ -118,8 +105,9 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     grad, x, weight = _cast(_compute_type(dtype), grad, x, weight)
     gate = gate if gate is None or gate.dtype == torch.uint8 else gate.to(x.dtype)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
-    last = x_last or weight_last or _converts(x, weight, conv, size)
-    gradients = _Gradients(x, weight, conv, needs, last, x.shape[0] * math.prod(size))
+    own = needs[1] and owns_weight_gradient(x, weight, conv, size)
+    last = x_last or weight_last or (own and converts(x, weight, conv, size))
+    gradients = _Gradients(x, weight, conv, needs, last, own)
     for span in _spans(size, weight, x.shape[0], x.element_size()):
         part = None if gate is None else gate[span]
         gradients.add(span, {k: _before_pooling(grad[span], part, size, pool, k) for k in gradients.layouts})
@@ -144,12 +132,11 @@ class _Gradients:
     """Gradients of input and weight, collected part by part of the batch: by matrix products, by the compiled kernel
     (of the weight, in channels-last), or by the library (in the layout ``last`` says)."""
 
-    def __init__(self, x, weight, conv: Conv, needs, last, pixels):
+    def __init__(self, x, weight, conv: Conv, needs, last, own):
         self.weight, self.conv, self.last = weight, conv, last
         needs_x, needs_weight, _ = needs
-        self.product = not last and _is_product(weight, conv)
-        own = conv.groups == 1 and x.dtype.itemsize >= 4 and pixels >= _FEWEST_OWN_PIXELS
-        self.own_weight = needs_weight and not self.product and own
+        self.product = not last and is_product(weight, conv)
+        self.own_weight = own and not self.product
         self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
         self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
         self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}

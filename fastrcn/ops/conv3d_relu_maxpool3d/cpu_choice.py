@@ -1,0 +1,49 @@
+"""What the ``cpu`` backend does itself and what it leaves to the library, by shape."""
+
+import torch
+
+from fastrcn import native
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+
+_FEWEST_OWN_PIXELS = 160
+"""Of a weight gradient by the compiled kernel: its sum is brought into the weight's layout once, which fewer do not pay
+for (512x512x27 weights: 98 pixels 8 ms slower than the library, 392 pixels 34 ms faster)."""
+
+_FEWEST_DIRECT_INPUTS = 16
+"""Of a weight gradient by the library's direct kernel, which fills a vector with them."""
+
+_MOST_LOOP_VALUES = 20480
+"""PyTorch convolves one clip with so many values N*C*D*H by loops of its own, at a third of oneDNN's speed."""
+
+
+def is_product(weight, conv: Conv):
+    """Whether the convolution is a matrix product over the pixels as they lie."""
+    one = (1, 1, 1)
+    return tuple(weight.shape[2:]) == conv.stride == one and conv.padding == (0, 0, 0) and conv.groups == 1
+
+
+def converts(x, weight, conv: Conv, size):
+    """Whether maps are worth a change to channels-last where they are pooled or the compiled kernel takes the weight's
+    gradient: not for a mere product, and not where they are smaller than the weights, which the library would then have
+    to change too. ``size``: (D,H,W) after the convolution."""
+    if is_product(weight, conv):
+        return False
+    maps = x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
+    return maps > weight.numel()
+
+
+def owns_weight_gradient(x, weight, conv: Conv, size):
+    """Whether the compiled kernel takes the gradient of the weight, or the library, together with that of the input."""
+    pixels = x.shape[0] * size[0] * size[1] * size[2]
+    own = conv.groups == 1 and x.dtype.itemsize >= 4 and pixels >= _FEWEST_OWN_PIXELS
+    return own and not _has_direct_kernel(x, weight, conv)
+
+
+def _has_direct_kernel(x, weight, conv: Conv):
+    """Whether the library takes the gradient of the weight without unfolding the maps, at the processor's peak: only
+    with AVX-512, undilated, and with as many frames as the kernel has."""
+    if x.dtype != torch.float32 or native.isa() != "avx512" or conv.dilation != (1, 1, 1):
+        return False
+    inputs, *kernel = weight.shape[1:]
+    by_loops = x.shape[0] == 1 and min(kernel[1:]) <= 3 and x.shape[1:4].numel() <= _MOST_LOOP_VALUES
+    return inputs >= _FEWEST_DIRECT_INPUTS and x.shape[2] >= kernel[0] and not by_loops
