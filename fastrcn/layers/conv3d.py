@@ -9,7 +9,7 @@ from torch import nn
 from fastrcn import backends
 from fastrcn.checks import triple
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import is_product, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts_unpooled, is_product, owns_weight_gradient
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
@@ -77,7 +77,8 @@ def _gains(conv, input):
         return True
     what = Conv(conv.stride, conv.padding, conv.dilation, conv.groups)
     size = what.output_size(input.shape[2:], conv.kernel_size)
-    return is_product(conv.weight, what) or owns_weight_gradient(input, conv.weight, what, size)
+    own = is_product(conv.weight, what) or owns_weight_gradient(input, conv.weight, what, size)
+    return own or converts_unpooled(input, conv.weight, what, size)
 
 
 def run_batch_norm(norm, input, relu, pool: Pool, backend):

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import fastrcn
+from fastrcn import native
 from fastrcn.layers import conv3d
-from tests.helpers.pooled import saved_bytes
+from tests.helpers.pooled import ISAS, saved_bytes
 from tests.helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,6 +224,24 @@ def test_blocks_that_name_their_own_modules_call_a_synchronised_normalisation(re
     norm.eval()
     plain.eval()
     torch.testing.assert_close(conv3d.run_conv_batch_norm(conv, norm, x, relu, pool), plain(x))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_convolution_alone_is_the_module_where_the_operator_gains_nothing(isa, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    run, calls = conv3d.run_conv, []
+    monkeypatch.setattr(conv3d, "run_conv", lambda *given: calls.append(given) or run(*given))
+    layer, fused = fastrcn.ConvBNReLUPool3d(16, 32, 3, padding=1), conv3d.FusedConv3d(16, 32, 3, padding=1)
+    fused.relu = False
+    x = torch.randn(2, 16, 4, 7, 8)
+    for module, plain in ((layer, nn.Sequential(*copy.deepcopy(layer))), (fused, nn.Conv3d(16, 32, 3, padding=1))):
+        plain.load_state_dict(module.state_dict())
+        calls.clear()
+        assert_close(module(x), plain.double()(x.double()))
+        assert bool(calls) is (isa != "avx512")
+        with torch.autocast("cpu", torch.bfloat16):
+            module(x)
+        assert calls
 
 
 def test_lazy_convolution():

@@ -34,6 +34,7 @@ CONVOLUTIONS = {
     "groups": (2, 6, (4, 6, 7), 9, (3, 3, 3), {"padding": 1, "groups": 3}),
     "depthwise": (2, 5, (4, 6, 7), 5, (3, 1, 3), {"padding": (1, 0, 1), "groups": 5}),
     "dilated": (2, 3, (6, 9, 11), 4, (2, 3, 3), {"padding": (1, 2, 3), "dilation": (1, 2, 3)}),
+    "many_inputs": (2, 17, (3, 7, 8), 112, (3, 3, 3), {"padding": 1}),
     "no_padding": (2, 3, (5, 8, 7), 4, (2, 3, 4), {"stride": (1, 2, 1)}),
 }
 
@@ -94,6 +95,18 @@ def test_instruction_sets(window, isa, monkeypatch):
             compare(*functions(given, window), tensors, dtype, layout)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("name", ["many_inputs", "pointwise"])
+def test_choices_of_instruction_sets(name, relu, isa, monkeypatch):
+    """Which convolutions and layouts are the library's depends on it."""
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    tensors, given = make(name)
+    for window in ("none", "2x2x2"):
+        for layout in ("first", "last", "strided"):
+            compare(*functions(given, window, relu), tensors, torch.float32, layout)
+
+
 def test_any_number_of_threads():
     tensors, given = make("3x3x3")
     for threads in (1, 2, 3, 5):
@@ -122,7 +135,7 @@ def test_empty_batch(window):
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("layout", ["first", "last"])
-@pytest.mark.parametrize("window", [w for w in WINDOWS if w != "none"])
+@pytest.mark.parametrize("window", WINDOWS)
 def test_not_a_number_and_infinities(window, layout, relu):
     """As in nn.MaxPool3d: a NaN is the largest, and of several the last; gradients go where they go there."""
     x = torch.randint(-2, 3, (2, 3, 6, 7, 8)).float()

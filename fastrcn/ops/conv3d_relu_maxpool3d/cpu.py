@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 from fastrcn import memory, native
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, is_product, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    converts,
+    converts_unpooled,
+    is_product,
+    multiplies_input_gradient,
+    owns_weight_gradient,
+)
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
@@ -67,10 +73,11 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     shape = (x.shape[0], weight.shape[0], *pool.output_size(size))
     strips = _pools_in_strips(conv, pool) and weight.shape[1] <= _MOST_STRIP_INPUTS and x.dtype.itemsize >= 4
+    convert = converts_unpooled if pool.identity else converts
+    inside = last or (not strips and convert(x, weight, conv, size))
     if not strips and pool.identity:
-        y = dense(torch.conv3d(dense(x, last, keep=True), weight, bias, *conv), last)
+        y = dense(torch.conv3d(dense(x, inside, keep=True), weight, bias, *conv), last)
         return (y.relu_() if relu else y).to(dtype), None
-    inside = last if strips else last or converts(x, weight, conv, size)
     out = torch.empty(shape, dtype=x.dtype, memory_format=format_of(inside))
     index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(inside)) if keep else None
     x = dense(x, strips or inside, keep=True)
@@ -108,7 +115,8 @@ def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     own = needs[1] and owns_weight_gradient(x, weight, conv, size)
     last = x_last or weight_last or (own and converts(x, weight, conv, size))
     gradients = _Gradients(x, weight, conv, needs, last, own)
-    for span in _spans(size, weight, x.shape[0], x.element_size()):
+    alone = pool.identity and gate is None  # nothing to compute before the convolution's gradients
+    for span in [slice(None)] if alone else _spans(size, weight, x.shape[0], x.element_size()):
         part = None if gate is None else gate[span]
         gradients.add(span, {k: _before_pooling(grad[span], part, size, pool, k) for k in gradients.layouts})
     dx = dense(gradients.dx, x_last)
@@ -135,14 +143,16 @@ class _Gradients:
     def __init__(self, x, weight, conv: Conv, needs, last, own):
         self.weight, self.conv, self.last = weight, conv, last
         needs_x, needs_weight, _ = needs
-        self.product = not last and is_product(weight, conv)
-        self.own_weight = own and not self.product
-        self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
-        self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
+        self.product_x = needs_x and not last and multiplies_input_gradient(x, weight, conv)
+        self.product_weight = needs_weight and not last and is_product(weight, conv)
+        self.own_weight = own and not self.product_weight
+        self.library = [needs_x and not self.product_x, needs_weight and not self.product_weight and not own, False]
+        others = self.product_x or self.product_weight or any(self.library)
+        self.layouts = ({True} if self.own_weight else set()) | ({last} if others else set())
         self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}
-        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if needs_x and self.product else None
+        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if self.product_x else None
         self.total: Any = empty_total(weight.shape, x) if self.own_weight else None
-        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and self.product else None
+        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if self.product_weight else None
 
     def add(self, span, dy):
         """What a part of the batch contributes; ``dy``: the gradient of the convolution's result, by layout."""
@@ -150,12 +160,12 @@ class _Gradients:
         if self.own_weight:
             maps = (self.x[True][span].movedim(1, -1), dy[True].movedim(1, -1))
             conv_weight_gradient(*maps, self.weight.shape, conv.stride, conv.padding, conv.dilation, self.total)
-        if self.product:
+        if self.product_x or self.product_weight:
             rows = self.weight.flatten(1)
             for x, g, n in zip(self.x[False][span], dy[False].flatten(2), range(len(self.x[False]))[span], strict=True):
-                if self.sum is not None:
+                if self.product_weight:
                     self.sum.flatten(1).addmm_(g, x.flatten(1).t())
-                if self.dx is not None:
+                if self.product_x:
                     torch.mm(rows.t(), g, out=self.dx[n].flatten(1))
         if any(self.library):
             x = self.x[self.last]

@@ -26,10 +26,27 @@ def converts(x, weight, conv: Conv, size):
     """Whether maps are worth a change to channels-last where they are pooled or the compiled kernel takes the weight's
     gradient: not for a mere product, and not where they are smaller than the weights, which the library would then have
     to change too. ``size``: (D,H,W) after the convolution."""
-    if is_product(weight, conv):
+    return not is_product(weight, conv) and _maps(x, weight, size) > weight.numel()
+
+
+def converts_unpooled(x, weight, conv: Conv, size):
+    """Whether they are worth it for a convolution alone. With AVX-512 the library makes blocks of 16 outputs of
+    contiguous maps and keeps two to five of these in registers, if that divides their number: else channels-last is
+    faster, as long as the maps are not much smaller than the weights."""
+    blocks, rest = divmod(weight.shape[0], 16)
+    filled = rest == 0 and (blocks == 1 or any(blocks % n == 0 for n in (2, 3, 4, 5)))
+    if filled or is_product(weight, conv) or not _has_fast_library(x):
         return False
-    maps = x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
-    return maps > weight.numel()
+    return 2 * _maps(x, weight, size) > weight.numel()
+
+
+def _maps(x, weight, size):
+    return x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
+
+
+def multiplies_input_gradient(x, weight, conv: Conv):
+    """Whether the gradient of the input is a product of matrices rather than a call of the library."""
+    return is_product(weight, conv) and not _has_fast_library(x)
 
 
 def owns_weight_gradient(x, weight, conv: Conv, size):
@@ -39,10 +56,15 @@ def owns_weight_gradient(x, weight, conv: Conv, size):
     return own and not _has_direct_kernel(x, weight, conv)
 
 
+def _has_fast_library(x):
+    """Whether the library's products are the faster ones in all layouts."""
+    return x.dtype == torch.float32 and native.module() is not None and native.isa() == "avx512"
+
+
 def _has_direct_kernel(x, weight, conv: Conv):
     """Whether the library takes the gradient of the weight without unfolding the maps, at the processor's peak: only
     with AVX-512, undilated, and with as many frames as the kernel has."""
-    if x.dtype != torch.float32 or native.isa() != "avx512" or conv.dilation != (1, 1, 1):
+    if not _has_fast_library(x) or conv.dilation != (1, 1, 1):
         return False
     inputs, *kernel = weight.shape[1:]
     by_loops = x.shape[0] == 1 and min(kernel[1:]) <= 3 and x.shape[1:4].numel() <= _MOST_LOOP_VALUES

@@ -1,0 +1,84 @@
+"""What the cpu backend leaves to the library, for shapes whose sides were measured."""
+
+import pytest
+import torch
+
+from fastrcn import native
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    converts,
+    converts_unpooled,
+    multiplies_input_gradient,
+    owns_weight_gradient,
+)
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+
+pytestmark = pytest.mark.skipif(native.module() is None, reason="needs the native extension")
+
+
+def call(sizes, kernel=(3, 3, 3), dilation=(1, 1, 1), dtype=torch.float32):
+    """x, weight, convolution and its (D,H,W) for (N,Ci,Co,D,H,W) at stride 1 and "same" padding."""
+    n, inputs, outputs, *size = sizes
+    padding = tuple(d * (k // 2) for k, d in zip(kernel, dilation, strict=True))
+    x = torch.empty(n, inputs, *size, dtype=dtype, device="meta")
+    weight = torch.empty(outputs, inputs, *kernel, dtype=dtype, device="meta")
+    conv = Conv((1, 1, 1), padding, dilation, 1)
+    return x, weight, conv, conv.output_size(size, kernel)
+
+
+C3D_3A, C3D_4A, C3D_5A = (1, 128, 256, 8, 28, 28), (2, 256, 512, 4, 14, 14), (4, 512, 512, 2, 7, 7)
+I3D_2C, I3D_4B, I3D_5B = (1, 64, 192, 4, 56, 56), (2, 96, 208, 4, 14, 14), (4, 160, 320, 4, 7, 7)
+
+
+@pytest.mark.parametrize("sizes", [C3D_3A, C3D_4A, I3D_4B, I3D_5B, (2, 16, 64, 8, 28, 28)])
+def test_weight_gradients_of_the_librarys_direct_kernel(sizes, monkeypatch):
+    x, weight, conv, size = call(sizes)
+    for isa, own in (("avx512", False), ("avx2", True)):
+        monkeypatch.setattr(native, "isa", lambda isa=isa: isa)
+        assert owns_weight_gradient(x, weight, conv, size) is own
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": C3D_5A},  # fewer frames than the kernel has
+        {"sizes": I3D_2C},  # one small clip: PyTorch's own loops
+        {"sizes": (2, 8, 32, 4, 28, 28)},
+        {"sizes": C3D_4A, "dilation": (1, 2, 2)},
+        {"sizes": C3D_4A, "dtype": torch.float64},
+    ],
+)
+def test_weight_gradients_without_a_direct_kernel(options, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: "avx512")
+    assert owns_weight_gradient(*call(**options))
+
+
+def test_weight_gradients_that_are_never_compiled(monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: "avx2")
+    x, weight, conv, size = call(C3D_5A)
+    assert not owns_weight_gradient(x[:1], weight, conv, size)  # few pixels
+    assert not owns_weight_gradient(x, weight[:, :256], conv._replace(groups=2), size)
+    assert not owns_weight_gradient(*call(C3D_4A, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(("outputs", "expected"), [(16, False), (192, False), (400, False), (100, True), (208, True)])
+def test_outputs_that_do_not_fill_registers(outputs, expected, monkeypatch):
+    given = call((2, 96, outputs, 4, 14, 14))
+    monkeypatch.setattr(native, "isa", lambda: "avx512")
+    assert converts_unpooled(*given) is expected
+    assert not converts_unpooled(*call((2, 96, outputs, 4, 14, 14), kernel=(1, 1, 1)))
+    monkeypatch.setattr(native, "isa", lambda: "avx2")
+    assert not converts_unpooled(*given)
+
+
+def test_maps_and_weights_of_most_values():
+    assert converts(*call(C3D_3A))
+    assert not converts(*call(C3D_5A))
+    assert not converts(*call(C3D_3A, kernel=(1, 1, 1)))
+
+
+def test_products(monkeypatch):
+    x, weight, conv, _ = call(C3D_3A, kernel=(1, 1, 1))
+    for isa, product in (("avx512", False), ("avx2", True)):
+        monkeypatch.setattr(native, "isa", lambda isa=isa: isa)
+        assert multiplies_input_gradient(x, weight, conv) is product
+    assert not multiplies_input_gradient(*call(C3D_3A)[:3])
