@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from fastrcn import native
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
-    converts,
-    converts_unpooled,
-    multiplies_input_gradient,
-    owns_weight_gradient,
-)
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, converts_unpooled, owns_weight_gradient
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 
 pytestmark = pytest.mark.skipif(native.module() is None, reason="needs the native extension")
@@ -74,11 +69,3 @@ def test_maps_and_weights_of_most_values():
     assert converts(*call(C3D_3A))
     assert not converts(*call(C3D_5A))
     assert not converts(*call(C3D_3A, kernel=(1, 1, 1)))
-
-
-def test_products(monkeypatch):
-    x, weight, conv, _ = call(C3D_3A, kernel=(1, 1, 1))
-    for isa, product in (("avx512", False), ("avx2", True)):
-        monkeypatch.setattr(native, "isa", lambda isa=isa: isa)
-        assert multiplies_input_gradient(x, weight, conv) is product
-    assert not multiplies_input_gradient(*call(C3D_3A)[:3])

@@ -14,13 +14,7 @@ from typing import Any
 import torch
 
 from fastrcn import memory, native
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
-    converts,
-    converts_unpooled,
-    is_product,
-    multiplies_input_gradient,
-    owns_weight_gradient,
-)
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, converts_unpooled, is_product, owns_weight_gradient
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
@@ -143,16 +137,14 @@ class _Gradients:
     def __init__(self, x, weight, conv: Conv, needs, last, own):
         self.weight, self.conv, self.last = weight, conv, last
         needs_x, needs_weight, _ = needs
-        self.product_x = needs_x and not last and multiplies_input_gradient(x, weight, conv)
-        self.product_weight = needs_weight and not last and is_product(weight, conv)
-        self.own_weight = own and not self.product_weight
-        self.library = [needs_x and not self.product_x, needs_weight and not self.product_weight and not own, False]
-        others = self.product_x or self.product_weight or any(self.library)
-        self.layouts = ({True} if self.own_weight else set()) | ({last} if others else set())
+        self.product = not last and is_product(weight, conv)
+        self.own_weight = own and not self.product
+        self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
+        self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
         self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}
-        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if self.product_x else None
+        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if needs_x and self.product else None
         self.total: Any = empty_total(weight.shape, x) if self.own_weight else None
-        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if self.product_weight else None
+        self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and self.product else None
 
     def add(self, span, dy):
         """What a part of the batch contributes; ``dy``: the gradient of the convolution's result, by layout."""
@@ -160,12 +152,12 @@ class _Gradients:
         if self.own_weight:
             maps = (self.x[True][span].movedim(1, -1), dy[True].movedim(1, -1))
             conv_weight_gradient(*maps, self.weight.shape, conv.stride, conv.padding, conv.dilation, self.total)
-        if self.product_x or self.product_weight:
+        if self.product:
             rows = self.weight.flatten(1)
             for x, g, n in zip(self.x[False][span], dy[False].flatten(2), range(len(self.x[False]))[span], strict=True):
-                if self.product_weight:
+                if self.sum is not None:
                     self.sum.flatten(1).addmm_(g, x.flatten(1).t())
-                if self.product_x:
+                if self.dx is not None:
                     torch.mm(rows.t(), g, out=self.dx[n].flatten(1))
         if any(self.library):
             x = self.x[self.last]

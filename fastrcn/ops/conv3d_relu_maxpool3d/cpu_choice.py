@@ -35,18 +35,13 @@ def converts_unpooled(x, weight, conv: Conv, size):
     faster, as long as the maps are not much smaller than the weights."""
     blocks, rest = divmod(weight.shape[0], 16)
     filled = rest == 0 and (blocks == 1 or any(blocks % n == 0 for n in (2, 3, 4, 5)))
-    if filled or is_product(weight, conv) or not _has_fast_library(x):
+    if filled or conv.groups > 1 or is_product(weight, conv) or not _has_fast_library(x):
         return False
     return 2 * _maps(x, weight, size) > weight.numel()
 
 
 def _maps(x, weight, size):
     return x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
-
-
-def multiplies_input_gradient(x, weight, conv: Conv):
-    """Whether the gradient of the input is a product of matrices rather than a call of the library."""
-    return is_product(weight, conv) and not _has_fast_library(x)
 
 
 def owns_weight_gradient(x, weight, conv: Conv, size):
