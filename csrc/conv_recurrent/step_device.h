@@ -5,38 +5,13 @@
 // walks over the kernel's taps and the source's channels, kRowBytes of them a turn; copies of later turns are on their
 // way meanwhile. A slot's column of the tile is a row of the weight, whose taps and channels lie in the loop's order.
 //
-// All of it runs on the host too: `Block` is what threads do together.
+// All of it runs on the host too: `Block` is what threads do together. How they multiply is its `Product`.
 #pragma once
 
 #include "conv_recurrent/stage_device.h"
+#include "conv_recurrent/step_tile.h"
 
 namespace FRCN_ISA {
-
-constexpr int kStepThreads = 256;
-constexpr int kWarps = kStepThreads / 32;
-constexpr int kMostSlots = 8;
-constexpr int kBuffers = 4;    // of operands: one is multiplied, the others are on their way
-constexpr int kRowBytes = 64;  // of a pixel's or a column's operands in a buffer
-constexpr int kPieces = kRowBytes / 16;
-constexpr int kRowsAtOnce = kStepThreads / kPieces;  // that all threads copy together
-constexpr int kPadding = 8;  // sums beside each row of a tile, so that rows begin in different banks
-
-// Pixels and columns of a tile. Each of the eight warps has 32 columns.
-template <int kM, int kN>
-struct StepTile {
-  static constexpr int pixels = kM, columns = kN;
-  static constexpr int warps_across = kN / 32, warps_down = kWarps / warps_across;
-  static constexpr int rows = kM / warps_down;  // of a warp
-  static constexpr int buffer = (kM + kN) * kRowBytes;
-  static constexpr int pitch = kN + kPadding;
-  static constexpr int sums = kM * pitch * static_cast<int>(sizeof(float));
-  static constexpr int room = sums > kBuffers* buffer ? sums : kBuffers * buffer;
-};
-
-using LargeTile = StepTile<128, 128>;
-using MediumTile = StepTile<128, 64>;
-using SmallTile = StepTile<64, 64>;
-enum Tile : int { kLarge, kMedium, kSmall };
 
 // See StepLaunch. Axes are (depth, height, width).
 struct FusedStep {
@@ -57,23 +32,20 @@ struct FusedStep {
   signed char slot_of[frcn::kMaxStageArguments];  // of an argument; -1: none
 };
 
-// Where 16 bytes of a row lie in a buffer. Eight rows, of which a warp reads the same piece at once, are in different
-// banks; so are the pieces that four threads copy. 16 rows further it is the same place 16 * kRowBytes further, and the
-// piece after the next is the place with kTwoPieces exchanged.
-FRCN_HD int place_of(int row, int piece) { return row * kRowBytes + ((piece ^ (row >> 1 & 3)) << 4); }
-constexpr int kTwoPieces = 32;
-
 template <class T, class Tile, class Block>
 class TileProduct {
   static constexpr int kInputs = kRowBytes / sizeof(T);
   static constexpr int kPixelRows = Tile::pixels / kRowsAtOnce, kColumnRows = Tile::columns / kRowsAtOnce;
-  static constexpr int kBlocksDown = Tile::rows / 16;
-  static constexpr int kColumnsAt = Tile::pixels * kRowBytes;  // in a buffer
+  using Product = typename Block::template Product<T, Tile>;
   static constexpr int kEnd = kBuffers * Tile::buffer;
 
  public:
   FRCN_HD TileProduct(const FusedStep& step, Block block, int64_t first_pixel, int64_t first_channel)
-      : a(step), block(block), inputs(step.inputs), pitch(step.source_pitch) {
+      : a(step),
+        block(block),
+        product(block, step.slots * step.slot_channels),
+        inputs(step.inputs),
+        pitch(step.source_pitch) {
     const int piece = block.thread() % kPieces, row = block.thread() / kPieces;
     input = piece * (16 / static_cast<int>(sizeof(T)));
     own = place_of(row, piece);
@@ -104,6 +76,7 @@ class TileProduct {
   // Leaves the sums in the room, rows of `Tile::pitch`.
   FRCN_HD void run() {
     const int turns = a.kernel[0] * a.kernel[1] * a.kernel[2] * ((inputs + kInputs - 1) / kInputs);
+#pragma unroll 1
     for (int n = 0; n < kBuffers - 1; ++n) {
       if (n < turns) fetch(n * Tile::buffer);
       block.commit();
@@ -111,11 +84,13 @@ class TileProduct {
     int full = 0, empty = (kBuffers - 1) * Tile::buffer;
     for (int n = 0; n < turns; ++n) {
       block.template wait<kBuffers - 2>();
+      product.receive();
       // Everyone's copies are there, and everyone is done with the buffer that is filled next.
       block.sync();
+      product.begin(full);
       if (n + kBuffers - 1 < turns) fetch(empty);
       block.commit();
-      multiply(full);
+      product.end(full);
       full = full + Tile::buffer == kEnd ? 0 : full + Tile::buffer;
       empty = empty + Tile::buffer == kEnd ? 0 : empty + Tile::buffer;
     }
@@ -149,7 +124,7 @@ class TileProduct {
       block.copy(to + n * kRowsAtOnce * kRowBytes, pixels[n] + moved, has_inputs & (in_map >> n & 1));
 #pragma unroll
     for (int n = 0; n < kColumnRows; ++n)
-      block.copy(to + kColumnsAt + n * kRowsAtOnce * kRowBytes, columns[n] + weights,
+      block.copy(to + Tile::columns_at + n * kRowsAtOnce * kRowBytes, columns[n] + weights,
                  has_inputs & (in_weight >> n & 1));
     input += kInputs;
     moved += kRowBytes;
@@ -167,47 +142,24 @@ class TileProduct {
     start_tap();
   }
 
-  // A warp's 16x8 blocks of sums, each from 16x32 bytes and 8x32 bytes of operands.
-  FRCN_HD void multiply(int buffer) {
-    const int warp = block.thread() / 32, lane = block.thread() % 32;
-    const int first_column = warp % Tile::warps_across * 32, first_row = warp / Tile::warps_across * Tile::rows;
-    if (first_column >= a.slots * a.slot_channels) return;
-    // Each eight lanes name eight rows of 16 bytes: of pixels two above each other, then two beside these; of columns
-    // two beside each other, then two below these, one block's columns and the next's.
-    const int of_pixels = buffer + place_of(first_row + lane % 16, lane / 16);
-    const int of_columns = buffer + kColumnsAt + place_of(first_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
-#pragma unroll
-    for (int half = 0; half < kPieces / 2; ++half) {
-      uint32_t left[kBlocksDown][4], right[2][4];
-#pragma unroll
-      for (int n = 0; n < kBlocksDown; ++n) block.load(left[n], (of_pixels ^ half * kTwoPieces) + n * 16 * kRowBytes);
-#pragma unroll
-      for (int n = 0; n < 2; ++n) block.load(right[n], (of_columns ^ half * kTwoPieces) + n * 16 * kRowBytes);
-#pragma unroll
-      for (int n = 0; n < kBlocksDown; ++n)
-#pragma unroll
-        for (int m = 0; m < 4; ++m) block.template multiply<T>(sums[n][m], left[n], right[m / 2] + m % 2 * 2);
-    }
-  }
-
   FRCN_HD void write() {
-    const int warp = block.thread() / 32, lane = block.thread() % 32;
-    const int column = warp % Tile::warps_across * 32 + lane % 4 * 2;
-    float* tile = reinterpret_cast<float*>(block.room());
-    tile += (warp / Tile::warps_across * Tile::rows + lane / 4) * Tile::pitch;
+    const int thread = block.thread(), lane = thread % 32;
+    const int row = Product::first_row(thread) + lane / 4, column = Product::first_column(thread) + lane % 4 * 2;
+    float* tile = reinterpret_cast<float*>(block.room()) + row * Tile::pitch + column;
 #pragma unroll
-    for (int n = 0; n < kBlocksDown; ++n)
+    for (int n = 0; n < Product::kDown; ++n)
 #pragma unroll
-      for (int m = 0; m < 4; ++m)
+      for (int m = 0; m < Product::kAcross; ++m)
 #pragma unroll
         for (int down = 0; down < 2; ++down) {
-          const Pack<float, 2> pair{{sums[n][m][2 * down], sums[n][m][2 * down + 1]}};
-          store_pack(tile + (16 * n + 8 * down) * Tile::pitch + column + 8 * m, pair);
+          const float* sums = product.sums[n][m] + 2 * down;
+          store_pack(tile + (16 * n + 8 * down) * Tile::pitch + 8 * m, Pack<float, 2>{{sums[0], sums[1]}});
         }
   }
 
   const FusedStep& a;
   Block block;
+  Product product;
   const int inputs;
   const int pitch;
   int own;  // place of the thread's first 16 bytes
@@ -220,16 +172,18 @@ class TileProduct {
   int tap[3], input;
   int64_t moved = 0;
   int weights = 0;
-  float sums[kBlocksDown][4][4] = {};
 };
 
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define FRCN_APART FRCN_HD
+#elif defined(__CUDACC__)
 #define FRCN_APART __host__ __device__ __noinline__
 #else
 #define FRCN_APART inline
 #endif
 
-// Apart from the kernels that call it, all stages: it is compiled once.
+// Apart from the kernels that call it, all stages, so that it is compiled once; but products of warpgroups are part of
+// them: around a call the compiler lets each of these wait for the one before.
 template <class T, class Tile, class Block>
 FRCN_APART void multiply_tile(const FusedStep& a, Block block, int64_t first_pixel, int64_t first_channel) {
   TileProduct<T, Tile, Block>(a, block, first_pixel, first_channel).run();

@@ -1,5 +1,5 @@
 // Starts the kernels that step_dispatch.h chooses. Copies past the registers, loads of operands by a warp and products
-// are the instructions of sm_80 and later.
+// are the instructions of sm_80 and later; products of warpgroups are sm_90a's.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,9 @@
 
 #include "conv_recurrent/stage_launch.cuh"
 #include "conv_recurrent/step_dispatch.h"
+#include "conv_recurrent/step_product_warpgroups.h"
+#include "conv_recurrent/step_product_warps.h"
+#include "conv_recurrent/step_warpgroups.cuh"
 #include "conv_recurrent/steps_cuda.h"
 
 namespace FRCN_ISA {
@@ -35,6 +38,9 @@ __device__ __forceinline__ void multiply_add(const float*, float (&sums)[4], con
 
 // Places are bytes in the block's memory.
 struct StepBlock {
+  template <class T, class Tile>
+  using Product = WarpProduct<T, Tile, StepBlock>;
+
   char* memory;
 
   __device__ __forceinline__ uint32_t at(int place) const {
@@ -71,10 +77,43 @@ struct StepBlock {
   }
 };
 
+// Its products are warpgroups'.
+struct StepWarpgroupBlock : StepBlock {
+  template <class T, class Tile>
+  using Product = WarpgroupProduct<T, Tile, StepWarpgroupBlock>;
+
+  // This thread's copies, before what the tensor cores read.
+  __device__ __forceinline__ void fence_copies() const { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+  // What threads did with their sums, before products that add to them.
+  __device__ __forceinline__ void fence_sums() const { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+  template <class T, int kBlocks>
+  __device__ __forceinline__ void multiply(float (&sums)[kBlocks][4], uint64_t left, uint64_t right) const {
+    multiply_group(static_cast<const T*>(nullptr), sums, left, right);
+  }
+  __device__ __forceinline__ void commit_products() const {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  }
+
+  // Until all products are done; nobody reads the sums before.
+  template <int kBlocks>
+  __device__ __forceinline__ void wait_for_products(float (&sums)[kBlocks][4]) const {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int m = 0; m < kBlocks; ++m) asm volatile("" : FRCN_SUMS_8(m));
+  }
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+using StepThreads = StepWarpgroupBlock;
+#else
+using StepThreads = StepBlock;
+#endif
+
 template <class Body>
 __global__ void __launch_bounds__(kStepThreads, kLeastBlocks) step_kernel(const __grid_constant__ FusedStep a) {
-  extern __shared__ __align__(128) char step_room[];
-  Body::run(a, StepBlock{step_room}, blockIdx.x, blockIdx.y);
+  extern __shared__ __align__(kEightRows) char step_room[];
+  Body::run(a, StepThreads{step_room}, blockIdx.x, blockIdx.y);
 }
 
 struct StepStream {

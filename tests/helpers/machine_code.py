@@ -13,7 +13,7 @@ import pytest
 from fastrcn import native
 
 ARCHS = ("80", "90a")
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)([^;]*)")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.x]+)([^;]*)")
 
 
 def _find_cuobjdump():

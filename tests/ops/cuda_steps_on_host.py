@@ -16,10 +16,12 @@ FORWARD = next(name for name, (_, sig) in STEPS.items() if len(sig.args) == 8 an
 LARGE_TILE, MEDIUM_TILE, SMALL_TILE = range(3)
 
 
-@pytest.fixture(autouse=True)
-def many_processors():
+@pytest.fixture(autouse=True, params=["warps", "warpgroups"])
+def many_processors(request):
+    """And products as either way of doing them has it."""
     KERNELS.forget_launches()
     KERNELS.set_steps(1000, False)
+    KERNELS.set_products(request.param == "warpgroups")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -43,10 +45,11 @@ def test_tiles(channels, tile, dtype):
     assert [tile for tile, _ in KERNELS.steps()] == [tile]
 
 
-def test_copies_that_are_done_at_once():
-    """What is copied early must not be in use any more."""
-    KERNELS.set_steps(1, True)
-    check_step(KERNELS, FORWARD, LARGE, torch.bfloat16)
+@pytest.mark.parametrize(("processors", "channels"), [(1, 64), (1, 16), (1000, 16)])
+def test_copies_that_are_done_at_once(processors, channels):
+    """What is copied early must not be in use any more: the products of warpgroups that read it are done late."""
+    KERNELS.set_steps(processors, True)
+    check_step(KERNELS, FORWARD, replace(LARGE, channels=channels), torch.bfloat16)
 
 
 @pytest.mark.parametrize(

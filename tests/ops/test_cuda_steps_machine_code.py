@@ -11,10 +11,19 @@ from tests.ops.cuda_on_host.step_cases import STEPS
 KERNELS = "step_kernel"
 MOST_REGISTERS = 128
 """Two blocks of 256 threads per processor."""
-PRODUCTS = {"If": "HMMA.1688.F32.TF32", "8bfloat16": "HMMA.16816.F32.BF16", "7float16": "HMMA.16816.F32"}
-"""By the type of the maps, as mangled names have it."""
-PER_TURN = [(8, 6, 2), (16, 8, 3), (32, 12, 4)]
+PRODUCTS = {
+    "If": ("HMMA.1688.F32.TF32", "HGMMA.64x{}x8.F32.TF32"),
+    "8bfloat16": ("HMMA.16816.F32.BF16", "HGMMA.64x{}x16.F32.BF16"),
+    "7float16": ("HMMA.16816.F32", "HGMMA.64x{}x16.F32"),
+}
+"""A warp's and a warpgroup's of so many columns, by the type of the maps, as mangled names have it."""
+COPY, LOAD = "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4"
+OF_WARPS = [(8, 6, 2), (16, 8, 3), (32, 12, 4)]
 """For each tile: products, loads of operands and copies of 16 bytes in one turn of a thread's loop."""
+OF_WARPGROUPS = [(32, 2), (64, 3), (128, 4)]
+"""For each tile: columns of a product and copies."""
+ORDER = "FENCE.VIEW.ASYNC.S", "BAR.SYNC.DEFER_BLOCKING", "WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR.LE"
+"""Once a turn. Were products serialised, each would have a wait of its own."""
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -26,14 +35,28 @@ def test_registers(arch):
         assert used["REG"] <= MOST_REGISTERS, f"{kernel}: {used}"
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_loops(arch):
-    """Products on tensor cores, operands that a warp loads together, copies past the registers, nothing spilled."""
+def turns(arch, product):
+    """(kernel, the names of its products, how often each tile's loop has each instruction)."""
     skip_without(arch)
-    for kernel, found in loops(arch, KERNELS, "HMMA").items():
-        product = next(name for kind, name in PRODUCTS.items() if f"Step{kind}" in kernel or f"NS_{kind}" in kernel)
-        counts = [Counter(body) for body in found]
-        kinds = product, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"
-        assert sorted(tuple(count[kind] for kind in kinds) for count in counts) == PER_TURN, f"{kernel}: {counts}"
+    for kernel, found in loops(arch, KERNELS, product).items():
+        names = next(n for kind, n in PRODUCTS.items() if f"Step{kind}" in kernel or f"NS_{kind}" in kernel)
+        counts = sorted((Counter(body) for body in found), key=lambda count: count[COPY])
+        assert len(counts) == 3, f"{kernel}: {counts}"
         for count in counts:
             assert not [name for name in count if re.match("LDL|STL|FFMA", name)], f"{kernel}: {count}"
+        yield kernel, names, counts
+
+
+def test_turns_of_warps():
+    """Products on tensor cores, operands that a warp loads together, copies past the registers, nothing spilled."""
+    for kernel, (product, _), counts in turns("80", "HMMA"):
+        assert [(count[product], count[LOAD], count[COPY]) for count in counts] == OF_WARPS, f"{kernel}: {counts}"
+
+
+def test_turns_of_warpgroups():
+    """Products that read their operands from shared memory, both of a turn on their way at once."""
+    for kernel, (_, product), counts in turns("90a", "HGMMA"):
+        for (columns, copies), count in zip(OF_WARPGROUPS, counts, strict=True):
+            assert (count[product.format(columns)], count[COPY]) == (2, copies), f"{kernel}: {count}"
+            assert all(count[name] == 1 for name in ORDER), f"{kernel}: {count}"
+            assert not [name for name in count if re.match("HMMA|LDSM|STS", name)], f"{kernel}: {count}"

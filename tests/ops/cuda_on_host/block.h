@@ -1,12 +1,12 @@
 // A block of a GPU's threads on the host, where kernels need more than barriers: every thread is a fiber, and what a
-// warp does together (loads of matrices, products) follows the definitions in the PTX manual.
+// warp does together (loads of matrices, products) follows the definitions in the PTX manual. What warpgroups do is in
+// warpgroups.h.
 #pragma once
 
 #include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -14,7 +14,9 @@
 #include <memory>
 #include <vector>
 
-#include "common/float16.h"
+#include "conv_recurrent/step_product_warpgroups.h"
+#include "conv_recurrent/step_product_warps.h"
+#include "warpgroups.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -22,7 +24,8 @@
 
 namespace FRCN_ISA {
 
-// When asynchronous copies are done: as late or as early as they may be.
+// When asynchronous copies are done: as late or as early as they may be. Warpgroups' products then read their operands
+// the other way round, early or late.
 enum class Copies { late, early };
 
 class Fibers {
@@ -54,15 +57,20 @@ class Fibers {
     Matrices matrices[2];
   };
   static constexpr size_t kStack = 1 << 18;
+  static constexpr char kUnwritten = -1;  // NaN in every type
   static constexpr int kMain = -1;
 
  public:
   Fibers(int threads, int room, Copies copies)
-      : memory_(static_cast<size_t>(room) + 64), fibers_(threads), warps_(threads / 32), copies_(copies) {
+      : memory_(static_cast<size_t>(room) + 64, kUnwritten),
+        fibers_(threads),
+        warps_(threads / 32),
+        copies_(copies),
+        room_(memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64),
+        size_(room),
+        warpgroups_(threads, room_, room, copies == Copies::late) {
     block_.size = threads;
     for (auto& warp : warps_) warp.barrier.size = 32;
-    room_ = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
-    size_ = room;
   }
 
   // Runs `body(thread)` on all threads, which take turns at their barriers.
@@ -81,13 +89,17 @@ class Fibers {
     for (const auto& fiber : fibers_)
       if (!fiber.begun.empty() || !fiber.groups.empty()) fail("copies that nobody waited for");
     if (block_.arrived) fail("threads that ended before a barrier");
+    warpgroups_.end();
   }
 
   char* room() const { return room_; }
+  Warpgroups& warpgroups() { return warpgroups_; }
   void sync() { meet(block_); }
 
   void copy(int to, const char* from, bool is_there) {
     const Copy copy{to, from, is_there};
+    check(to, 16);
+    warpgroups_.copy(to);
     if (copies_ == Copies::early) done(copy);
     fibers_[now_].begun.push_back(copy);
   }
@@ -99,8 +111,10 @@ class Fibers {
   void wait(size_t groups) {
     Fiber& fiber = fibers_[now_];
     for (; fiber.groups.size() > groups; fiber.groups.pop_front())
-      if (copies_ == Copies::late)
-        for (const Copy& copy : fiber.groups.front()) done(copy);
+      for (const Copy& copy : fiber.groups.front()) {
+        if (copies_ == Copies::late) done(copy);
+        warpgroups_.arrive(now_, copy.to);
+      }
   }
 
   // ldmatrix.x4: lane l gives the address of row l % 8 of matrix l / 8, and gets of each matrix word l % 4 of row l
@@ -145,27 +159,10 @@ class Fibers {
   }
 
  private:
-  static float operand(float value) {  // TF32
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    bits &= ~0x1fffu;
-    std::memcpy(&value, &bits, sizeof bits);
-    return value;
-  }
-  template <class T>
-  static float operand(T value) {
-    return FRCN_ISA::load<float>(value);
-  }
-
-  [[noreturn]] static void fail(const char* what) {
-    std::fprintf(stderr, "a block on the host: %s\n", what);
-    std::abort();
-  }
   void check(int place, int size) const {
     if (place < 0 || place % size || place + size > size_) fail("a place outside of the room, or not aligned");
   }
   void done(const Copy& copy) {
-    check(copy.to, 16);
     if (copy.is_there && reinterpret_cast<uintptr_t>(copy.from) % 16) fail("a copy that is not aligned");
     if (copy.is_there) {
       std::memcpy(room_ + copy.to, copy.from, 16);
@@ -240,6 +237,7 @@ class Fibers {
   Copies copies_;
   char* room_;
   int size_;
+  Warpgroups warpgroups_;
   Barrier block_;
   jmp_buf main_{};
   const void* main_stack_ = nullptr;
@@ -250,6 +248,9 @@ class Fibers {
 
 // A thread of such a block.
 struct HostThread {
+  template <class T, class Tile>
+  using Product = WarpProduct<T, Tile, HostThread>;
+
   Fibers* fibers;
   int number;
 
@@ -266,6 +267,25 @@ struct HostThread {
   template <class T>
   void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) const {
     fibers->multiply<T>(sums, left, right);
+  }
+};
+
+// One whose products are its warpgroup's.
+struct HostWarpgroupThread : HostThread {
+  template <class T, class Tile>
+  using Product = WarpgroupProduct<T, Tile, HostWarpgroupThread>;
+
+  static uint32_t at(int place) { return Warpgroups::kFirst + place; }
+  void fence_copies() const { fibers->warpgroups().fence_copies(number); }
+  void fence_sums() const { fibers->warpgroups().fence_sums(number); }
+  template <class T, int kBlocks>
+  void multiply(float (&sums)[kBlocks][4], uint64_t left, uint64_t right) const {
+    fibers->warpgroups().multiply<T>(number, sums, left, right);
+  }
+  void commit_products() const { fibers->warpgroups().commit(number); }
+  template <int kBlocks>
+  void wait_for_products(float (&)[kBlocks][4]) const {
+    fibers->warpgroups().wait(number, 0);
   }
 };
 

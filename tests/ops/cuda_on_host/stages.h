@@ -17,11 +17,13 @@ frcn::StepKernels steps_of(frcn::DataType type);
 // and the stream.
 std::vector<std::tuple<int, int, uintptr_t>>& launches();
 
-// Kernels of convolutions with their stages: the tile and the slots of each launch so far, and what they run on.
+// Kernels of convolutions with their stages: the tile and the slots of each launch so far, and what they run on;
+// `warpgroups`: whose the products are, instead of warps'.
 struct HostSteps {
   std::vector<std::tuple<int, int>> launches;
   int processors = 1;
   FRCN_ISA::Copies copies = FRCN_ISA::Copies::late;
+  bool warpgroups = false;
 };
 HostSteps& host_steps();
 

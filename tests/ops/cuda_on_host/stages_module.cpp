@@ -19,5 +19,8 @@ PYBIND11_MODULE(stages, m) {
         host_steps().copies = early ? FRCN_ISA::Copies::early : FRCN_ISA::Copies::late;
       },
       "How many processors there seem to be, and whether copies are done at once or when they are waited for.");
+  m.def(
+      "set_products", [](bool warpgroups) { host_steps().warpgroups = warpgroups; },
+      "Whether products are warpgroups' or warps'.");
   m.def("fail_with", [](const std::string& text) { failure() = text; }, "Let launches fail; not with an empty text.");
 }

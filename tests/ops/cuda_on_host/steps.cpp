@@ -16,7 +16,14 @@ struct HostLaunch {
     for (int64_t group = 0; group < groups; ++group)
       for (int64_t part = 0; part < parts; ++part) {
         FRCN_ISA::Fibers fibers(FRCN_ISA::kStepThreads, room, host_steps().copies);
-        fibers.run([&](int thread) { Body::run(a, FRCN_ISA::HostThread{&fibers, thread}, group, part); });
+        fibers.run([&](int thread) {
+          const FRCN_ISA::HostThread own{&fibers, thread};
+          if (host_steps().warpgroups) {
+            Body::run(a, FRCN_ISA::HostWarpgroupThread{own}, group, part);
+          } else {
+            Body::run(a, own, group, part);
+          }
+        });
       }
     return "";
   }

@@ -1,0 +1,62 @@
+// A tile's product as the two warpgroups of a block do it: sm_90a. The tensor cores read their operands from the
+// buffers, while the threads go on. See step_product_warps.h.
+//
+// The buffers' layout is what the PTX manual (section on wgmma's shared memory layouts) calls K-major with 64-byte
+// swizzle: pieces of 16 bytes whose address has its bits 4 and 5 exchanged by its bits 7 and 8.
+#pragma once
+
+#include "conv_recurrent/step_tile.h"
+
+namespace FRCN_ISA {
+
+// A matrix descriptor of rows from an address on: after eight rows the next eight begin, kEightRows further.
+FRCN_HD uint64_t describe_rows(uint32_t address) {
+  constexpr uint64_t kUnused = 1, kSwizzle64 = 2;
+  return kSwizzle64 << 62 | uint64_t{kEightRows >> 4} << 32 | kUnused << 16 | address >> 4;
+}
+
+template <class T, class Tile, class Block>
+class WarpgroupProduct {
+  static constexpr int kGroupThreads = 128, kGroupRows = 64;  // of an instruction
+  static constexpr int kGroupsDown = Tile::pixels / kGroupRows;
+  static constexpr int kGroupsAcross = kStepThreads / kGroupThreads / kGroupsDown;
+  static constexpr int kColumns = Tile::columns / kGroupsAcross;
+
+ public:
+  static constexpr int kDown = 1, kAcross = kColumns / 8;
+
+  // Columns that are not there are zeros in the buffers, and are multiplied with the others.
+  FRCN_HD WarpgroupProduct(Block block, int) : block(block) {}
+
+  static FRCN_HD int first_row(int thread) {
+    return thread / kGroupThreads % kGroupsDown * kGroupRows + thread % kGroupThreads / 32 * 16;
+  }
+  static FRCN_HD int first_column(int thread) { return thread / kGroupThreads / kGroupsDown * kColumns; }
+
+  // Copies have written to memory as threads do; what the tensor cores read is behind a fence of its own.
+  FRCN_HD void receive() { block.fence_copies(); }
+
+  FRCN_HD void begin(int buffer) {
+    const int group = block.thread() / kGroupThreads * kGroupThreads;
+    const uint32_t left = block.at(buffer + first_row(group) * kRowBytes);
+    const uint32_t right = block.at(buffer + Tile::columns_at + first_column(group) * kRowBytes);
+    block.fence_sums();
+    // The rows' second half is two pieces further on: bits are exchanged in the address that comes of it.
+#pragma unroll
+    for (int half = 0; half < kPieces / 2; ++half)
+      block.template multiply<T>(sums[0], describe_rows(left + half * kTwoPieces),
+                                 describe_rows(right + half * kTwoPieces));
+    block.commit_products();
+  }
+
+  // No products stay on their way into the next turn: they would keep a buffer from being filled, and a turn's copies
+  // (a large tile's 16 KB) take longer than its products (256 cycles at the full rate).
+  FRCN_HD void end(int) { block.wait_for_products(sums[0]); }
+
+  float sums[kDown][kAcross][4] = {};
+
+ private:
+  Block block;
+};
+
+}  // namespace FRCN_ISA
