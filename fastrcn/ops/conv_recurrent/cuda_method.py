@@ -18,9 +18,10 @@ from fastrcn.ops.tf32 import is_exact
 
 NAMES = ("fused", "library")
 
-_EFFICIENCY = {8: 0.7, 9: 0.4, 10: 0.3}
-"""By compute capability: estimated speed of the fused kernel's product, as a part of the library's. From 9 on the
-library has faster instructions than the kernel. Not measured yet."""
+_EFFICIENCY = {8: 0.7, 9: 0.5, 10: 0.3}
+"""By compute capability: estimated speed of the fused kernel's product, as a part of the library's. On 9 both have the
+same instructions, but a tile of 128 x 128 needs 64 bytes a cycle from the L2 cache to keep them busy, about twice what
+a processor is estimated to get. On 10 the library has faster instructions than the kernel. Not measured yet."""
 
 _ALIGNMENT = 16
 """Bytes that one access takes."""
