@@ -37,6 +37,13 @@ def skip_without(arch):
         pytest.skip("no cuobjdump (tried PATH, /usr/local/cuda/bin, Triton)")
 
 
+def architectures(kind):
+    """Those that the extension has code for, of kind "elf" (machine code) or "ptx"."""
+    command = [_find_cuobjdump(), f"--list-{kind}", native.module().__file__]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(rf"sm_(\w+)\.(?:cubin|{kind})", text))
+
+
 @cache
 def _dump(option, arch):
     command = [_find_cuobjdump(), option, "-arch", f"sm_{arch}", native.module().__file__]

@@ -1,15 +1,25 @@
 """What the compiler made of the CUDA kernels of the recurrent stages: registers and memory instructions."""
 
+import json
 import re
 
 import pytest
 
-from tests.helpers.machine_code import ARCHS, instructions, lanes, resources, skip_without
+from fastrcn import native
+from tests.helpers.machine_code import ARCHS, architectures, instructions, lanes, resources, skip_without
 from tests.ops.cuda_on_host.stage_cases import STAGES
 
 KERNELS = r"stage_(sum_)?kernel"
 MOST_REGISTERS = 128
 """Two blocks of 256 threads per processor."""
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("elf", "-real"), ("ptx", "-virtual")])
+def test_architectures(kind, suffix):
+    """Code for those that were asked for, and no other."""
+    skip_without(ARCHS[0])
+    asked = json.loads(native.module().build_info)["cuda_archs"]
+    assert architectures(kind) == {name.removesuffix(suffix) for name in asked if name.endswith(suffix)}
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -8,7 +8,7 @@ import torch
 import fastrcn
 from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.functional import conv_recurrent
+from fastrcn.functional import conv_recurrent, conv_rnn
 from fastrcn.ops.conv_recurrent import input_schedule, triton_launch
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
@@ -241,6 +241,13 @@ def test_launches_per_step(schedule):
         forward, backward = programs
         assert len(forward.launches) == number, name
         assert len(backward.rotated[0]) == number, name
+
+
+def test_a_reach_that_32_bits_do_not_count():
+    """Of a kernel whose taps are millions of pixels apart."""
+    x, weight = torch.zeros(1, 1, 1, 1, 1 << 20), torch.zeros(1, 1, 3, 1)
+    with fastrcn.use_schedule("in_loop"), pytest.raises(ValueError, match="that the kernel reaches beyond it"):
+        conv_rnn(x, weight, torch.zeros(1, 1, 1, 1), backend="triton", dilation=(2048, 1))
 
 
 def test_can_run_says_why_not(monkeypatch):

@@ -134,6 +134,9 @@ class PhaseLaunch:
         _, ci, *kernel = one.weight.shape
         size = self._map(one.source)
         check_pixels(prod(size), "input's map")
+        if len(size) == 2:  # in volumes distances have 64 bits
+            distance = one.padding[0] + one.dilation[0] * (kernel[0] - 1)
+            check_pixels((size[0] + distance) * size[1], "input's map and the rows that the kernel reaches beyond it")
         block_k = min(self.config.block_k, power(ci))
         weight = self.program.weight([c.weight for c in convolutions], self.config, block_k, self.phase.joined)
         steps = prod(kernel) * -(-ci // block_k)
