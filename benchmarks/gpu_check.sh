@@ -70,7 +70,7 @@ sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
   (cd "$site/source" && "${within[@]}" compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
     tests/ops/test_conv_recurrent_cuda.py tests/ops/test_triton_gpu.py tests/ops/test_relu_maxpool3d_cuda.py \
-    -k "stage_on or step_on and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
+    -k "stage_on or step_on and bfloat16 or many_steps and lstm and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
 }
 
 export PYTHONPATH="$site/lib${PYTHONPATH:+:$PYTHONPATH}"
@@ -84,7 +84,7 @@ part bench-fp32 bench --dtype float32 --quick
 part bench-cuda bench --dtype bfloat16 --backend cuda --cases 'small-*,gru-*,k1-*,openstl-s,radar,tiny' --baselines b,d \
   --name cuda-bfloat16-backend-cuda
 # Which way is the faster one: what the rule in fastrcn/ops/conv_recurrent/cuda_method.py estimates.
-for method in fused library; do
+for method in fused persistent library; do
   part "bench-$method" bench --dtype bfloat16 --backend cuda --cases 'small-*,gru-*,openstl-s,moving-mnist*,radar,tiny' \
     --baselines b --cuda-method "$method" --name "cuda-bfloat16-$method"
 done

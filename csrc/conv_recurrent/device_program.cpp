@@ -82,6 +82,8 @@ class LibraryConvolution : public DeviceStep {
     return reinterpret_cast<uintptr_t>(source_.buffer.at(now.time, now.first));
   }
 
+  int64_t source_between() const { return source_.buffer.step; }
+
   // By the library, to the addend's result.
   void convolve(const Moment& now) const {
     Tensor found = setting_.torch->convolution(view(setting_, source_, now), weight_, window_);
@@ -136,24 +138,63 @@ class Stage : public DeviceStep {
     }
     step_ = prepare_step(kernel_, launch_, convolution, std::move(slots));
     run_step_ = step_kernel(setting.steps, number);
+    if (setting.fewest_walked > 0) walk_ = setting.steps.walk[number];
   }
 
   void run(const Moment& now) override {
-    const bool fused = run_step_ && addends_[takers_[0].addend].waiting;
-    const std::string problem = fused ? run_fused(now) : run_alone(now);
-    if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
+    check(is_fused() ? run_fused(now) : run_alone(now));
     // The memory is free for what comes later on this stream.
     for (const StageTaker& taker : takers_)
       if (taker.last) addends_[taker.addend].result.reset();
   }
 
+  int64_t walk(const Moment& now, int64_t count, int64_t direction) override {
+    if (!walk_ || count < setting_.fewest_walked || now.first || !is_fused()) return 0;
+    set_fused(now);
+    StepWalk walk{};
+    walk.step = step_;
+    for (size_t k = 0; k < buffers_.size(); ++k) walk.between[k] = direction * buffers_[k].step;
+    walk.source_between = direction * addends_[takers_[0].addend].waiting->source_between();
+    walk.count = count;
+    walk.direction = direction;
+    // Four bytes of zero; they too are free for what comes later on this stream.
+    const Tensor arrivals =
+        setting_.torch->empty({{4 / item_size(setting_.type)}, {1}}, setting_.type, setting_.device);
+    setting_.torch->zero(arrivals);
+    walk.arrivals = static_cast<uint32_t*>(setting_.torch->data(arrivals));
+    const auto problem = walk_(walk, now.where);
+    if (!problem) {
+      walk_ = nullptr;  // its blocks are as many at all times
+      return 0;
+    }
+    check(*problem);
+    forget_waiting();
+    return count;
+  }
+
  private:
+  static void check(const std::string& problem) {
+    if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
+  }
+
+  bool is_fused() const { return run_step_ && addends_[takers_[0].addend].waiting; }
+
+  void forget_waiting() {
+    for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = nullptr;
+  }
+
   void set(StageLaunch& launch, const Moment& now) const {
     launch.args.time = now.time;
     for (size_t k = 0; k < buffers_.size(); ++k) launch.args.data[k] = buffers_[k].at(now.time, now.first);
   }
 
   std::string run_fused(const Moment& now) {
+    set_fused(now);
+    forget_waiting();
+    return run_step_(step_, now.where);
+  }
+
+  void set_fused(const Moment& now) {
     set(step_.stage, now);
     const DeviceAddend& one = addends_[takers_[0].addend];
     step_.convolution.source = one.waiting->source(one.moment);
@@ -164,8 +205,6 @@ class Stage : public DeviceStep {
       step_.slots[n].target = reinterpret_cast<uintptr_t>(target) + takers_[n].channel * item_size(setting_.type);
       step_.slots[n].target_pitch = addend.fused->target_pitch;
     }
-    for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = nullptr;
-    return run_step_(step_, now.where);
   }
 
   std::string run_alone(const Moment& now) const {
@@ -190,6 +229,7 @@ class Stage : public DeviceStep {
   std::vector<DeviceAddend>& addends_;
   StepLaunch step_{};  // with the convolutions that are waiting, where there is such a kernel
   std::string (*run_step_)(const StepLaunch&, void* where) = nullptr;
+  WalkKernel walk_ = nullptr;
 };
 
 }  // namespace
@@ -226,7 +266,15 @@ void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std
 
 void DeviceProgram::run(int64_t start, int64_t count, int64_t direction, bool at_start, void* where) {
   for (int64_t n = 0; n < count; ++n)
-    for (const auto& step : steps_) step->run({start + n * direction, at_start && n == 0, where});
+    for (const auto& step : steps_) {
+      const DeviceMoment now{start + n * direction, at_start && n == 0, where};
+      const int64_t walked = step->walk(now, count - n, direction);
+      // What comes after it in the list sees the last of these times.
+      if (walked > 0)
+        n += walked - 1;
+      else
+        step->run(now);
+    }
 }
 
 void DeviceProgram::settle() {

@@ -140,18 +140,21 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf step
                               "The time loop of the cuda backend: fills, products, convolutions and stages.")
       .def(py::init([kernels_of, steps_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
                                            std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
-                                           int64_t parts) {
-        const auto [channels, pixels, pixels_per_image] = sizes;
-        const auto kind = static_cast<DataType>(type);
-        return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
-                                                                      kernels_of(kind),
-                                                                      steps_of(kind),
-                                                                      kind,
-                                                                      device,
-                                                                      {channels, pixels, pixels_per_image},
-                                                                      reinterpret_cast<const int64_t*>(lengths),
-                                                                      parts});
-      }))
+                                           int64_t parts, int64_t fewest_walked) {
+             const auto [channels, pixels, pixels_per_image] = sizes;
+             const auto kind = static_cast<DataType>(type);
+             return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
+                                                                           kernels_of(kind),
+                                                                           steps_of(kind),
+                                                                           kind,
+                                                                           device,
+                                                                           {channels, pixels, pixels_per_image},
+                                                                           reinterpret_cast<const int64_t*>(lengths),
+                                                                           parts,
+                                                                           fewest_walked});
+           }),
+           py::arg("torch"), py::arg("type"), py::arg("device"), py::arg("sizes"), py::arg("lengths"), py::arg("parts"),
+           py::arg("fewest_walked") = 0)
       .def("add_addend", &PyDeviceProgram::add_addend, py::arg("target"), py::arg("alone"),
            py::arg("fused") = std::nullopt)
       .def("add_fill", &PyDeviceProgram::add_fill)

@@ -29,21 +29,27 @@ struct FusedStep {
   int slots;
   int slot_channels;  // that a tile has of each slot
   int tile;
+  bool keeps;                                     // all weights of the tile's columns are in the room
+  bool fills;                                     // they have to be brought there first
   signed char slot_of[frcn::kMaxStageArguments];  // of an argument; -1: none
 };
 
-template <class T, class Tile, class Block>
+FRCN_HD int tile_pixels(const FusedStep& a) { return a.tile == kSmall ? SmallTile::pixels : LargeTile::pixels; }
+
+// `kMayKeep`: the weights may be in the room already, see FusedStep.
+template <class T, class Tile, class Block, bool kMayKeep = false>
 class TileProduct {
   static constexpr int kInputs = kRowBytes / sizeof(T);
   static constexpr int kPixelRows = Tile::pixels / kRowsAtOnce, kColumnRows = Tile::columns / kRowsAtOnce;
   using Product = typename Block::template Product<T, Tile>;
-  static constexpr int kEnd = kBuffers * Tile::buffer;
+  static constexpr int kColumnBytes = Tile::columns * kRowBytes;  // of a turn
 
  public:
   FRCN_HD TileProduct(const FusedStep& step, Block block, int64_t first_pixel, int64_t first_channel)
       : a(step),
         block(block),
         product(block, step.slots * step.slot_channels),
+        keeps(kMayKeep && step.keeps),
         inputs(step.inputs),
         pitch(step.source_pitch) {
     const int piece = block.thread() % kPieces, row = block.thread() / kPieces;
@@ -76,23 +82,26 @@ class TileProduct {
   // Leaves the sums in the room, rows of `Tile::pitch`.
   FRCN_HD void run() {
     const int turns = a.kernel[0] * a.kernel[1] * a.kernel[2] * ((inputs + kInputs - 1) / kInputs);
+    if (kMayKeep && a.fills) keep(turns);
+    const int size = keeps ? Tile::columns_at : Tile::buffer, end = kBuffers * size;
 #pragma unroll 1
     for (int n = 0; n < kBuffers - 1; ++n) {
-      if (n < turns) fetch(n * Tile::buffer);
+      if (n < turns) fetch(n * size);
       block.commit();
     }
-    int full = 0, empty = (kBuffers - 1) * Tile::buffer;
+    int full = 0, empty = (kBuffers - 1) * size;
     for (int n = 0; n < turns; ++n) {
       block.template wait<kBuffers - 2>();
       product.receive();
       // Everyone's copies are there, and everyone is done with the buffer that is filled next.
       block.sync();
-      product.begin(full);
+      const int columns_at = keeps ? Tile::kept_at + n * kColumnBytes : full + Tile::columns_at;
+      product.begin(full, columns_at);
       if (n + kBuffers - 1 < turns) fetch(empty);
       block.commit();
-      product.end(full);
-      full = full + Tile::buffer == kEnd ? 0 : full + Tile::buffer;
-      empty = empty + Tile::buffer == kEnd ? 0 : empty + Tile::buffer;
+      product.end(full, columns_at);
+      full = full + size == end ? 0 : full + size;
+      empty = empty + size == end ? 0 : empty + size;
     }
     block.template wait<0>();
     block.sync();
@@ -101,6 +110,15 @@ class TileProduct {
   }
 
  private:
+  // Has all weights copied to where they stay, in the group of copies of the first turn, and begins again.
+  FRCN_HD void keep(int turns) {
+    for (int n = 0; n < turns; ++n) {
+      fetch_columns(Tile::kept_at + n * kColumnBytes);
+      move_on();
+    }
+    weights = 0;
+  }
+
   // Which of the thread's pixels have the tap inside the map, and where.
   FRCN_HD void start_tap() {
     in_map = 0;
@@ -117,15 +135,20 @@ class TileProduct {
 
   // Copies one turn's operands, zeros where a tap is beside the map or channels have ended, and moves on.
   FRCN_HD void fetch(int buffer) {
-    const int to = buffer + own;
-    const bool has_inputs = input < inputs;
 #pragma unroll
     for (int n = 0; n < kPixelRows; ++n)
-      block.copy(to + n * kRowsAtOnce * kRowBytes, pixels[n] + moved, has_inputs & (in_map >> n & 1));
+      block.copy(buffer + own + n * kRowsAtOnce * kRowBytes, pixels[n] + moved, (input < inputs) & (in_map >> n & 1));
+    if (!keeps) fetch_columns(buffer + Tile::columns_at);
+    move_on();
+  }
+
+  FRCN_HD void fetch_columns(int to) {
 #pragma unroll
     for (int n = 0; n < kColumnRows; ++n)
-      block.copy(to + Tile::columns_at + n * kRowsAtOnce * kRowBytes, columns[n] + weights,
-                 has_inputs & (in_weight >> n & 1));
+      block.copy(to + own + n * kRowsAtOnce * kRowBytes, columns[n] + weights, (input < inputs) & (in_weight >> n & 1));
+  }
+
+  FRCN_HD void move_on() {
     input += kInputs;
     moved += kRowBytes;
     weights += kRowBytes;
@@ -160,6 +183,7 @@ class TileProduct {
   const FusedStep& a;
   Block block;
   Product product;
+  const bool keeps;
   const int inputs;
   const int pitch;
   int own;  // place of the thread's first 16 bytes
@@ -184,9 +208,9 @@ class TileProduct {
 
 // Apart from the kernels that call it, all stages, so that it is compiled once; but products of warpgroups are part of
 // them: around a call the compiler lets each of these wait for the one before.
-template <class T, class Tile, class Block>
+template <class T, class Tile, bool kMayKeep = false, class Block>
 FRCN_APART void multiply_tile(const FusedStep& a, Block block, int64_t first_pixel, int64_t first_channel) {
-  TileProduct<T, Tile, Block>(a, block, first_pixel, first_channel).run();
+  TileProduct<T, Tile, Block, kMayKeep>(a, block, first_pixel, first_channel).run();
 }
 
 // What a stage reads and writes, where the tile completes arguments.
@@ -224,13 +248,27 @@ FRCN_HD void write_others(const StageOnTile& a, int64_t p, int64_t i) {
   }
 }
 
+// The stage where the product has left its sums.
+template <class T, class Lanes, class Block>
+FRCN_HD void run_stage(const FusedStep& a, Block block, int64_t first_pixel, int64_t first_channel) {
+  const int pitch = a.tile == kLarge ? LargeTile::pitch : SmallTile::pitch;
+  const StageOnTile stage{a, reinterpret_cast<const float*>(block.room()), pitch, first_pixel, first_channel};
+  const int packs = a.slot_channels / Lanes::lanes;  // a power of two
+  const int64_t pixels = a.stage.items / a.stage.packs.value;
+  for (int item = block.thread(); item < tile_pixels(a) * packs; item += kStepThreads) {
+    const int64_t p = first_pixel + item / packs, i = first_channel + item % packs * Lanes::lanes;
+    if (p >= pixels || i >= a.stage.args.channels) continue;
+    Lanes::run(stage, p, i, a.stage.ended(p), nullptr);
+    write_others<T, Lanes::lanes>(stage, p, i);
+  }
+}
+
 // The kernel: all threads of a block.
 template <class T, class Lanes>
 struct Step {
   template <class Block>
   static FRCN_HD void run(const FusedStep& a, Block block, int64_t group, int64_t part) {
-    const int tall = a.tile == kSmall ? SmallTile::pixels : LargeTile::pixels;
-    const int64_t first_pixel = group * tall, first_channel = part * a.slot_channels;
+    const int64_t first_pixel = group * tile_pixels(a), first_channel = part * a.slot_channels;
     if (a.tile == kLarge) {
       multiply_tile<T, LargeTile>(a, block, first_pixel, first_channel);
     } else if (a.tile == kMedium) {
@@ -238,16 +276,7 @@ struct Step {
     } else {
       multiply_tile<T, SmallTile>(a, block, first_pixel, first_channel);
     }
-    const int pitch = a.tile == kLarge ? LargeTile::pitch : SmallTile::pitch;
-    const StageOnTile stage{a, reinterpret_cast<const float*>(block.room()), pitch, first_pixel, first_channel};
-    const int packs = a.slot_channels / Lanes::lanes;  // a power of two
-    const int64_t pixels = a.stage.items / a.stage.packs.value;
-    for (int item = block.thread(); item < tall * packs; item += kStepThreads) {
-      const int64_t p = first_pixel + item / packs, i = first_channel + item % packs * Lanes::lanes;
-      if (p >= pixels || i >= a.stage.args.channels) continue;
-      Lanes::run(stage, p, i, a.stage.ended(p), nullptr);
-      write_others<T, Lanes::lanes>(stage, p, i);
-    }
+    run_stage<T, Lanes>(a, block, first_pixel, first_channel);
   }
 };
 

@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "conv_recurrent/stage_dispatch.h"
 #include "conv_recurrent/step_device.h"
@@ -35,6 +36,18 @@ inline int choose_tile(int64_t pixels, int64_t channels, int slots, int processo
       return tile;
   }
   return kSmall;
+}
+
+// A power of two, so that slots divide the columns.
+inline int slots_in_tile(const FusedStep& a) {
+  int width = 1;
+  while (width < a.slots) width *= 2;
+  return width;
+}
+
+inline void take_tile(FusedStep& a, int tile) {
+  a.tile = tile;
+  a.slot_channels = kTiles[tile].columns / slots_in_tile(a);
 }
 
 template <class T>
@@ -66,15 +79,18 @@ FusedStep make_fused_step(const StepLaunch& given, int processors) {
     }
     a.weights[a.slots++] = reinterpret_cast<const char*>(slot.weight);
   }
-  int width = 1;
-  while (width < a.slots) width *= 2;
-  a.tile = choose_tile(given.stage.pixels, given.stage.args.channels, width, processors);
-  a.slot_channels = kTiles[a.tile].columns / width;
+  const int width = slots_in_tile(a);
+  take_tile(a, choose_tile(given.stage.pixels, given.stage.args.channels, width, processors));
   return a;
 }
 
-template <class T, class Lanes, class Launch>
-std::string run_step(const StepLaunch& given, void* where) {
+// The blocks' (groups of pixels, parts of the channels).
+inline std::pair<int64_t, int64_t> grid_of(const StageLaunch& stage, const FusedStep& a) {
+  return {tiles_in(stage.pixels, tile_pixels(a)), tiles_in(stage.args.channels, a.slot_channels)};
+}
+
+template <class T, class Lanes>
+void check_step(const StepLaunch& given) {
   const frcn::StepConvolution& c = given.convolution;
   constexpr int64_t kLanes = Lanes::lanes;
   bool fits = takes_packs(given.stage, Lanes::arguments, kLanes) && c.inputs % kLanes == 0 &&
@@ -83,11 +99,15 @@ std::string run_step(const StepLaunch& given, void* where) {
     fits = fits && slot.weight % 16 == 0 && slot.target % 16 == 0 && slot.target_pitch % kLanes == 0;
   if (!fits)
     throw std::invalid_argument("fastrcn: a step's kernel expects rows of channels that are whole packs of 16 bytes");
+}
+
+template <class T, class Lanes, class Launch>
+std::string run_step(const StepLaunch& given, void* where) {
+  check_step<T, Lanes>(given);
   const Launch launch{where};
   if (given.stage.pixels == 0 || given.stage.args.channels == 0) return "";
   const FusedStep a = make_fused_step<T>(given, launch.processors());
-  const int64_t groups = tiles_in(given.stage.pixels, kTiles[a.tile].pixels);
-  const int64_t parts = tiles_in(given.stage.args.channels, a.slot_channels);
+  const auto [groups, parts] = grid_of(given.stage, a);
   return launch.template step<Step<T, Lanes>>(a, groups, parts, kTiles[a.tile].room);
 }
 
@@ -109,7 +129,7 @@ constexpr auto step_of() -> std::string (*)(const StepLaunch&, void*) {
 template <class T, class Launch>
 frcn::StepKernels step_kernels() {
   static std::string (*const entries[])(const StepLaunch&, void*) = {FRCN_DEVICE_STAGES(FRCN_STEP)};
-  return {entries};
+  return {entries, nullptr};
 }
 
 }  // namespace FRCN_ISA

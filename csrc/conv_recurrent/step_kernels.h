@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,10 +38,23 @@ struct StepLaunch {
   std::vector<StepSlot> slots;
 };
 
+// The same at `count` times by one kernel. Its blocks wait for each other between two times.
+struct StepWalk {
+  StepLaunch step;                                  // at the first of these times; every slot has an argument
+  std::array<int64_t, kMaxStageArguments> between;  // bytes from an argument's maps to those of the time that follows
+  int64_t source_between;
+  int64_t count, direction;  // of time
+  uint32_t* arrivals;        // zero by the time at which the kernel starts
+};
+
+// As a step's, or nothing: not all blocks can run at once, and none was started.
+using WalkKernel = std::optional<std::string> (*)(const StepWalk&, void* where);
+
 // Run a stage with what completes it: an empty text, or what went wrong. Null: the stage has no such kernel, or the
 // data type has none.
 struct StepKernels {
   std::string (*const* run)(const StepLaunch&, void* where);
+  const WalkKernel* walk;
 };
 
 // What is the same at all times, as `prepare_launch` gives it. Throws std::invalid_argument where the convolution or

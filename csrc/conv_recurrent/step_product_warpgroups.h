@@ -36,10 +36,10 @@ class WarpgroupProduct {
   // Copies have written to memory as threads do; what the tensor cores read is behind a fence of its own.
   FRCN_HD void receive() { block.fence_copies(); }
 
-  FRCN_HD void begin(int buffer) {
+  FRCN_HD void begin(int pixels_at, int columns_at) {
     const int group = block.thread() / kGroupThreads * kGroupThreads;
-    const uint32_t left = block.at(buffer + first_row(group) * kRowBytes);
-    const uint32_t right = block.at(buffer + Tile::columns_at + first_column(group) * kRowBytes);
+    const uint32_t left = block.at(pixels_at + first_row(group) * kRowBytes);
+    const uint32_t right = block.at(columns_at + first_column(group) * kRowBytes);
     block.fence_sums();
     // The rows' second half is two pieces further on: bits are exchanged in the address that comes of it.
 #pragma unroll
@@ -51,7 +51,7 @@ class WarpgroupProduct {
 
   // No products stay on their way into the next turn: they would keep a buffer from being filled, and a turn's copies
   // (a large tile's 16 KB) take longer than its products (256 cycles at the full rate).
-  FRCN_HD void end(int) { block.wait_for_products(sums[0]); }
+  FRCN_HD void end(int, int) { block.wait_for_products(sums[0]); }
 
   float sums[kDown][kAcross][4] = {};
 

@@ -2,8 +2,8 @@
 //
 // A block's `Product` is this or that of step_product_warpgroups.h. In every turn `receive` is called once the thread's
 // own copies are there, `begin` after everyone's are, and `end` after later copies are on their way; then the product
-// is done with the buffer. `sums` are the warp's, in blocks of 16x8 from (first_row, first_column) on, of which a
-// thread has two columns of a row and of the row eight below.
+// is done with the operands, whose places both are given. `sums` are the warp's, in blocks of 16x8 from (first_row,
+// first_column) on, of which a thread has two columns of a row and of the row eight below.
 #pragma once
 
 #include "conv_recurrent/step_tile.h"
@@ -22,17 +22,16 @@ class WarpProduct {
   static FRCN_HD int first_column(int thread) { return thread / 32 % Tile::warps_across * 32; }
 
   FRCN_HD void receive() {}
-  FRCN_HD void begin(int) {}
+  FRCN_HD void begin(int, int) {}
 
   // Each block of sums from 16x32 bytes and 8x32 bytes of operands.
-  FRCN_HD void end(int buffer) {
+  FRCN_HD void end(int pixels_at, int columns_at) {
     if (is_idle) return;
     const int thread = block.thread(), lane = thread % 32;
     // Each eight lanes name eight rows of 16 bytes: of pixels two above each other, then two beside these; of columns
     // two beside each other, then two below these, one block's columns and the next's.
-    const int of_pixels = buffer + place_of(first_row(thread) + lane % 16, lane / 16);
-    const int of_columns =
-        buffer + Tile::columns_at + place_of(first_column(thread) + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const int of_pixels = pixels_at + place_of(first_row(thread) + lane % 16, lane / 16);
+    const int of_columns = columns_at + place_of(first_column(thread) + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
     for (int half = 0; half < kPieces / 2; ++half) {
       uint32_t left[kDown][4], right[2][4];

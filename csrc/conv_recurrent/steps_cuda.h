@@ -19,7 +19,7 @@ inline StepKernels cuda_steps(DataType type) {
     case DataType::float16:
       return cuda_steps_float16();
     default:
-      return {nullptr};
+      return {nullptr, nullptr};
   }
 }
 

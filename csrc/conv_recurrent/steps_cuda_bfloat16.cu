@@ -1,7 +1,9 @@
-#include "conv_recurrent/step_launch.cuh"
+#include "conv_recurrent/step_walk_launch.cuh"
 
 namespace frcn {
 
-StepKernels cuda_steps_bfloat16() { return FRCN_ISA::step_kernels<FRCN_ISA::bfloat16, FRCN_ISA::StepStream>(); }
+StepKernels cuda_steps_bfloat16() {
+  return FRCN_ISA::step_and_walk_kernels<FRCN_ISA::bfloat16, FRCN_ISA::WalkStream>();
+}
 
 }  // namespace frcn

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastrcn.ops.conv_recurrent import cuda_method
+from fastrcn.ops.conv_recurrent.program import Fill, StageCall
 
 
 def is_faster(monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bfloat16, kernel=(3, 3), convolutions=1):
@@ -29,8 +30,36 @@ def test_a_launch_more_speaks_for_fusing(monkeypatch):
     assert len(more) > len(sizes) > 0
 
 
+def fewest(size, steps=("convolution", "stage"), fused=True):
+    """The fewest times that one kernel takes, of a list of steps of ``size`` pixels; 0: none."""
+    source, target = SimpleNamespace(data=torch.empty(0)), object()
+    convolution = SimpleNamespace(source=source, weight=SimpleNamespace(shape=(256, 64, 3, 3)))
+    kinds = {"convolution": convolution, "stage": StageCall(None, []), "fill": Fill(None)}  # type: ignore[arg-type]
+    body = [kinds[name] for name in steps]
+    addends = {id(convolution): target}
+    own = {id(target): kinds["stage"]} if fused else {}
+    return cuda_method.fewest_persistent(body, addends, own, SimpleNamespace(map_pixels=size), 1, torch.bfloat16)
+
+
+def test_short_steps_of_one_kernel_are_taken_together(monkeypatch):
+    monkeypatch.setattr(cuda_method, "_capability", lambda device: 9)
+    assert fewest(256) == fewest(4096) > 2
+    assert fewest(1 << 16) == 0
+    for steps in (("stage",), ("convolution", "stage", "stage"), ("fill", "convolution", "stage")):
+        assert fewest(256, steps) == 0
+    assert fewest(256, fused=False) == 0
+
+
+def test_what_is_asked_for_is_taken_together(monkeypatch):
+    monkeypatch.setattr(cuda_method, "_capability", lambda device: 9)
+    for name, expected in (("persistent", 2), ("fused", 0)):
+        with cuda_method.use_method(name):
+            assert fewest(1 << 16) == fewest(256) == expected
+            assert fewest(256, ("convolution", "stage", "stage")) == 0
+
+
 def test_method_is_checked():
-    with pytest.raises(ValueError, match="method: expected one of fused, library, got 'both'"):
+    with pytest.raises(ValueError, match="method: expected one of fused, persistent, library, got 'both'"):
         cuda_method.use_method("both").__enter__()
 
 

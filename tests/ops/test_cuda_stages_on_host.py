@@ -14,7 +14,7 @@ from tests.ops import cuda_on_host
 from tests.ops.cuda_on_host import stages
 
 ROOT = Path(__file__).parents[2]
-FILES = tuple(f"tests/ops/cuda_{name}_on_host.py" for name in ("program", "loop", "steps"))
+FILES = tuple(f"tests/ops/cuda_{name}_on_host.py" for name in ("program", "loop", "steps", "walks"))
 
 
 def test_on_the_host(tmp_path):

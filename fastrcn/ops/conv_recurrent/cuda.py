@@ -1,5 +1,6 @@
 """The ``cuda`` backend: one compiled CUDA kernel per stage, without Triton. The convolution whose result a stage takes
-is in the same kernel, or the library's (see ``cuda_method``).
+is in the same kernel, or the library's; where they are all of a step, one kernel may take many steps of time (see
+``cuda_method``).
 
 After the library's, a stage's kernel loads what the convolution adds to its pre-activations (backward: to the gradients
 it begins with) together with these, so that no pass over memory only adds, and writes the sum back where somebody reads
@@ -22,7 +23,7 @@ from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
 from fastrcn.ops.conv_recurrent.cuda_addends import Addend, find_addends
-from fastrcn.ops.conv_recurrent.cuda_method import fused_stages
+from fastrcn.ops.conv_recurrent.cuda_method import fewest_persistent, fused_stages
 from fastrcn.ops.conv_recurrent.geometry import Geometry, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
@@ -147,12 +148,13 @@ class Program(program.Program):
         library, _ = _torch_library(self.device.type)
         if library is None:
             return None
-        loop = _kernels().CudaProgram(
-            library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
-            native.address(self.lengths), _PARTS,
-        )  # fmt: skip
         addends = {id(a): a for a in self.addends.values()}
         fused = fused_stages(self.steps, self.addends, self.geometry, self.images, self.dtype)
+        fewest = fewest_persistent(self.steps, self.addends, fused, self.geometry, self.images, self.dtype)
+        loop = _kernels().CudaProgram(
+            library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
+            native.address(self.lengths), _PARTS, fewest,
+        )  # fmt: skip
         steps = {id(self.addends[id(s)]): s for s in self.steps if id(s) in self.addends}
         numbers = {
             key: loop.add_addend(self._maps(a.target), a.alone, self._fused(steps[key]) if key in fused else None)

@@ -1,13 +1,19 @@
 """How the ``cuda`` backend runs a convolution whose result one stage takes: "fused", one kernel on tensor cores in
-whose memory the result stays, or "library", the library's convolution and the stage's kernel. Chosen by shape.
+whose memory the result stays, "persistent", the same for many steps of time, or "library", the library's convolution
+and the stage's kernel. Chosen by shape.
 
 The library's product is the faster one. The fused kernel saves a launch, and a write and a read of the result. In units
 of the time that the library takes for one operation a value of the result costs 2 K / ``_EFFICIENCY`` fused, with K the
 length of its sum, and 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library, which takes ``OPERATIONS_PER_LAUNCH`` more
 for all of them.
+
+The persistent kernel can be where a step is one fused kernel whose blocks all run at once. In the place of a launch a
+step has a barrier of all blocks, which takes ``_BARRIER`` launches; ``_BEGINNING`` launches go into the zeroed counter,
+a start of all blocks at once and the weights' way into their memory. A step of more than ``_LONGEST`` launches saves
+little, and the kernel holds its processors for as long as it runs: other streams wait.
 """
 
-from math import prod
+from math import ceil, prod
 
 import torch
 
@@ -16,12 +22,15 @@ from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall, o
 from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
 from fastrcn.ops.tf32 import is_exact
 
-NAMES = ("fused", "library")
+NAMES = ("fused", "persistent", "library")
 
 _EFFICIENCY = {8: 0.7, 9: 0.5, 10: 0.3}
 """By compute capability: estimated speed of the fused kernel's product, as a part of the library's. On 9 both have the
 same instructions, but a tile of 128 x 128 needs 64 bytes a cycle from the L2 cache to keep them busy, about twice what
 a processor is estimated to get. On 10 the library has faster instructions than the kernel. Not measured yet."""
+
+_BARRIER, _BEGINNING, _LONGEST = 0.5, 3, 8
+"""Estimates, in the time that a launch takes. Not measured yet."""
 
 _ALIGNMENT = 16
 """Bytes that one access takes."""
@@ -33,7 +42,8 @@ _method = Choice("method", NAMES)
 
 
 def use_method(name):
-    """Within this context every convolution that can be runs by the method "fused" or "library", whatever its shape."""
+    """Within this context every convolution that can be runs by the method "fused", "persistent" or "library", whatever
+    its shape; "fused" where "persistent" cannot be."""
     return _method.use(name)
 
 
@@ -93,18 +103,46 @@ def _window(step: Convolution):
 def _is_chosen(convolutions, geometry, images, dtype):
     """What was asked for, else whether it is estimated to be faster."""
     asked = _method.asked
-    return asked == "fused" if asked else _is_faster(convolutions, geometry, images, dtype)
+    return asked != "library" if asked else _is_faster(convolutions, geometry, images, dtype)
+
+
+def fewest_persistent(steps, addends, fused, geometry, images, dtype):
+    """So many steps of time are taken by one kernel; 0: none are. ``fused``: as ``fused_stages`` gives it."""
+    stages = [step for step in steps if isinstance(step, StageCall)]
+    convolutions = [step for step in steps if id(step) in addends and id(addends[id(step)]) in fused]
+    if len(stages) != 1 or len(stages) + len(convolutions) != len(steps) or not convolutions:
+        return 0
+    if _method.asked:
+        return 2 if _method.asked == "persistent" else 0
+    size = dtype.itemsize
+    operations = _operations(convolutions[0]) * _values(convolutions, geometry, images)
+    if operations / _efficiency(convolutions[0]) > _LONGEST * OPERATIONS_PER_LAUNCH[size]:
+        return 0
+    return ceil(_BEGINNING / (1 - _BARRIER))
 
 
 def _is_faster(convolutions, geometry, images, dtype):
     """By the estimates above."""
     size, one = dtype.itemsize, convolutions[0]
-    values = images * geometry.map_pixels * sum(c.weight.shape[0] for c in convolutions)
-    operations = 2 * prod(one.weight.shape[1:])
-    known = min(max(_capability(one.source.data.device), min(_EFFICIENCY)), max(_EFFICIENCY))
-    launches = len(convolutions) * OPERATIONS_PER_LAUNCH[size] / max(1, values)
+    launches = len(convolutions) * OPERATIONS_PER_LAUNCH[size] / max(1, _values(convolutions, geometry, images))
     saved = 2 * size * OPERATIONS_PER_BYTE[size] + launches
-    return operations * (1 / _EFFICIENCY[known] - 1) < saved
+    return _operations(one) * (1 / _efficiency(one) - 1) < saved
+
+
+def _values(convolutions, geometry, images):
+    """Of the results of one step."""
+    return images * geometry.map_pixels * sum(c.weight.shape[0] for c in convolutions)
+
+
+def _operations(convolution):
+    """For one value."""
+    return 2 * prod(convolution.weight.shape[1:])
+
+
+def _efficiency(convolution):
+    """The estimate for the GPU that it runs on."""
+    known = min(max(_capability(convolution.source.data.device), min(_EFFICIENCY)), max(_EFFICIENCY))
+    return _EFFICIENCY[known]
 
 
 def _capability(device):

@@ -17,13 +17,17 @@ frcn::StepKernels steps_of(frcn::DataType type);
 // and the stream.
 std::vector<std::tuple<int, int, uintptr_t>>& launches();
 
-// Kernels of convolutions with their stages: the tile and the slots of each launch so far, and what they run on;
-// `warpgroups`: whose the products are, instead of warps'.
+// Kernels of convolutions with their stages: the tile and the slots of each launch so far, the tile, the blocks,
+// whether weights stay, and the times of each walk, and what they run on. `warpgroups`: whose the products are, instead
+// of warps'. Walks begin from `seed` on.
 struct HostSteps {
   std::vector<std::tuple<int, int>> launches;
+  std::vector<std::tuple<int, int64_t, bool, int>> walks;
   int processors = 1;
   FRCN_ISA::Copies copies = FRCN_ISA::Copies::late;
   bool warpgroups = false;
+  int64_t most_room = 0, most_blocks = 0;
+  unsigned seed = 0;
 };
 HostSteps& host_steps();
 

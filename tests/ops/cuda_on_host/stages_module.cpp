@@ -11,7 +11,17 @@ PYBIND11_MODULE(stages, m) {
   m.def("forget_launches", [] {
     launches().clear();
     host_steps().launches.clear();
+    host_steps().walks.clear();
   });
+  m.def("walks", [] { return host_steps().walks; }, "(tile, blocks, whether weights stay, times) of each walk.");
+  m.def(
+      "set_walks",
+      [](int64_t room, int64_t blocks, unsigned seed) {
+        host_steps().most_room = room;
+        host_steps().most_blocks = blocks;
+        host_steps().seed = seed;
+      },
+      "How many bytes a block may have, how many blocks run at once, and what draws the order in which they go on.");
   m.def(
       "set_steps",
       [](int processors, bool early) {
