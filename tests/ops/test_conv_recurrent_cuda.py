@@ -112,6 +112,43 @@ def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("case", [LARGE, replace(LARGE, channels=136, kernel=(5, 5))], ids=["kept", "streaming"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_full", "gru_after"])
+def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
+    """It gives the bits of one kernel for each step, with weights that stay in a block's memory and that do not fit."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    tensors, found = make_tensors(SUBJECTS[name], case, dtype), []
+    for method in ("fused", "persistent"):
+        leaves = {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
+        with cuda_method.use_method(method), torch.profiler.profile() as profile:
+            found.append(gradients(*run_package(SUBJECTS[name], case, leaves, "cuda"), leaves))
+        kernels = [event.key for event in profile.key_averages()]
+        assert any("walk_kernel" in kernel for kernel in kernels) is (method == "persistent")
+    for part, value in found[0].items():
+        assert torch.equal(found[1][part], value), part
+
+
+@pytest.mark.gpu
+def test_one_kernel_for_many_steps_in_a_cuda_graph(monkeypatch):
+    """Every replay begins with a zeroed counter."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    layer = fastrcn.ConvLSTM(5, 24, backend="cuda", device="cuda")
+    x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
+    step = _training_step(layer)
+    with cuda_method.use_method("persistent"):
+        expected = [t.clone() for t in step(other)]
+        graph, found = captured(lambda: step(x))
+    x.copy_(other)
+    for _ in range(2):
+        graph.replay()
+        for a, b in zip(found, expected, strict=True):
+            assert_close(a, b)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "stacked"])
 def test_time_loop_in_cpp(name, monkeypatch):
     """Nothing of a step is Python, and both loops give the same."""

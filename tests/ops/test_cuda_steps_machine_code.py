@@ -1,14 +1,15 @@
-"""What the compiler made of the CUDA kernels of convolutions with their stages: registers, loops of products."""
+"""What the compiler made of the CUDA kernels of convolutions with their stages: registers, loops, fences."""
 
 import re
 from collections import Counter
 
 import pytest
 
-from tests.helpers.machine_code import ARCHS, loops, resources, skip_without
+from fastrcn.compiler.signature import forward_signatures
+from tests.helpers.machine_code import ARCHS, instructions, loops, resources, skip_without
 from tests.ops.cuda_on_host.step_cases import STEPS
 
-KERNELS = "step_kernel"
+KERNELS, WALKS = "step_kernel", "walk_kernel"
 MOST_REGISTERS = 128
 """Two blocks of 256 threads per processor."""
 PRODUCTS = {
@@ -24,39 +25,58 @@ OF_WARPGROUPS = [(32, 2), (64, 3), (128, 4)]
 """For each tile: columns of a product and copies."""
 ORDER = "FENCE.VIEW.ASYNC.S", "BAR.SYNC.DEFER_BLOCKING", "WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR.LE"
 """Once a turn. Were products serialised, each would have a wait of its own."""
+WALKED = [sig for schedule, sig in STEPS.values() if len(forward_signatures(schedule)) == 1]
+"""Stages of cells that have no other: their kernels may walk over time, with all tiles but the largest."""
+TILES = {KERNELS: 3, WALKS: 2}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_registers(arch):
+@pytest.mark.parametrize(("pattern", "stages"), [(KERNELS, len(STEPS)), (WALKS, len(WALKED))])
+def test_registers(pattern, stages, arch):
     skip_without(arch)
-    kernels = resources(arch, KERNELS)
-    assert len(kernels) == len(PRODUCTS) * len(STEPS)
+    kernels = resources(arch, pattern)
+    assert len(kernels) == len(PRODUCTS) * stages
     for kernel, used in kernels.items():
         assert used["REG"] <= MOST_REGISTERS, f"{kernel}: {used}"
 
 
-def turns(arch, product):
+def turns(arch, pattern, product):
     """(kernel, the names of its products, how often each tile's loop has each instruction)."""
     skip_without(arch)
-    for kernel, found in loops(arch, KERNELS, product).items():
-        names = next(n for kind, n in PRODUCTS.items() if f"Step{kind}" in kernel or f"NS_{kind}" in kernel)
+    for kernel, found in loops(arch, pattern, product).items():
+        names = next(n for kind, n in PRODUCTS.items() if re.search(f"(Step|Walk|NS_){kind}", kernel))
         counts = sorted((Counter(body) for body in found), key=lambda count: count[COPY])
-        assert len(counts) == 3, f"{kernel}: {counts}"
+        assert len(counts) == TILES[pattern], f"{kernel}: {counts}"
         for count in counts:
             assert not [name for name in count if re.match("LDL|STL|FFMA", name)], f"{kernel}: {count}"
         yield kernel, names, counts
 
 
-def test_turns_of_warps():
+@pytest.mark.parametrize("pattern", TILES)
+def test_turns_of_warps(pattern):
     """Products on tensor cores, operands that a warp loads together, copies past the registers, nothing spilled."""
-    for kernel, (product, _), counts in turns("80", "HMMA"):
-        assert [(count[product], count[LOAD], count[COPY]) for count in counts] == OF_WARPS, f"{kernel}: {counts}"
+    expected = OF_WARPS[: TILES[pattern]]
+    for kernel, (product, _), counts in turns("80", pattern, "HMMA"):
+        assert [(count[product], count[LOAD], count[COPY]) for count in counts] == expected, f"{kernel}: {counts}"
 
 
-def test_turns_of_warpgroups():
+@pytest.mark.parametrize("pattern", TILES)
+def test_turns_of_warpgroups(pattern):
     """Products that read their operands from shared memory, both of a turn on their way at once."""
-    for kernel, (_, product), counts in turns("90a", "HGMMA"):
-        for (columns, copies), count in zip(OF_WARPGROUPS, counts, strict=True):
+    for kernel, (_, product), counts in turns("90a", pattern, "HGMMA"):
+        for (columns, copies), count in zip(OF_WARPGROUPS[: TILES[pattern]], counts, strict=True):
             assert (count[product.format(columns)], count[COPY]) == (2, copies), f"{kernel}: {count}"
             assert all(count[name] == 1 for name in ORDER), f"{kernel}: {count}"
             assert not [name for name in count if re.match("HMMA|LDSM|STS", name)], f"{kernel}: {count}"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_blocks_that_wait_for_each_other(arch):
+    """They fence, forget what the first-level cache has, and ask memory for the count. Nothing is read as if it were
+    constant."""
+    skip_without(arch)
+    for kernel, found in instructions(arch, WALKS).items():
+        assert {"MEMBAR.ALL.GPU", "CCTL.IVALL"} <= found, f"{kernel}: {found}"
+        assert [name for name in found if re.match(r"RED\w?\.E\.ADD\.STRONG\.GPU", name)], f"{kernel}: {found}"
+        assert "LDG.E.STRONG.GPU" in found, f"{kernel}: {found}"
+        assert not [name for name in found if re.search("LDG.*CONSTANT|LDL|STL", name)], f"{kernel}: {found}"
