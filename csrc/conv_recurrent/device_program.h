@@ -22,8 +22,8 @@ struct Maps {
 };
 
 // What is the same for all steps. `device`: its index. `lengths`: of the images, or null. `parts`: rows of sums that
-// blocks of threads share out. `fewest_walked`: so many steps of time are one kernel; 0: never. The list then has one
-// stage, and else fused convolutions alone, which it takes.
+// blocks of threads share out. `fewest_walked`: so many steps of time, or more, are one kernel; 0: never. The list
+// then has one stage, and else fused convolutions alone, which it takes.
 struct DeviceProgramSetting {
   std::shared_ptr<const TorchLibrary> torch;
   StageKernels kernels;
@@ -77,7 +77,7 @@ class DeviceStep {
  public:
   virtual ~DeviceStep() = default;
   virtual void run(const DeviceMoment& now) = 0;
-  // Runs it at this and later times in its place, `count` at most: at how many, or 0.
+  // Takes this time and later ones at once, `count` at most, where it can: how many, or 0.
   virtual int64_t walk(const DeviceMoment& /*now*/, int64_t /*count*/, int64_t /*direction*/) { return 0; }
 };
 

@@ -2,8 +2,8 @@
 // other between two steps (a persistent kernel; Diamos et al. 2016). Where the weights of a tile's columns fit, they
 // stay in the block's memory.
 //
-// What a block reads of others is the convolution's source alone, by copies that pass the first-level cache. All else
-// that a stage reads its own block has written, or nobody.
+// What a block reads of others is the convolution's source alone, by copies that go past the first-level cache. All
+// else that a stage reads its own block has written, or nobody.
 #pragma once
 
 #include "conv_recurrent/step_device.h"

@@ -50,7 +50,7 @@ class HostGrid {
     for (auto& thread : threads) thread.join();
   }
 
-  // Lets others run, who knows how long.
+  // Lets other blocks run.
   void pause(int block) {
     if (++pauses_ > 100000) {
       std::fprintf(stderr, "a grid on the host: blocks wait for each other for ever\n");
