@@ -114,3 +114,10 @@ def test_tiles(blocks, tiles):
 
 def test_steps_of_two_kernels_are_launched_one_by_one():
     assert not compare("gru_before", CASE, torch.bfloat16)
+
+
+def test_fewer_steps_are_launched_one_by_one(monkeypatch):
+    """Forward there are three together, backward two."""
+    fewest = cuda.fewest_persistent
+    monkeypatch.setattr(cuda, "fewest_persistent", lambda *a: fewest(*a) and 3)
+    assert [times for *_, times in compare("rnn_tanh", CASE, torch.bfloat16)] == [3]
