@@ -8,8 +8,8 @@ namespace FRCN_ISA {
 
 template <class Body>
 __global__ void __launch_bounds__(kStepThreads, kLeastBlocks) walk_kernel(const __grid_constant__ FusedWalk walk) {
-  extern __shared__ __align__(128) char step_room[];
-  Body::run(walk, StepBlock{step_room}, blockIdx.x, blockIdx.y);
+  extern __shared__ __align__(kEightRows) char step_room[];
+  Body::run(walk, StepThreads{step_room}, blockIdx.x, blockIdx.y);
 }
 
 struct WalkStream : StepStream {

@@ -64,11 +64,18 @@ def compare(name, case, dtype, recompute=False, rooms=(ALL_ROOM,), blocks=100):
 def small_tiles():
     """And copies, and other blocks' writes, that are there as late as they may be."""
     KERNELS.set_steps(1000, False)
+    KERNELS.set_products(False)
+
+
+@pytest.fixture(params=["warps", "warpgroups"])
+def products(request, small_tiles):
+    """Each way of multiplying."""
+    KERNELS.set_products(request.param == "warpgroups")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", WALKS)
-def test_every_cell(name, dtype):
+def test_every_cell(name, dtype, products):
     """The first step has the states that were given; in the backward nothing is convolved before it, and the sequence's
     first step is apart."""
     times = [CASE.steps - 1, CASE.steps - 2][: WALKS[name]]
@@ -87,7 +94,7 @@ def test_cases(case, monkeypatch):
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
-def test_order_of_blocks(early):
+def test_order_of_blocks(early, products):
     """Whichever goes on first, and sees what others wrote at once or as late as it may."""
     KERNELS.set_steps(1000, early)
     walks = compare("lstm", replace(TALL, channels=32, kernel=(3, 1)), torch.bfloat16, rooms=[ALL_ROOM] * 3)
@@ -107,7 +114,7 @@ def test_without_gradients():
 
 
 @pytest.mark.parametrize(("blocks", "tiles"), [(3, [SMALL_TILE] * 2), (2, [MEDIUM_TILE] * 2), (1, [])])
-def test_tiles(blocks, tiles):
+def test_tiles(blocks, tiles, products):
     """Fewer, larger ones where not all small ones run at once; no walk where these do not either."""
     assert [tile for tile, *_ in compare("rnn_tanh", TALL, torch.bfloat16, blocks=blocks)] == tiles
 

@@ -114,17 +114,18 @@ class HostGrid {
   std::condition_variable turns_;
 };
 
-// A thread of a block of such a grid.
-struct GridThread : HostThread {
+// A thread, of either kind, of a block of such a grid.
+template <class Thread>
+struct GridThread : Thread {
   HostGrid* grid;
   int block;
 
   void sync() const {
-    if (number == 0 && grid->by_chance()) grid->pause(block);
-    HostThread::sync();
+    if (this->number == 0 && grid->by_chance()) grid->pause(block);
+    Thread::sync();
   }
   void copy(int to, const char* from, bool is_there) const {
-    HostThread::copy(to, is_there ? grid->find(block, from) : from, is_there);
+    Thread::copy(to, is_there ? grid->find(block, from) : from, is_there);
   }
   void fence() const { grid->fence(block); }
   void add_one(uint32_t* to) const { ++*to; }

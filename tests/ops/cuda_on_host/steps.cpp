@@ -49,7 +49,12 @@ struct HostLaunch {
     grid.run([&](int number) {
       Fibers fibers(kStepThreads, room, steps.copies);
       fibers.run([&](int thread) {
-        Body::run(walk, GridThread{{&fibers, thread}, &grid, number}, number / parts, number % parts);
+        const HostThread own{&fibers, thread};
+        if (steps.warpgroups) {
+          Body::run(walk, GridThread<HostWarpgroupThread>{{own}, &grid, number}, number / parts, number % parts);
+        } else {
+          Body::run(walk, GridThread<HostThread>{own, &grid, number}, number / parts, number % parts);
+        }
       });
     });
     return "";
