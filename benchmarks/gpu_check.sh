@@ -58,8 +58,11 @@ info() { (cd "$site/source" && "${within[@]}" python -m fastrcn info); }
 tests() {
   has_gpu || return 1
   python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
+  # Most of the time goes into compiling Triton's kernels.
+  local side_by_side=()
+  python -c 'import xdist' && side_by_side=(-n auto --maxprocesses 12 --dist worksteal)
   # All of them are there; other tests want packages that such a host may lack.
-  (cd "$site/source" && "${within[@]}" python -m pytest -m gpu -p no:cacheprovider tests/ops)
+  (cd "$site/source" && "${within[@]}" python -m pytest -m gpu -p no:cacheprovider ${side_by_side[@]+"${side_by_side[@]}"} tests/ops)
 }
 
 bench() { (cd "$site/source" && "${within[@]}" python -m benchmarks --device cuda "$@" --out "$out"); }
@@ -73,6 +76,7 @@ sanitize() {
     -k "stage_on or step_on and bfloat16 or many_steps and lstm and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
 }
 
+export PYTHONUNBUFFERED=1 # a part that is stopped leaves what it printed
 export PYTHONPATH="$site/lib${PYTHONPATH:+:$PYTHONPATH}"
 part machine machine
 part build build
