@@ -16,7 +16,9 @@ summary="$out/summary.txt"
 status=0
 wanted=("${@:2}")
 known=" "
-within=(timeout -k 10 "${FASTRCN_GPU_LIMIT:-1200}")
+# In the foreground: so that Ctrl-C reaches the part, and ends the script.
+within=(timeout --foreground -k 10 "${FASTRCN_GPU_LIMIT:-1200}")
+trap 'exit 130' INT
 
 part() { # part NAME COMMAND...: run it, keep its log, note how it ended
   local name="$1" begin=$SECONDS
@@ -33,7 +35,7 @@ part() { # part NAME COMMAND...: run it, keep its log, note how it ended
 
 machine() {
   git describe --always --dirty --abbrev=12 --exclude='*' || true
-  nvidia-smi
+  "${within[@]}" nvidia-smi
   python -c 'import torch, sys; print("Python", sys.version); print("PyTorch", torch.__version__, "CUDA", torch.version.cuda)'
   python -c 'import triton; print("Triton", triton.__version__)' || echo "Triton is not installed"
   nvcc --version || echo "nvcc is not on PATH"
@@ -41,7 +43,7 @@ machine() {
 }
 
 has_gpu() { # without one the GPU tests would all be skipped, which is no success
-  python -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no CUDA device")'
+  "${within[@]}" python -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no CUDA device")'
 }
 
 # The build goes to a folder of its own; the sources are copied, so that the checkout stays as it is.
@@ -49,7 +51,7 @@ build() {
   local copy="$site/source"
   mkdir -p "$copy"
   tar -C "$root" --exclude=.git --exclude=.venv --exclude=build --exclude='*.so' -cf - . | tar -C "$copy" -xf - || return 1
-  python -m pip install --no-build-isolation --no-deps --target "$site/lib" "$copy" && rm -rf "$copy/fastrcn"
+  "${within[@]}" python -m pip install --no-build-isolation --no-deps --target "$site/lib" "$copy" && rm -rf "$copy/fastrcn"
 }
 
 # From the copy: in the checkout, Python would find the sources there, which were not built.

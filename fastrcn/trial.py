@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fastrcn.ops import autograd, autotune
 from fastrcn.ops.tf32 import allows_tf32
@@ -45,11 +44,18 @@ class Trial(NamedTuple):
         """Under which the choice is kept."""
         t, kind = self.tensor, "training" if self.differentiated else "inference"
         tf32 = " tf32" if t.dtype == torch.float32 and allows_tf32() else ""
+        # Which tensors there are, and of which gradients are asked for.
+        given = "".join("-" if t is None else "g" if t.requires_grad else "t" for t in self.tensors)
         words = self.by("").words(self.tensors)
-        return f"backend {self.operation} {kind} {t.dtype}{tf32} {words}"
+        return f"backend {self.operation} {kind} {t.dtype}{tf32} {given} {words} torch{torch.__version__}"
 
     def run(self, backend):
-        """Results and gradients, by a backend; nothing that the caller has is changed."""
+        """Results and gradients, by a backend; nothing that the caller has is changed or told of it."""
+        own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+        with own_hooks, torch.autocast(self.tensor.device.type, enabled=False):
+            return self._run(backend)
+
+    def _run(self, backend):
         tensors = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in self.tensors]
         call = self.by(backend)
         with torch.set_grad_enabled(self.differentiated):
@@ -68,43 +74,53 @@ class Trial(NamedTuple):
 
 
 def trial_of(operation, by, tensors, differentiated) -> Trial | None:
-    """The trial of a call, where it may be timed: switched on, and its tensors are a GPU's own. ``by``: a function from
-    a backend to the call."""
-    if torch.compiler.is_compiling() or not autotune.enabled() or not _are_own(tensors):
+    """The trial of a call, where it may be timed: switched on, its tensors are a GPU's own and not empty, and nobody
+    looks on, as programs that are traced or transformed do. ``by``: a function from a backend to the call."""
+    if torch.compiler.is_compiling() or not autotune.enabled():
+        return None
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return None
+    own = [t for t in tensors if t is not None and t.is_floating_point()]
+    known = (torch.Tensor, torch.nn.Parameter)
+    if not all(_is_on_gpu(t) and type(t) in known and t.numel() for t in own):
         return None
     return Trial(operation, by, tensors, differentiated)
 
 
-def _are_own(tensors):
-    """Whether all are a GPU's tensors and no stand-ins, such as those of a transformation or of a traced program."""
-    own = (t for t in tensors if t is not None and t.is_floating_point())
-    known = (torch.Tensor, torch.nn.Parameter)
-    return all(t.is_cuda and type(t) in known and not is_functorch_wrapped_tensor(t) for t in own)
+def _is_on_gpu(tensor):
+    return tensor.is_cuda
 
 
 def fastest(trial: Trial, backends, default) -> str:
     """The backend, of several that can run a call, that is fastest; ``default`` while a CUDA graph is captured that
-    nobody has timed. The last is plain PyTorch."""
+    nobody has timed. The last is plain PyTorch. Where memory is short the choice holds for this process alone."""
     expected: list = []
+    short: list = []
 
     def start(candidate):
-        return _start(trial, candidate.backend, expected)
+        try:
+            return _start(trial, candidate.backend, expected)
+        except Exception as error:
+            told = f"backend {candidate.backend!r} failed in a trial of {trial.operation}: {error}"
+            warnings.warn(f"fastrcn: {told}", stacklevel=2)
+            short.extend([error] if isinstance(error, torch.OutOfMemoryError) else [])
+            return None
+
+    def key():
+        return f"{trial.key} of {'+'.join(backends)}"
 
     candidates = [_Candidate(name) for name in reversed(backends)]
-    return autotune.fastest(trial.tensor, lambda: trial.key, candidates, _Candidate(default), start).backend
+    chosen = autotune.fastest(trial.tensor, key, candidates, _Candidate(default), start, lambda: not short)
+    return chosen.backend
 
 
 def _start(trial: Trial, backend, expected):
-    """A function that runs the call once; None where it fails or its results are wrong."""
-    try:
-        found = trial.run(backend)
-    except Exception as error:
-        warnings.warn(f"fastrcn: backend {backend!r} failed in a trial of {trial.operation}: {error}", stacklevel=2)
-        return None
+    """A function that runs the call once; None where its results are wrong, or there are none to compare with."""
+    found = trial.run(backend)
     if backend == "reference":
         expected += found
     if not expected:
-        return None  # there is nothing to compare with
+        return None
     low = trial.tensor.dtype.itemsize == 2 or (trial.tensor.dtype == torch.float32 and allows_tf32())
     limit = _FURTHEST_LOW if low else _FURTHEST[trial.tensor.dtype]
     for a, b in zip(found, expected, strict=True):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastrcn
 from fastrcn import native, trial
@@ -27,7 +29,7 @@ def timed(monkeypatch, tmp_path):
         return plain(self, backend)
 
     monkeypatch.setattr(trial.Trial, "run", noted)
-    monkeypatch.setattr(trial, "_are_own", lambda tensors: True)
+    monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
     for name in ("_known", "_told"):
         monkeypatch.setattr(autotune, name, type(getattr(autotune, name))())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: GPU)
@@ -105,6 +107,8 @@ def test_batch_and_time_are_not_in_the_key_and_all_else_is(timed):
         lambda: fastrcn.ConvGRU(3, 4, stride=2)(x),
         lambda: layer(x[..., 1:]),
         lambda: layer(x, torch.zeros(1, 2, 4, 6, 6)),
+        lambda: layer(x, lengths=[5, 3]),
+        lambda: layer(x.requires_grad_()),
         lambda: layer.double()(x.double()),
     ]
     for n, other in enumerate(others, 2):
@@ -172,10 +176,84 @@ def test_a_name_is_asked_for_without_trial(timed):
     assert not timed
 
 
-def test_only_a_gpus_own_tensors_are_timed(monkeypatch, timed):
+class Subclass(torch.Tensor):
+    pass
+
+
+def mapped(layer, x):
+    torch.func.vmap(layer)(torch.stack([x, x]))
+
+
+def within_a_transform(layer, x):
+    torch.func.grad(lambda s: s * layer(x)[0].sum())(torch.tensor(1.0))
+
+
+def compiled(layer, x):
+    torch.compile(layer, backend="eager", fullgraph=True)(x)
+
+
+def looked_at(layer, x):
+    with FlopCounterMode(display=False):
+        layer(x)
+
+
+OTHERS = {
+    "vmap": mapped,
+    "grad": within_a_transform,
+    "compile": compiled,
+    "dispatch mode": looked_at,
+    "subclass": lambda layer, x: layer(x.as_subclass(Subclass)),
+    "empty": lambda layer, x: layer(x[:, :0]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_timed(name, timed):
+    with fastrcn.use_autotune(timer=lambda run: pytest.fail("timed")):
+        OTHERS[name](fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6))
+    assert not timed
+
+
+def test_tensors_of_other_devices_are_not_timed(monkeypatch, timed):
     monkeypatch.undo()
     with fastrcn.use_autotune(timer=lambda run: pytest.fail("timed")):
         fastrcn.ConvLSTM(3, 4)(torch.randn(5, 2, 3, 6, 6))
-        fastrcn.ConvLSTM(3, 4, device="meta")(torch.empty(5, 2, 3, 6, 6, device="meta"))
-        torch.func.vmap(fastrcn.ConvLSTM(3, 4))(torch.randn(2, 5, 2, 3, 6, 6))
     assert not timed
+
+
+def test_checkpoints():
+    """A trial's tensors are none that the caller saves."""
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6, requires_grad=True)
+    found = []
+    for timer in (times(2, 1), fastrcn.use_autotune(False)):
+        with timer:
+            output = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
+            found.append(torch.autograd.grad(output.square().sum(), [x, *layer.parameters()]))
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)
+
+
+def test_autocast_is_off_in_a_trial(monkeypatch):
+    layer, x, seen = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6), []
+    plain = trial.Trial._run
+    monkeypatch.setattr(
+        trial.Trial, "_run", lambda self, name: seen.append(torch.is_autocast_enabled("cpu")) or plain(self, name)
+    )
+    with times(2, 1), torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+    assert seen == [False, False]
+
+
+def test_where_memory_is_short_other_processes_try_again(monkeypatch, timed):
+    def change(results):
+        raise torch.OutOfMemoryError("of 80 GiB")
+
+    changed(monkeypatch, change)
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    with pytest.warns(UserWarning, match="of 80 GiB"), times(2, 1):
+        layer(x)
+    assert not autotune.file_of("cuda").exists()
+    tried = len(timed)
+    with times(None, None):
+        layer(x)
+    assert len(timed) == tried

@@ -121,10 +121,10 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
     _check_input(input, conv.in_channels, unbatched=False)
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
         return run_conv(conv, input, *_folded(conv, norm), relu, pool, backend)
-    if input.device.type == "cpu" and _gains(conv, input):
+    if input.device.type == "cpu" and (backend is not None or _gains(conv, input)):
         maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
-    else:
-        maps = conv(input)
+    else:  # not by a call: a class of its own may do more in it
+        maps = conv._conv_forward(input, conv.weight, conv.bias)
     if isinstance(norm, nn.SyncBatchNorm):
         for module in (norm, *_make_tail(relu, pool)):
             maps = module(maps)

@@ -55,7 +55,8 @@ def enabled():
 
 
 def milliseconds(launch):
-    """Median time of a launch on the GPU; infinite where the kernel needs more of a processor than there is."""
+    """Median time of a launch on the GPU; infinite where it needs more of a processor, or more memory, than there
+    is."""
     if not has_triton():
         from torch.utils.benchmark import Timer
 
@@ -65,7 +66,7 @@ def milliseconds(launch):
 
     try:
         time: Any = do_bench(launch, return_mode="median")
-    except OutOfResources:
+    except (OutOfResources, torch.OutOfMemoryError):
         return math.inf
     return time
 
@@ -94,13 +95,14 @@ def _triton_version():
     return f"triton{triton.__version__}"
 
 
-def fastest(tensor, key, candidates, default, start):
+def fastest(tensor, key, candidates, default, start, lasts=lambda: True):
     """The candidate (a dataclass of what JSON has) that is fastest on the GPU of ``tensor``, as found now or before;
     ``default`` where nothing is measured.
 
     ``key``: a function that names what is chosen for. ``start``: a function that from a candidate makes one that runs
     it once and changes nothing that is used afterwards, or None for a candidate that cannot run. While a CUDA graph is
-    captured nothing can be measured: what is not known then has its default.
+    captured nothing can be measured: what is not known then has its default. ``lasts``: whether what was found, asked
+    when it is, holds for other processes too.
     """
     measure = timer()
     if measure is None:
@@ -117,10 +119,10 @@ def fastest(tensor, key, candidates, default, start):
     # Without the lock: a candidate may have choices of its own, made in another thread.
     with device_of(tensor):
         times = [math.inf if run is None else measure(run) for run in map(start, candidates)]
-    if min(times) == math.inf:
-        return default
     with _lock:
-        chosen = _record(file, key, candidates, candidates[times.index(min(times))])
+        chosen = default if min(times) == math.inf else candidates[times.index(min(times))]
+        if min(times) < math.inf and lasts():
+            chosen = _record(file, key, candidates, chosen)
         _known[file][key] = list(astuple(chosen))
         return chosen
 

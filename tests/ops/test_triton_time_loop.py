@@ -77,11 +77,9 @@ def at_last(loop):
     ("loop", "expected"),
     [
         (loop_of(Launch()), "persistent"),
-        (loop_of(Launch(), Launch()), "captured"),
-        (loop_of(Launch(), Launch(walks=False)), "captured"),
-        (loop_of(Launch(walks=False)), "captured"),
+        (loop_of(Launch(), Launch()), "launched"),
+        (loop_of(Launch(walks=False)), "launched"),
         (loop_of(Launch(resident=False)), "launched"),
-        (loop_of(Launch(), Launch(resident=False)), "launched"),
         (loop_of(Launch(), count=3), "launched"),
         (loop_of(Launch(device="cpu")), "launched"),
     ],
@@ -126,13 +124,19 @@ def test_a_walk_leaves_the_first_and_the_last_step():
     assert launch.walked == [(1, 1, 4, 1)]
 
 
-def test_no_capture_within_a_capture(monkeypatch, graphs):
+@pytest.fixture
+def captured():
+    with fastrcn.use_time_loop("captured"):
+        yield
+
+
+def test_no_capture_within_a_capture(monkeypatch, graphs, captured):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert at_last(loop_of(Launch(), Launch())) == "launched"
     assert not graphs
 
 
-def test_loops_that_come_again_are_captured_once(graphs):
+def test_loops_that_come_again_are_captured_once(graphs, captured):
     loop = loop_of(Launch(), Launch())
     assert [started(loop) for _ in range(4)] == ["launched", "captured", "captured", "captured"]
     assert [graph.replays for graph in graphs] == [3]
@@ -145,14 +149,17 @@ def test_loops_that_come_again_are_captured_once(graphs):
     assert len(graphs) == 1
 
 
-def test_what_was_used_longest_ago_goes_first(monkeypatch, graphs):
-    monkeypatch.setattr(triton_time_loop, "_MOST_GRAPHS", 2)
+def test_graphs_have_a_limit(monkeypatch, graphs, captured):
+    """What is in use stays; what nobody has used for long makes room."""
+    monkeypatch.setattr(triton_time_loop, "_MOST_KERNELS", 30)
+    monkeypatch.setattr(triton_time_loop, "_IN_USE", 8)
     one, two, three = (loop_of(Launch(identity=k), Launch()) for k in range(3))
     for loop in (one, two):
         assert at_last(loop) == "captured"
-    assert started(one) == "captured"
-    assert at_last(three) == "captured"
-    assert started(one) == "captured"
+    assert [started(loop) for loop in (one, two, three) * 3] == ["captured", "captured", "launched"] * 3
+    assert len(graphs) == 2
+    assert [started(two) for _ in range(9)] == ["captured"] * 9
+    assert started(three) == "captured"
+    assert started(one) == "launched"
     assert len(graphs) == 3
-    started(two)
-    assert len(graphs) == 4
+    assert triton_time_loop._graphs.kernels == 24

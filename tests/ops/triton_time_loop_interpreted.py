@@ -2,6 +2,8 @@
 does again what the launches do, on other values in the same memory."""
 
 import ctypes
+from copy import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -153,8 +155,49 @@ def test_a_graph_does_what_launches_do(name, graphs):
     assert [graph.replays for graph in graphs] == [2] * len(loops)
 
 
+@pytest.mark.parametrize("name", ["lstm", "both_directions"])
+def test_all_that_a_launch_passes_makes_it_another(name, graphs):
+    for loop in noted(CALLS[name]):
+        for launch in loop.launches:
+            if isinstance(launch, triton_together._Twins):
+                others = [changed(launch, **{part: other}) for part in ("launch", "other")
+                          for other in changes(getattr(launch, part))]  # fmt: skip
+            else:
+                others = changes(launch)
+            identities = [launch.identity, *(other.identity for other in others)]
+            assert len(set(identities)) == len(identities)
+
+
+def changed(one, **parts):
+    other = copy(one)
+    vars(other).update(parts)
+    return other
+
+
+def changes(launch):
+    """A launch with each of the things changed that it passes, or that choose the compiled kernel."""
+    of_type = [launch.tensors[0].view(torch.int32), *launch.tensors[1:]]
+    (buffer, clock), *rest = launch.pointers
+    return [
+        changed(launch, kernel=object()),
+        changed(launch, tiles=launch.tiles + 1),
+        changed(launch, addresses=[launch.addresses[0] + 16, *launch.addresses[1:]]),
+        changed(launch, tensors=of_type),
+        changed(launch, pointers=[(replace(buffer, shift=buffer.shift + 1), clock), *rest]),
+        changed(launch, pointers=[(replace(buffer, first=torch.empty(1)), clock), *rest]),
+        changed(launch, constants=launch.constants | {"C": 1000}),
+        changed(launch, options=launch.options | {"num_warps": 1000}),
+        changed(launch, sizes=(*launch.sizes[:-1], 1000)),
+        *(
+            changed(launch, products=[replace(launch.products[0], **part), *launch.products[1:]])
+            for part in ({"steps": 1000}, {"map": (1000, 1)}, {"skip_first": not launch.products[0].skip_first})
+            if launch.products
+        ),
+    ]
+
+
 def test_a_loop_that_is_made_anew_is_the_same(graphs):
-    """Its memory decides, and every number that it passes."""
+    """Its memory decides, and its times."""
     programs = []
 
     class Noted(TritonProgram):

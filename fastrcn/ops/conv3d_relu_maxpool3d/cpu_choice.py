@@ -47,8 +47,10 @@ def _maps(x, weight, size):
 def owns_weight_gradient(x, weight, conv: Conv, size):
     """Whether the compiled kernel takes the gradient of the weight, or the library, together with that of the input."""
     pixels = x.shape[0] * size[0] * size[1] * size[2]
-    own = conv.groups == 1 and x.dtype.itemsize >= 4 and pixels >= _FEWEST_OWN_PIXELS
-    return own and not _has_direct_kernel(x, weight, conv)
+    if conv.groups > 1 or x.dtype.itemsize < 4:
+        return False
+    # The library's direct kernel leaves taps of some kernels unwritten where a stride goes over frames.
+    return conv.stride[0] > 1 or (pixels >= _FEWEST_OWN_PIXELS and not _has_direct_kernel(x, weight, conv))
 
 
 def _has_fast_library(x):

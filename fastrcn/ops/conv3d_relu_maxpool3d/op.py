@@ -23,9 +23,9 @@ class Call(NamedTuple):
 
     def words(self, tensors):
         """What is constant in a call of these tensors, whatever batch and time."""
-        x, weight, bias = tensors
-        sizes = x.shape[1], *x.shape[3:], *weight.shape, bias is not None
-        return f"{sizes} {is_last(x)} {self[1:]}"
+        x, weight, _ = tensors
+        sizes, layouts = (x.shape[1], *x.shape[3:], *weight.shape), (is_last(x), is_last(weight))
+        return f"{sizes} {layouts} {self[1:]}"
 
     def forward(self, tensors):
         """The operator's results: the pooled maps and, where it is kept, the cell of each window."""

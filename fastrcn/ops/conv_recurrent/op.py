@@ -41,10 +41,10 @@ class Call(NamedTuple):
 
     def words(self, tensors):
         """What is constant in a call of these tensors, whatever batch and time."""
-        inputs, weight_ih, weight_hh, bias, weight_ch, hx, masks, _ = self.split(tensors)
+        inputs, weight_ih, weight_hh, bias, weight_ch, _, masks, _ = self.split(tensors)
         maps = [tuple(x.shape[2:]) for x in (*inputs, *masks)]
         weights = [None if w is None else tuple(w.shape) for w in (*weight_ih, weight_hh, bias, weight_ch)]
-        return f"{schedule_of(self.cell).fingerprint} {maps} {weights} {len(hx)} {self[4:7]} save={self.save}"
+        return f"{schedule_of(self.cell).fingerprint} {maps} {weights} {self[4:7]} save={self.save}"
 
     def forward(self, tensors):
         """The operator's results."""

@@ -2,7 +2,8 @@
 CUDA graph; "persistent", by one kernel that walks over time itself. Chosen by shape.
 
 A step whose tiles all run at once is over in some microseconds, sooner than Python starts the next one: then one kernel
-walks over time where a step is a single phase, and graphs start the others. Both are estimates, not measured yet.
+walks over time where a step is a single phase. That is an estimate, not measured yet. Graphs are made where they are
+asked for: while one is captured PyTorch refuses random numbers to other threads that use the same GPU.
 
 A graph holds addresses, so it serves a loop whose every argument is as it was: those of training at constant sizes soon
 are, for PyTorch's allocator gives the same memory again. A loop that comes a second time is captured, which runs
@@ -13,6 +14,7 @@ are launched one by one, into that graph.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -23,10 +25,13 @@ from fastrcn.ops.triton_support import device_of
 NAMES = ("launched", "captured", "persistent")
 
 _FEWEST_STEPS = 4
-"""Of a loop for which a graph, or a kernel of its own, is made unasked."""
+"""Of a loop that is walked unasked."""
 
-_MOST_GRAPHS = 128
+_MOST_KERNELS = 1 << 14
+"""In all graphs: a graph takes about a kilobyte for each."""
 _MOST_SEEN = 1024
+_IN_USE = 4096
+"""A graph that served one of so many last loops is not given up for another."""
 
 _time_loop = Choice("time_loop", NAMES)
 
@@ -82,8 +87,8 @@ def _choose(loop: Loop):
     """What was asked for, as far as it can be, else what is estimated to be fastest."""
     asked, can_walk, can_capture = _time_loop.asked, _can_walk(loop), _can_capture(loop.tensor)
     long_enough = loop.tensor.is_cuda and loop.count >= _FEWEST_STEPS
-    if asked is None and long_enough and all(launch.resident for launch in loop.launches):
-        asked = "persistent" if can_walk else "captured"
+    if asked is None and long_enough:
+        asked = "persistent"
     if (asked == "persistent" and can_walk) or (asked == "captured" and can_capture):
         return asked
     return "launched"
@@ -112,45 +117,74 @@ def _can_capture(tensor):
 def _capture(loop: Loop):
     """The loop as a graph. A mode of capturing that leaves other work of this thread alone, such as the end of what is
     garbage."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(torch.cuda.Stream(loop.tensor.device)):
+    graph, device = torch.cuda.CUDAGraph(), loop.tensor.device
+    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    # PyTorch prepares its random numbers on the stream that is captured: before and after what others do with them.
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
         graph.capture_begin(capture_error_mode="relaxed")
         try:
             loop.launch()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    current.wait_stream(side)
     return graph
 
 
+class _Entry(NamedTuple):
+    graph: Any
+    kernels: int
+    used: int
+
+
 class _Graphs:
-    """The graphs of loops that came more than once; what was used longest ago goes first."""
+    """The graphs of loops that came more than once."""
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.found: OrderedDict[tuple, Any] = OrderedDict()
+        self.found: OrderedDict[tuple, _Entry] = OrderedDict()  # what was used longest ago comes first
         self.seen: OrderedDict[tuple, None] = OrderedDict()
+        self.kernels = self.runs = 0
 
     def run(self, loop: Loop):
-        """Start the loop's graph, or where it comes for the first time its kernels."""
-        key = loop.key
+        """Start the loop's graph, or where it has none its kernels."""
         with self.lock:
-            graph = self.found.pop(key, None)
-            if graph is None and key in self.seen:
-                graph = _capture(loop)
-            if graph is not None:
-                self._put(self.found, key, graph, _MOST_GRAPHS)
-            else:
-                self._put(self.seen, key, None, _MOST_SEEN)
+            graph = self._graph_of(loop)
         if graph is not None:
             graph.replay()
         else:
             loop.launch()
 
-    @staticmethod
-    def _put(entries, key, value, most):
-        entries[key] = value
-        if len(entries) > most:
-            entries.popitem(last=False)
+    def _graph_of(self, loop: Loop):
+        key, kernels = loop.key, loop.count * len(loop.launches)
+        self.runs += 1
+        if key in self.found:
+            graph = self.found.pop(key).graph
+        elif key not in self.seen:
+            self.seen[key] = None
+            if len(self.seen) > _MOST_SEEN:
+                self.seen.popitem(last=False)
+            return None
+        elif self._has_room(kernels):
+            graph = _capture(loop)
+            self.kernels += kernels
+        else:
+            return None
+        self.found[key] = _Entry(graph, kernels, self.runs)
+        return graph
+
+    def _has_room(self, kernels):
+        """Whether a graph of so many kernels may be added, once those are given up that nobody uses any more."""
+        while self.kernels + kernels > _MOST_KERNELS and self.found:
+            key, oldest = next(iter(self.found.items()))
+            if self.runs - oldest.used <= _IN_USE:
+                break
+            del self.found[key]
+            self.kernels -= oldest.kernels
+        return self.kernels + kernels <= _MOST_KERNELS
 
 
 _graphs = _Graphs()
