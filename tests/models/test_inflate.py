@@ -169,8 +169,8 @@ def small_net(kind=nn.MaxPool2d):
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 def test_training_in_float32(padding):
     """Whoever convolves before the normalisation: that depends on type and size, and here one clip is small."""
-    layers = nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
-    net = lively(nn.Sequential(*layers, nn.Linear(24, 3)))
+    layers = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    net = lively(nn.Sequential(*layers, nn.Linear(64, 3)))
     exact = inflate(net, torch.zeros(1, 3, 8, 8).double(), {"0": (3, 1)}, temporal_padding=padding).train()
     for shape in ((1, 3, 3, 8, 8), (4, 3, 9, 8, 8)):
         clip = torch.randn(shape, dtype=torch.float64)
