@@ -126,7 +126,7 @@ def test_masks_where_threads_share_out_channels(one_thread):
 def test_bfloat16(native_type, monkeypatch, one_thread):
     """In the type that this processor computes in, and in bfloat16 itself, as where oneDNN convolves it."""
     if native_type:
-        monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
+        monkeypatch.setattr(cpu, "compute_type", lambda dtype, channels: dtype)
     compare_with_loop("mgu", CASES["reverse_lengths"], "cpu", torch.bfloat16, seeds=draws(torch.bfloat16))
     for name in ("zoned_lstm", "zoned_in_evaluation", "dropped_gru"):
         compare_noisy(name, CASE, "cpu", torch.bfloat16)

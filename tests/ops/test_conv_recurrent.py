@@ -79,12 +79,21 @@ def test_bfloat16_is_no_worse_than_twice_the_plain_loop(name, case, backend):
     compare(SUBJECTS[name], CASES[case], torch.bfloat16, backend)
 
 
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "stacked"])
+@pytest.mark.parametrize("library", [False, True], ids=["without_library", "library"])
+def test_bfloat16_of_more_channels(name, library, monkeypatch):
+    """With so many, oneDNN convolves where it can; here as if it could, and as if it could not."""
+    monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
+    compare(SUBJECTS[name], Case(channels=9), torch.bfloat16, "cpu")
+    compare(SUBJECTS[name], Case(inputs=10, channels=3), torch.bfloat16, "cpu", recompute=True)
+
+
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "lstm_full"])
 def test_native_bfloat16_storage(name, monkeypatch):
     """The stages' bfloat16 storage, which automatic choice uses only where oneDNN convolves bfloat16."""
     from fastrcn.ops.conv_recurrent import cpu
 
-    monkeypatch.setattr(cpu, "compute_type", lambda dtype: dtype)
+    monkeypatch.setattr(cpu, "compute_type", lambda dtype, channels: dtype)
     compare(SUBJECTS[name], Case(states=False), torch.bfloat16, "cpu")
 
 

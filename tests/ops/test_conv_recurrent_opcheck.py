@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastrcn import native
 from fastrcn.cells import Zoneout
 from tests.helpers.cells import SUBJECTS, Case, make_tensors
 
@@ -14,8 +15,22 @@ SMALL = Case(steps=3, batch=2, inputs=2, channels=3, height=4, width=3)
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "stacked"])
 @pytest.mark.parametrize("save", [0, 1, 2])
 def test_opcheck(name, save):
+    opcheck(name, save, SMALL, torch.float64)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (9, 3), (2, 9)], ids="{0[0]}_to_{0[1]}".format)
+@pytest.mark.parametrize("library", [False, True], ids=["without_library", "library"])
+def test_opcheck_in_bfloat16(sizes, library, monkeypatch):
+    """What is saved is float32 where the call is computed so: with few channels, or without oneDNN's convolution."""
+    monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
+    inputs, channels = sizes
+    for name in ("lstm_channel", "stacked"):
+        opcheck(name, 2, replace(SMALL, inputs=inputs, channels=channels), torch.bfloat16)
+
+
+def opcheck(name, save, case, dtype):
     subject = SUBJECTS[name]
-    t = {n: v.detach() for n, v in make_tensors(subject, SMALL).items()}
+    t = {n: v.detach() for n, v in make_tensors(subject, case, dtype).items()}
     inputs = [t["x"], t["below"]] if subject.below else [t["x"]]
     weights = [t["weight_ih"], t["weight_bh"]] if subject.below else [t["weight_ih"]]
     hx = [t[n] for n in ("h0", "c0")[: subject.states]]

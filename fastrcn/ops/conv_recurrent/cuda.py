@@ -50,7 +50,7 @@ def can_run(subject: Subject, dtype, device):
     )
 
 
-def compute_type(dtype):
+def compute_type(dtype, channels):
     """Type in which a call of ``dtype`` is computed: its own; the kernels' sums are float32, or float64."""
     return dtype
 

@@ -25,6 +25,11 @@ def program_of(backend):
     return _BACKENDS[backend].Program
 
 
+def _compute_type(backend, weight_ih, weight_hh):
+    """Type in which a backend computes a call with these weights."""
+    return _BACKENDS[backend].compute_type(weight_hh.dtype, max(w.shape[1] for w in (*weight_ih, weight_hh)))
+
+
 def _cast(tensors, dtype):
     return [None if t is None else t.to(dtype) for t in tensors]
 
@@ -34,7 +39,7 @@ def forward_requests(
     reverse, save,
 ):  # fmt: skip
     """What ``forward`` returns, as a generator of requests (see ``fused.Request``)."""
-    schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
+    schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _compute_type(backend, weight_ih, weight_hh)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)
     output, finals, saved = yield from fused.forward(
@@ -64,7 +69,7 @@ def forward_fake(
     """Shapes, strides and types of what ``forward`` returns."""
     schedule = schedule_of(cell)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
-    steps, compute = geometry.steps, _BACKENDS[backend].compute_type(weight_hh.dtype)
+    steps, compute = geometry.steps, _compute_type(backend, weight_ih, weight_hh)
     results = empty_results(geometry, weight_hh)
     if save:
         for conv in schedule.convolved_states[1:]:
@@ -86,7 +91,7 @@ def backward_requests(
     dilation, padding, reverse, needs,
 ):  # fmt: skip
     """What ``backward`` returns, as a generator of requests."""
-    schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _BACKENDS[backend].compute_type(weight_hh.dtype)
+    schedule, dtype, compute = schedule_of(cell), weight_hh.dtype, _compute_type(backend, weight_ih, weight_hh)
     geometry = Geometry.of(schedule, inputs, weight_ih, weight_hh, stride, dilation, padding, reverse)
     n = len(inputs)
     weight_hh, bias, weight_ch = _cast((weight_hh, bias, weight_ch), compute)

@@ -36,7 +36,7 @@ def can_run(subject: Subject, dtype, device):
     return True, manner("one kernel launch per phase and step" + norms)
 
 
-def compute_type(dtype):
+def compute_type(dtype, channels):
     """Type in which a call of ``dtype`` is computed: its own; sums are float32 in the kernels."""
     return dtype
 
