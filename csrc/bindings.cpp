@@ -20,6 +20,7 @@ namespace py = pybind11;
 
 namespace {
 
+// Of the sums that a type is computed with.
 int64_t element_size(int type) { return static_cast<frcn::DataType>(type) == frcn::DataType::float64 ? 8 : 4; }
 
 struct WeightGradientTask {
@@ -54,15 +55,19 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
   set(args.padding, padding);
   task.totals = reinterpret_cast<char*>(totals);
   const int64_t taps = args.kernel[0] * args.kernel[1] * args.kernel[2];
+  const bool half = static_cast<frcn::DataType>(type) == frcn::DataType::bfloat16;
   if (by_rows) {
-    task.function = table.weight_gradient;
+    task.function = half ? table.weight_gradient_bfloat16_rows : table.weight_gradient;
     task.units = args.images * args.size[0] * args.size[1];
     task.bytes = taps * args.inputs * args.outputs * sizeof(float);
   } else {
     const int64_t block = table.block_outputs(element_size(type));
-    task.function = element_size(type) == 8 ? table.weight_gradient_double : table.weight_gradient_float;
+    task.function = half                      ? table.weight_gradient_bfloat16
+                    : element_size(type) == 8 ? table.weight_gradient_double
+                                              : table.weight_gradient_float;
     task.units = args.kernel[0] * ((args.outputs + block - 1) / block);
   }
+  if (!task.function) throw std::invalid_argument("fastrcn: no compiled weight gradient of this type for " + isa);
   const int64_t products = args.images * args.size[0] * args.size[1] * args.size[2] * taps * args.inputs * args.outputs;
   py::gil_scoped_release release;
   frcn::parallel(
@@ -122,8 +127,11 @@ class PyProgram {
                        const Triple& kernel, const Triple& stride, const Triple& dilation, const Triple& padding,
                        bool skip_first) {
     frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first};
-    c.function = program_.type == frcn::DataType::float64 ? kernels_.convolutions->convolve_double
-                                                          : kernels_.convolutions->convolve_float;
+    const auto& table = *kernels_.convolutions;
+    c.function = program_.type == frcn::DataType::float64    ? table.convolve_double
+                 : program_.type == frcn::DataType::bfloat16 ? table.convolve_bfloat16
+                                                             : table.convolve_float;
+    if (!c.function) throw std::invalid_argument("fastrcn: no compiled convolution of this type for " + isa_);
     c.args.weight = reinterpret_cast<const char*>(weight);
     std::tie(c.args.inputs, c.args.outputs) = channels;
     set(c.args.source_size, source_size);
@@ -154,14 +162,15 @@ class PyProgram {
   }
 
   void add_stage(const std::string& fingerprint, int stage, bool backward, const std::vector<BufferTuple>& buffers,
-                 const std::vector<int64_t>& pitch, const std::vector<int64_t>& parameter_size) {
+                 const std::vector<int64_t>& pitch, const std::vector<int64_t>& element,
+                 const std::vector<int64_t>& parameter_size) {
     const auto* entry = frcn::find_stage(isa_, fingerprint, stage, backward, program_.type);
     if (!entry) throw std::invalid_argument("fastrcn: no compiled stage " + fingerprint + " for " + isa_);
     if (buffers.size() != static_cast<size_t>(entry->arguments) || pitch.size() != buffers.size() ||
-        buffers.size() > frcn::kMaxStageArguments ||
+        element.size() != buffers.size() || buffers.size() > frcn::kMaxStageArguments ||
         parameter_size.size() != static_cast<size_t>(entry->parameter_gradients))
       throw std::invalid_argument("fastrcn: stage " + fingerprint + " got buffers that do not fit its signature");
-    frcn::StageStep s{entry->function, {}, pitch, entry->parameter_gradients, parameter_size};
+    frcn::StageStep s{entry->function, {}, pitch, element, entry->parameter_gradients, parameter_size};
     for (const auto& b : buffers) s.buffers.push_back(buffer(b));
     program_.steps.push_back({frcn::Program::Kind::stage, program_.stages.size()});
     program_.stages.push_back(std::move(s));
@@ -187,6 +196,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("parallel_runtime_found", &frcn::parallel_runtime_found, "Whether PyTorch's OpenMP threads can be used.");
   m.def("block_outputs", &block_outputs,
         "Output channels of one block of a packed convolution weight, for an instruction set and data type.");
+  m.def(
+      "convolves_bfloat16",
+      [](const std::string& isa) { return frcn::find_kernels(isa).convolutions->convolve_bfloat16 != nullptr; },
+      "Whether there is a compiled convolution of bfloat16 for an instruction set.");
   m.def(
       "has_stage",
       [](const std::string& isa, const std::string& fingerprint, int stage, bool backward, int type) {

@@ -69,9 +69,19 @@ def isa() -> str:
 
 
 @cache
+def _has_amx() -> bool:
+    return torch.cpu._is_amx_tile_supported()
+
+
+@cache
 def has_bfloat16_convolution() -> bool:
     """Whether oneDNN has bfloat16 convolutions on this processor."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def convolves_bfloat16() -> bool:
+    """Whether the extension convolves bfloat16: by instructions for it, except where oneDNN has AMX's tiles."""
+    return module() is not None and module().convolves_bfloat16(isa()) and not _has_amx()
 
 
 def register_stages(path) -> None:

@@ -6,6 +6,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "common/storage.h"
 
 namespace FRCN_ISA {
@@ -58,11 +62,15 @@ FRCN_HD typename Vector<A>::Type load_vector(const bfloat16* from) {
 }
 
 inline void store_vector(bfloat16* to, Vector<float>::Type value) {
+#if defined(__AVX512BF16__)
+  const auto narrow = _mm512_cvtneps_pbh((__m512)value);
+#else
   Packed<uint32_t, kLanes<float>>::Type bits;
   std::memcpy(&bits, &value, sizeof bits);
   const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const auto found = value == value ? rounded : (bits >> 16) | 0x40u;
   const auto narrow = __builtin_convertvector(found, Packed<uint16_t, kLanes<float>>::Type);
+#endif
   std::memcpy(to, &narrow, sizeof narrow);
 }
 

@@ -1,4 +1,4 @@
-// Layer normalisation, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
+// Layer normalisation, compiled once per instruction set (FRCN_ISA: base, avx2, avx512, avx512_bf16).
 #include <algorithm>
 #include <cmath>
 

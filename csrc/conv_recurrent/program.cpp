@@ -32,7 +32,7 @@ struct Phase {
   const Program& program;
   std::vector<Task> tasks;
 
-  int64_t element() const { return program.type == DataType::float64 ? 8 : 4; }
+  int64_t element() const { return item_size(program.type); }
   int64_t pixels() const { return program.images * program.map_pixels; }
 };
 
@@ -110,7 +110,7 @@ void run_tasks(const Phase& phase, int part, int64_t begin, int64_t end, int64_t
     } else {
       StageArgs args = task.stage_args;
       args.channels = last - first;
-      for (size_t k = 0; k < task.stage->buffers.size(); ++k) args.data[k] += first * size;
+      for (size_t k = 0; k < task.stage->buffers.size(); ++k) args.data[k] += first * task.stage->element[k];
       task.stage->function(args, begin, end);
     }
   }

@@ -45,6 +45,7 @@ struct StageStep {
   StageFunction function;
   std::vector<Buffer> buffers;
   std::vector<int64_t> pitch;
+  std::vector<int64_t> element;         // bytes of one of a buffer's: in bfloat16 some states are float
   int parameter_gradients;              // the last so many buffers are accumulated over pixels, in double
   std::vector<int64_t> parameter_size;  // channels: one row for all pixels; pixels_per_image * channels: a map
 };

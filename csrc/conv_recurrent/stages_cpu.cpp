@@ -1,5 +1,5 @@
-// The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512) into the
-// extension, and for other cells into libraries of their own (FRCN_STAGE_LIBRARY).
+// The emitted stages as loops over pixels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512,
+// avx512_bf16) into the extension, and for other cells into libraries of their own (FRCN_STAGE_LIBRARY).
 #include "conv_recurrent/rows.h"
 
 namespace FRCN_ISA {

@@ -7,9 +7,10 @@
 
 namespace frcn {
 
-// target += convolution(source, weight). Maps are channels-last and dense, of type float or double; sizes are of
-// frames, rows and columns, one frame for a 2-D convolution. The weight is packed as [blocks of outputs][kernel
-// frames][kernel rows][kernel columns][inputs][outputs of a block], zeros behind the last output.
+// target += convolution(source, weight). Maps are channels-last and dense, of type float, double or bfloat16; sizes are
+// of frames, rows and columns, one frame for a 2-D convolution. The weight is packed as [blocks of outputs][kernel
+// frames][kernel rows][kernel columns][inputs][outputs of a block], zeros behind the last output; of bfloat16, as
+// [...][pairs of inputs][outputs of a block][2], zeros behind an odd number of inputs.
 struct ConvolutionArgs {
   const char* source;
   char* target;
@@ -26,12 +27,14 @@ using ConvolutionFunction = void (*)(const ConvolutionArgs&, int64_t begin, int6
 // What was compiled for one instruction set.
 struct ConvolutionTable {
   ConvolutionFunction convolve_float, convolve_double;
+  ConvolutionFunction convolve_bfloat16;   // null where the instruction set has no products of bfloat16
   WeightGradientFunction weight_gradient;  // float, for few inputs: rows [begin, end)
   // Blocks of outputs [begin, end) of all the kernel's frames.
   WeightGradientFunction weight_gradient_float, weight_gradient_double;
+  WeightGradientFunction weight_gradient_bfloat16_rows, weight_gradient_bfloat16;  // both ways; null likewise
   int vector_bytes;
 
-  // Outputs of one block of packed weights, by the size of an element.
+  // Outputs of one block of packed weights, by the size of a sum's element.
   int64_t block_outputs(int64_t element) const { return 2 * vector_bytes / element; }
 };
 

@@ -1,12 +1,12 @@
-// Weight gradient of a convolution with few input channels, on channels-last maps.
+// Weight gradient of a convolution, on channels-last maps.
 #pragma once
 
 #include <cstdint>
 
 namespace frcn {
 
-// x: (images, source_size, inputs); grad: (images, size, outputs); both dense, of type float or double. Sizes are of
-// frames, rows, columns.
+// x: (images, source_size, inputs); grad: (images, size, outputs); both dense, of type float, double or bfloat16. Sizes
+// are of frames, rows, columns.
 struct WeightGradientArgs {
   const char* x;
   const char* grad;
@@ -15,8 +15,8 @@ struct WeightGradientArgs {
   int64_t kernel[3], stride[3], dilation[3], padding[3];
 };
 
-// Adds a part of the gradient to total (kd, kh, kw, inputs, outputs): that over rows [begin, end) of all images' and
-// frames' rows, or blocks [begin, end) of it.
+// Adds a part of the gradient to total (kd, kh, kw, inputs, outputs), float for bfloat16: that over rows [begin, end)
+// of all images' and frames' rows, or blocks [begin, end) of it.
 using WeightGradientFunction = void (*)(const WeightGradientArgs&, int64_t begin, int64_t end, char* total);
 
 }  // namespace frcn

@@ -3,13 +3,15 @@
 // A thread owns some blocks of outputs for some frames of the kernel, so nothing is summed between threads. It walks
 // over tiles of a few hundred pixels: their gradients are packed by blocks of outputs, the inputs that one frame of the
 // kernel joins to them by blocks of 6, with zeros around the map. A block of outputs by 6 inputs then stays in
-// registers over the whole tile, both panels stay in the first-level cache, and a tap is an offset.
+// registers over the whole tile, both panels stay in the first-level cache, and a tap is an offset. With few inputs
+// threads share out the rows instead, and sum on their own. Pixels of bfloat16 are taken in pairs of neighbours.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "common/vector.h"
+#include "convolution/product.h"
 #include "convolution/weight_gradient.h"
 
 namespace FRCN_ISA {
@@ -22,34 +24,47 @@ struct Piece {
   int64_t image, frame, first, last;
 };
 
-template <class F>
+template <class T>
 class PackedWeightGradient {
  public:
-  static constexpr int kPanelOutputs = 2 * kLanes<F>;
+  using P = Product<T>;
+  using F = typename P::Sum;
+  using V = typename P::V;
+  static constexpr int kPanelOutputs = 2 * kLanes<F>, kTogether = P::kTogether;
 
   explicit PackedWeightGradient(const frcn::WeightGradientArgs& args) : a(args) {
     blocks = (a.outputs + kPanelOutputs - 1) / kPanelOutputs;
     input_blocks = (a.inputs + kPanelInputs - 1) / kPanelInputs;
     width = a.source_size[2] + 2 * a.padding[2];
     rows = std::min(a.size[1], std::max<int64_t>(1, kPanelPixels / a.size[2]));
+    row_pixels = (a.size[2] + kTogether - 1) / kTogether * kTogether;
   }
 
-  // Items count through the kernel's frames and, within each, through the blocks of outputs.
-  void run(int64_t begin, int64_t end, F* total) {
-    const int64_t frames = a.images * a.size[0], pieces_per_frame = (a.size[1] + rows - 1) / rows;
-    const int64_t together = std::max<int64_t>(1, kPanelPixels / (rows * a.size[2]));
+  // Items count through the kernel's frames and, within each, through the blocks of outputs; rows through those of all
+  // images and frames.
+  void run(int64_t first_row, int64_t last_row, int64_t begin, int64_t end, F* total) {
+    const size_t together = std::max<int64_t>(1, kPanelPixels / (rows * a.size[2]));
     std::vector<Piece> tile;
-    for (int64_t k = 0; k < frames * pieces_per_frame; k += together) {
+    for (int64_t row = first_row; row < last_row;) {
       tile.clear();
-      for (int64_t n = k; n < std::min(frames * pieces_per_frame, k + together); ++n) {
-        const int64_t frame = n / pieces_per_frame, first = n % pieces_per_frame * rows;
-        tile.push_back({frame / a.size[0], frame % a.size[0], first, std::min(a.size[1], first + rows)});
+      while (tile.size() < together && row < last_row) {
+        const int64_t frame = row / a.size[1], y = row % a.size[1];
+        const int64_t last = std::min({a.size[1], y + rows, y + last_row - row});
+        tile.push_back({frame / a.size[0], frame % a.size[0], y, last});
+        row += last - y;
       }
       add_tile(tile, begin, end, total);
     }
   }
 
+  int64_t items() const { return a.kernel[0] * blocks; }
+  int64_t all_rows() const { return a.images * a.size[0] * a.size[1]; }
+
  private:
+  // In the packed inputs those of a pixel are neighbours, or where pixels are taken in pairs, the pixels of an input.
+  int64_t pixel_step() const { return kTogether == 1 ? kPanelInputs : 1; }
+  int64_t input_step() const { return kTogether == 1 ? 1 : width; }
+
   int64_t source_rows() const { return (rows - 1) * a.stride[1] + (a.kernel[1] - 1) * a.dilation[1] + 1; }
 
   int64_t source_frame(const Piece& p, int64_t tap) const {
@@ -66,33 +81,47 @@ class PackedWeightGradient {
     }
   }
 
-  // (blocks, pixels of the tile, outputs of a block): only the blocks of the items.
+  // (blocks, pixels of the tile, outputs of a block), or (blocks, pairs of pixels, outputs of a block, 2), zeros behind
+  // an odd row: only the blocks of the items.
   void pack_gradients(const std::vector<Piece>& tile, int64_t begin, int64_t end) {
     pixels = 0;
-    for (const Piece& p : tile) pixels += (p.last - p.first) * a.size[2];
+    for (const Piece& p : tile) pixels += (p.last - p.first) * row_pixels;
     gradients.resize(blocks * pixels * kPanelOutputs);
     const bool all = end - begin >= blocks;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t n = begin / blocks * blocks + b;
       if (!all && !((n >= begin && n < end) || (n + blocks >= begin && n + blocks < end))) continue;
       const int64_t count = std::min<int64_t>(kPanelOutputs, a.outputs - b * kPanelOutputs);
-      F* to = gradients.data() + b * pixels * kPanelOutputs;
+      T* to = gradients.data() + b * pixels * kPanelOutputs;
       for (const Piece& p : tile) {
         const int64_t row = (p.image * a.size[0] + p.frame) * a.size[1] + p.first;
-        const F* from = reinterpret_cast<const F*>(a.grad) + row * a.size[2] * a.outputs + b * kPanelOutputs;
-        for (int64_t k = 0; k < (p.last - p.first) * a.size[2]; ++k, from += a.outputs, to += kPanelOutputs) {
-          if (count == kPanelOutputs) {
-            std::memcpy(to, from, kPanelOutputs * sizeof(F));
-          } else {
-            std::fill(to, to + kPanelOutputs, F(0));
-            std::memcpy(to, from, count * sizeof(F));
+        const T* from = reinterpret_cast<const T*>(a.grad) + row * a.size[2] * a.outputs + b * kPanelOutputs;
+        for (int64_t y = p.first; y < p.last; ++y) {
+          for (int64_t w = 0; w < a.size[2]; w += kTogether, to += kTogether * kPanelOutputs) {
+            const bool whole = w + kTogether <= a.size[2];
+            if (count < kPanelOutputs || !whole) std::fill(to, to + kTogether * kPanelOutputs, T());
+            if (count == kPanelOutputs && whole)
+              interleave<kTogether>(from, kPanelOutputs, to);
+            else if (whole)
+              interleave<kTogether>(from, count, to);
+            else
+              interleave<1>(from, count, to);
+            from += whole ? kTogether * a.outputs : a.outputs;
           }
         }
       }
     }
   }
 
-  // (pieces, blocks of inputs, rows, padded width, inputs of a block) for one frame of the kernel.
+  // Neighbouring pixels' gradients, output by output.
+  template <int Pixels>
+  FRCN_HD void interleave(const T* from, int64_t count, T* to) const {
+    for (int64_t n = 0; n < count; ++n)
+      for (int k = 0; k < Pixels; ++k) to[n * kTogether + k] = from[k * a.outputs + n];
+  }
+
+  // (pieces, blocks of inputs, rows, padded width, inputs of a block) for one frame of the kernel; of pairs, (...,
+  // rows, inputs of a block, padded width).
   void pack_inputs(const std::vector<Piece>& tile, int64_t tap) {
     const int64_t plane = source_rows() * width * kPanelInputs, piece = input_blocks * plane;
     inputs.resize(tile.size() * piece);
@@ -100,55 +129,68 @@ class PackedWeightGradient {
       const Piece& p = tile[n];
       const int64_t frame = source_frame(p, tap);
       if (frame < 0) continue;
-      F* to = inputs.data() + n * piece;
-      std::fill(to, to + piece, F(0));
+      T* to = inputs.data() + n * piece;
+      std::fill(to, to + piece, T());
       for (int64_t r = 0; r < source_rows(); ++r) {
         const int64_t h = p.first * a.stride[1] - a.padding[1] + r;
         if (h < 0 || h >= a.source_size[1]) continue;
         const int64_t row = (p.image * a.source_size[0] + frame) * a.source_size[1] + h;
-        const F* from = reinterpret_cast<const F*>(a.x) + row * a.source_size[2] * a.inputs;
-        F* line = to + (r * width + a.padding[2]) * kPanelInputs;
-        for (int64_t w = 0; w < a.source_size[2]; ++w, from += a.inputs, line += kPanelInputs) {
+        const T* from = reinterpret_cast<const T*>(a.x) + row * a.source_size[2] * a.inputs;
+        T* line = to + r * width * kPanelInputs + a.padding[2] * pixel_step();
+        for (int64_t w = 0; w < a.source_size[2]; ++w, from += a.inputs, line += pixel_step()) {
           int64_t b = 0;
           for (; (b + 1) * kPanelInputs <= a.inputs; ++b)
-            std::memcpy(line + b * plane, from + b * kPanelInputs, kPanelInputs * sizeof(F));
-          if (b < input_blocks)
-            std::memcpy(line + b * plane, from + b * kPanelInputs, (a.inputs - b * kPanelInputs) * sizeof(F));
+            copy_inputs(from + b * kPanelInputs, kPanelInputs, line + b * plane);
+          if (b < input_blocks) copy_inputs(from + b * kPanelInputs, a.inputs - b * kPanelInputs, line + b * plane);
         }
       }
     }
   }
 
+  FRCN_HD void copy_inputs(const T* from, int64_t count, T* to) const {
+    for (int64_t m = 0; m < count; ++m) to[m * input_step()] = from[m];
+  }
+
+  // sum += the products of neighbouring pixels; `Last`: of the one that is left of an odd row.
+  template <bool Last>
+  FRCN_HD void add_pixels(V (&sum)[kPanelInputs][2], const T* x, const T* grad) const {
+    const auto first = P::weights(grad), second = P::weights(grad + kTogether * kLanes<F>);
+#pragma GCC unroll 6
+    for (int m = 0; m < kPanelInputs; ++m) {
+      const auto values = Last ? P::last(x + m * input_step()) : P::values(x + m * input_step());
+      sum[m][0] = P::add(sum[m][0], values, first);
+      sum[m][1] = P::add(sum[m][1], values, second);
+    }
+  }
+
   // All taps of one frame of the kernel for one block of outputs.
   void add_block(const std::vector<Piece>& tile, int64_t tap, int64_t block, F* total) {
-    using V = typename Vector<F>::Type;
     constexpr int lanes = kLanes<F>;
     const int64_t plane = source_rows() * width * kPanelInputs, piece = input_blocks * plane;
     const int64_t outputs = std::min<int64_t>(kPanelOutputs, a.outputs - block * kPanelOutputs);
-    const int64_t step = a.stride[2] * kPanelInputs;
+    const int64_t step = kTogether * a.stride[2] * pixel_step();
     for (int64_t i = 0; i < a.kernel[1]; ++i) {
       for (int64_t j = 0; j < a.kernel[2]; ++j) {
         F* target = total + ((tap * a.kernel[1] + i) * a.kernel[2] + j) * a.inputs * a.outputs + block * kPanelOutputs;
         for (int64_t c = 0; c < input_blocks; ++c, target += kPanelInputs * a.outputs) {
           V sum[kPanelInputs][2] = {};
-          const F* grad = gradients.data() + block * pixels * kPanelOutputs;
+          const T* grad = gradients.data() + block * pixels * kPanelOutputs;
           for (size_t n = 0; n < tile.size(); ++n) {
             const int64_t count = tile[n].last - tile[n].first;
             if (source_frame(tile[n], tap) < 0) {
-              grad += count * a.size[2] * kPanelOutputs;
+              grad += count * row_pixels * kPanelOutputs;
               continue;
             }
-            const F* row =
-                inputs.data() + n * piece + c * plane + (i * a.dilation[1] * width + j * a.dilation[2]) * kPanelInputs;
+            const T* row = inputs.data() + n * piece + c * plane + i * a.dilation[1] * width * kPanelInputs +
+                           j * a.dilation[2] * pixel_step();
             for (int64_t y = 0; y < count; ++y, row += a.stride[1] * width * kPanelInputs) {
-              const F* x = row;
-              for (int64_t w = 0; w < a.size[2]; ++w, x += step, grad += kPanelOutputs) {
-                const V first = load_vector(grad), second = load_vector(grad + lanes);
-#pragma GCC unroll 6
-                for (int m = 0; m < kPanelInputs; ++m) {
-                  sum[m][0] += x[m] * first;
-                  sum[m][1] += x[m] * second;
-                }
+              const T* x = row;
+              int64_t w = 0;
+              for (; w + kTogether <= a.size[2]; w += kTogether, x += step, grad += kTogether * kPanelOutputs)
+                add_pixels<false>(sum, x, grad);
+              if (w < a.size[2]) {
+                add_pixels<true>(sum, x, grad);
+                grad += kTogether * kPanelOutputs;
               }
             }
           }
@@ -168,13 +210,20 @@ class PackedWeightGradient {
   }
 
   const frcn::WeightGradientArgs& a;
-  int64_t blocks, input_blocks, width, rows, pixels = 0;
-  std::vector<F> gradients, inputs;
+  int64_t blocks, input_blocks, width, rows, row_pixels, pixels = 0;
+  std::vector<T> gradients, inputs;
 };
 
-template <class F>
+template <class T>
 void add_weight_gradient_packed(const frcn::WeightGradientArgs& a, int64_t begin, int64_t end, char* total) {
-  if (begin < end) PackedWeightGradient<F>(a).run(begin, end, reinterpret_cast<F*>(total));
+  PackedWeightGradient<T> packed(a);
+  if (begin < end) packed.run(0, packed.all_rows(), begin, end, reinterpret_cast<typename Product<T>::Sum*>(total));
+}
+
+template <class T>
+void add_weight_gradient_packed_rows(const frcn::WeightGradientArgs& a, int64_t begin, int64_t end, char* total) {
+  PackedWeightGradient<T> packed(a);
+  packed.run(begin, end, 0, packed.items(), reinterpret_cast<typename Product<T>::Sum*>(total));
 }
 
 }  // namespace FRCN_ISA

@@ -1,4 +1,4 @@
-// The passes, compiled once per instruction set (FRCN_ISA: base, avx2, avx512).
+// The passes, compiled once per instruction set (FRCN_ISA: base, avx2, avx512, avx512_bf16).
 //
 // Channels-last, a vector holds channels of one pixel; contiguous, it holds neighbouring windows of one channel. A
 // backward pass goes by rows of the maps, not of the windows, so that no two threads add to the same value.

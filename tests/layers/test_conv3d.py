@@ -238,7 +238,7 @@ def test_a_convolution_alone_is_the_module_where_the_operator_gains_nothing(isa,
         plain.load_state_dict(module.state_dict())
         calls.clear()
         assert_close(module(x), plain.double()(x.double()))
-        assert bool(calls) is (isa != "avx512")
+        assert bool(calls) is (not isa.startswith("avx512"))
         with torch.autocast("cpu", torch.bfloat16):
             module(x)
         assert calls

@@ -80,12 +80,24 @@ def test_bfloat16_is_no_worse_than_twice_the_plain_loop(name, case, backend):
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "stacked"])
-@pytest.mark.parametrize("library", [False, True], ids=["without_library", "library"])
+@pytest.mark.parametrize("library", [None, False, True], ids=["this_processor", "without_library", "library"])
 def test_bfloat16_of_more_channels(name, library, monkeypatch):
-    """With so many, oneDNN convolves where it can; here as if it could, and as if it could not."""
-    monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
+    """Without a compiled convolution of bfloat16 oneDNN convolves so many where it can; here as if it could, and as if
+    it could not."""
+    if library is not None:
+        monkeypatch.setattr(native, "convolves_bfloat16", lambda: False)
+        monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
     compare(SUBJECTS[name], Case(channels=9), torch.bfloat16, "cpu")
     compare(SUBJECTS[name], Case(inputs=10, channels=3), torch.bfloat16, "cpu", recompute=True)
+
+
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "stacked"])
+def test_bfloat16_where_threads_share_out_pixels_or_channels(name, schedule, one_thread):
+    torch.set_num_threads(2)  # the fixture resets it
+    with input_schedule.use_schedule(schedule):
+        compare(SUBJECTS[name], Case(channels=17, height=12, width=9), torch.bfloat16, "cpu")
+        compare(SUBJECTS[name], Case(channels=64, batch=1, height=2, width=3, scale=0.05), torch.bfloat16, "cpu")
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "lstm_full"])

@@ -19,10 +19,12 @@ def test_opcheck(name, save):
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (9, 3), (2, 9)], ids="{0[0]}_to_{0[1]}".format)
-@pytest.mark.parametrize("library", [False, True], ids=["without_library", "library"])
+@pytest.mark.parametrize("library", [None, False, True], ids=["this_processor", "without_library", "library"])
 def test_opcheck_in_bfloat16(sizes, library, monkeypatch):
     """What is saved is float32 where the call is computed so: with few channels, or without oneDNN's convolution."""
-    monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
+    if library is not None:
+        monkeypatch.setattr(native, "convolves_bfloat16", lambda: False)
+        monkeypatch.setattr(native, "has_bfloat16_convolution", lambda: library)
     inputs, channels = sizes
     for name in ("lstm_channel", "stacked"):
         opcheck(name, 2, replace(SMALL, inputs=inputs, channels=channels), torch.bfloat16)

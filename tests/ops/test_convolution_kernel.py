@@ -30,14 +30,21 @@ SHAPES = {
     "few_pixels": (1, 3, 4, 40, 128, (3, 3), (1, 1), (1, 1)),
     "no_pixels_inside": (1, 4, 1, 3, 16, (3, 3), (1, 1), (1, 4)),
 }
+VOLUMES = {
+    "cube": (2, (3, 4, 9), 3, 20, (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    "strided_and_dilated_cube": (1, (5, 7, 9), 4, 32, (3, 2, 5), (2, 1, 2), (1, 3, 2)),
+}
 ISAS = native.module().usable_isas() if native.module() else []
+BFLOAT16_ISAS = [isa for isa in ISAS if native.module().convolves_bfloat16(isa)]
+
+
+SCHEDULE = schedule_of(cells.ConvLSTM().key)
 
 
 def program(shape, dtype, steps, channels):
     images, height, width, _, _, kernel, stride, dilation = shape
     size = tuple(output_map((height, width), kernel, stride, dilation))
-    schedule = schedule_of(cells.ConvLSTM().key)
-    geometry = Geometry(schedule, 1, images, channels, size, stride, dilation, None, False)
+    geometry = Geometry(SCHEDULE, 1, images, channels, size, stride, dilation, None, False)
     return Program(geometry, steps, dtype, images, None, {})
 
 
@@ -64,6 +71,48 @@ def test_against_library(name, dtype, isa, monkeypatch):
     # Channels that divide the outputs into four slots let threads share them out where pixels are few.
     program(shape, dtype, [Fill(target, row.to(dtype)), convolution], max(1, outputs // 4)).run(0, 1, False)
     assert_close(room[64:-64].view(truth.shape), truth)
+    assert room[:64].isnan().all()
+    assert room[-64:].isnan().all()
+
+
+def split(shape):
+    """(images, map, inputs, outputs, kernel, stride, dilation) of a shape of maps or of volumes."""
+    return shape if isinstance(shape[1], tuple) else (shape[0], shape[1:3], *shape[3:])
+
+
+@pytest.mark.skipif(not BFLOAT16_ISAS, reason="no usable instruction set has products of bfloat16")
+@pytest.mark.parametrize("isa", BFLOAT16_ISAS)
+@pytest.mark.parametrize("bad_pixel", [False, True])
+@pytest.mark.parametrize("name", [*SHAPES, *VOLUMES])
+def test_bfloat16_is_rounded_once(name, bad_pixel, isa, monkeypatch):
+    """Of whole numbers, whose sums are exact: the same bits. A pixel of NaN reaches only what the kernel covers."""
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    images, size, inputs, outputs, kernel, stride, dilation = split((SHAPES | VOLUMES)[name])
+    generator = torch.Generator().manual_seed(0)
+    x, weight, row = (
+        torch.randint(-9, 10, s, generator=generator).double()
+        for s in ((images, inputs, *size), (outputs, inputs, *kernel), (outputs,))
+    )
+    if bad_pixel:
+        x[(0, slice(None), *(n // 2 for n in size))] = torch.nan
+    padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
+    convolve = F.conv2d if len(size) == 2 else F.conv3d
+    truth = convolve(x, weight, row, stride, padding, dilation).movedim(1, -1)
+
+    def surrounded(maps):
+        """Maps in memory that is NaN before and behind, and that memory."""
+        room = torch.full((maps.numel() + 128,), torch.nan, dtype=torch.bfloat16)
+        room[64:-64] = maps.flatten()
+        return room[64:-64].view(maps.shape), room
+
+    source, _ = surrounded(x.movedim(1, -1))
+    target, room = surrounded(torch.full_like(truth, torch.nan))
+    target = Buffer(target, width=outputs)
+    weight, row = Weight(weight.bfloat16()), row.bfloat16()
+    convolution = Convolution(Buffer(source, width=inputs), target, weight, stride=stride, dilation=dilation)
+    geometry = Geometry(SCHEDULE, 1, images, max(1, outputs // 4), truth.shape[1:-1], stride, dilation, None, False)
+    Program(geometry, [Fill(target, row), convolution], torch.bfloat16, images, None, {}).run(0, 1, False)
+    torch.testing.assert_close(target.data, truth.bfloat16(), rtol=0, atol=0, equal_nan=True)
     assert room[:64].isnan().all()
     assert room[-64:].isnan().all()
 

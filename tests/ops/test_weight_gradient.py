@@ -22,6 +22,7 @@ SHAPES = {
     "pointwise_padded": (1, (3, 4, 5), 9, 17, (1, 1, 1), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
 }
 ISAS = native.module().usable_isas() if native.module() else []
+BFLOAT16_ISAS = [isa for isa in ISAS if native.module().convolves_bfloat16(isa)]
 
 
 def run(name, dtype):
@@ -51,6 +52,35 @@ def test_against_library(name, most_inputs_of_rows, isa, monkeypatch):
     monkeypatch.setattr(weight_gradient, "_MOST_INPUTS_OF_ROWS", most_inputs_of_rows)
     run(name, torch.float32)
     run(name, torch.float64)
+
+
+@pytest.mark.skipif(not BFLOAT16_ISAS, reason="no usable instruction set has products of bfloat16")
+@pytest.mark.parametrize("isa", BFLOAT16_ISAS)
+@pytest.mark.parametrize("most_inputs_of_rows", [0, 1000], ids=["packed", "rows"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_bfloat16_of_whole_numbers_is_exact(name, threads, most_inputs_of_rows, isa, monkeypatch):
+    """A pixel of NaN at the end of a row reaches only the taps that it is multiplied with."""
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    monkeypatch.setattr(native, "convolves_bfloat16", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(weight_gradient, "_MOST_INPUTS_OF_ROWS", most_inputs_of_rows)
+    calls, library = [], weight_gradient._library
+    monkeypatch.setattr(weight_gradient, "_library", lambda *given: calls.append(given) or library(*given))
+    images, size, inputs, outputs, kernel, stride, padding, dilation = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-9, 10, (images, inputs, *size), generator=generator).double()
+    x[0, :, 0, 0, -1] = torch.nan
+    weight = torch.zeros(outputs, inputs, *kernel, dtype=torch.float64, requires_grad=True)
+    y = torch.nn.functional.conv3d(x, weight, None, stride, padding, dilation)
+    grad = torch.randint(-9, 10, y.shape, generator=generator).double()
+    (truth,) = torch.autograd.grad(y, weight, grad)
+    maps = [t.movedim(1, -1).bfloat16().contiguous() for t in (x, grad)]
+    total = torch.ones(*kernel, inputs, outputs)  # it adds
+    conv_weight_gradient(*maps, weight.shape, stride, padding, dilation, total)
+    assert bool(calls) is (stride[2] > 1)
+    if not calls:
+        torch.testing.assert_close(as_weight(total), (truth + 1).float(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])

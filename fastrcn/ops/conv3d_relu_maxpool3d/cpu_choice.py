@@ -55,7 +55,7 @@ def owns_weight_gradient(x, weight, conv: Conv, size):
 
 def _has_fast_library(x):
     """Whether the library's products are the faster ones in all layouts."""
-    return x.dtype == torch.float32 and native.module() is not None and native.isa() == "avx512"
+    return x.dtype == torch.float32 and native.module() is not None and native.isa().startswith("avx512")
 
 
 def _has_direct_kernel(x, weight, conv: Conv):

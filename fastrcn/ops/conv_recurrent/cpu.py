@@ -9,7 +9,7 @@ from fastrcn.ops.conv_recurrent.subject import Subject
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 _MOST_NARROW = 8
-"""With so few channels the time loop in C++, in float32, is faster than oneDNN's bfloat16 convolutions."""
+"""With so few channels stages do not fill vectors of bfloat16, and float32 is faster."""
 
 
 def can_run(subject: Subject, dtype, device):
@@ -25,18 +25,26 @@ def can_run(subject: Subject, dtype, device):
         notes.append("stages as generated PyTorch code: fastrcn.compile_cell compiles this cell")
     else:
         notes.append(f"compiled stages ({native.isa()})")
-        if dtype == torch.bfloat16 and native.has_bfloat16_convolution():
-            notes.append(f"oneDNN's convolution, time loop in Python; up to {_MOST_NARROW} channels as float32")
-        else:
-            notes.append("compiled convolution, time loop in C++")
-    if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():
-        notes.append("computed in float32: this processor has no bfloat16 convolution")
+        library = dtype == torch.bfloat16 and not native.convolves_bfloat16() and native.has_bfloat16_convolution()
+        notes.append(
+            "oneDNN's convolution, time loop in Python" if library else "compiled convolution, time loop in C++"
+        )
+    if dtype == torch.bfloat16:
+        notes.append(
+            f"up to {_MOST_NARROW} channels in float32"
+            if _computes_bfloat16()
+            else "computed in float32: this processor has no bfloat16 convolution"
+        )
     return True, "; ".join(notes)
 
 
 def compute_type(dtype, channels):
     """Type in which a call of ``dtype`` is computed and its intermediates are kept; ``channels``: the most that a map
     has, of the states or an input. The type of what forward saves follows it, so it must not depend on T and B."""
-    if dtype == torch.bfloat16 and (channels <= _MOST_NARROW or not native.has_bfloat16_convolution()):
+    if dtype == torch.bfloat16 and (channels <= _MOST_NARROW or not _computes_bfloat16()):
         return torch.float32
     return dtype
+
+
+def _computes_bfloat16():
+    return native.convolves_bfloat16() or native.has_bfloat16_convolution()

@@ -18,7 +18,7 @@ def maps_last(x, axes):
     lead, channels, map_size = x.shape[:split], x.shape[split], x.shape[split + 1 :]
     if (
         native.module() is None
-        or (x.device.type, size in (4, 8), split <= 2) != ("cpu", True, True)
+        or (x.device.type, size in (2, 4, 8), split <= 2) != ("cpu", True, True)
         or x.stride()[split + 1 :] != tuple(prod(map_size[k:]) for k in range(1, axes + 1))
     ):
         return result.copy_(last)

@@ -19,7 +19,7 @@ from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, of_th
 from fastrcn.ops.convolution.weight import Weight
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_CONVOLVED_TYPES = (torch.float32, torch.float64)
+_NORMALIZED_TYPES = _CONVOLVED_TYPES = (torch.float32, torch.float64)
 _FEWEST_LOOP_PIXELS = 64
 _MOST_PRODUCT_PIXELS = {True: 256, False: 16}
 """With so many pixels, in one step or over several, a product by the library is done before a weight is packed."""
@@ -166,6 +166,8 @@ class Program:
     @staticmethod
     def convolves(dtype) -> bool:
         """Whether this convolves the data type better than the library does."""
+        if dtype == torch.bfloat16:
+            return native.convolves_bfloat16()
         return native.module() is not None and dtype in _CONVOLVED_TYPES
 
     @staticmethod
@@ -181,10 +183,10 @@ class Program:
 
     def make_runs(self, keep):
         """Functions of (start, count, direction, at_start), to be called in this order at every time."""
-        stages, convolutions = has_compiled_stages(self.geometry, self.dtype), self.convolves(self.dtype)
+        stages, others = has_compiled_stages(self.geometry, self.dtype), self.convolves(self.dtype)
         runs, loop = [], None
         for step in self.steps:
-            if stages if isinstance(step, StageCall) else convolutions and not self._multiplies_once(step):
+            if stages if isinstance(step, StageCall) else others and not self._is_left_out(step):
                 if loop is None:
                     loop = self._native()
                     runs.append(loop.run)
@@ -244,11 +246,15 @@ class Program:
             sizes = [m.shape[-1] if m.dim() == 2 else m.numel() for m in maps]
             loop.add_stage(
                 self.geometry.schedule.fingerprint, sig.stage, sig.backward,
-                [b.address() for b in step.buffers], [b.pitch for b in step.buffers], sizes,
+                [b.address() for b in step.buffers], [b.pitch for b in step.buffers],
+                [b.data.element_size() for b in step.buffers], sizes,
             )  # fmt: skip
 
-    def _multiplies_once(self, step):
-        """Whether a step is a product with a weight that the sequence's few pixels do not pay for packing."""
+    def _is_left_out(self, step):
+        """Whether a step is not compiled, or a product with a weight that the sequence's few pixels do not pay for
+        packing."""
+        if isinstance(step, Normalize | NormalizeBackward):
+            return self.dtype not in _NORMALIZED_TYPES
         if not isinstance(step, Convolution) or not step.is_product:
             return False
         steps, one = self.geometry.steps, self.geometry.steps == 1
@@ -265,7 +271,8 @@ class Program:
         if id(step.weight) not in self.packed:
             block = native.module().block_outputs(native.isa(), DTYPE_NUMBERS[self.dtype])
             # The weight too: its id must stay its own.
-            self.packed[id(step.weight)] = step.weight.packed(block), step.weight
+            together = 2 if self.dtype == torch.bfloat16 else 1
+            self.packed[id(step.weight)] = step.weight.packed(block, together), step.weight
         weight, _ = self.packed[id(step.weight)]
         loop.add_convolution(
             step.source.address(), step.target.address(), weight.data_ptr(), (c_in, c_out),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(eq=False)
@@ -26,8 +27,16 @@ class Weight:
         turned, kernel = self.data.transpose(0, 1), self.shape[2:]
         return turned if all(k == 1 for k in kernel) else turned.flip(*range(2, 2 + len(kernel)))
 
-    def packed(self, block):
-        """(blocks of outputs, kernel ..., Ci, outputs of a block), zeros behind the last output."""
+    def packed(self, block, together=1):
+        """(blocks of outputs, kernel ..., Ci, outputs of a block), zeros behind the last output; with ``together`` 2
+        (..., pairs of inputs, outputs of a block, 2), zeros behind an odd number of inputs."""
+        ready = self._packed(block)
+        if together == 1:
+            return ready
+        odd = ready.shape[-2] % together
+        return F.pad(ready, (0, 0, 0, odd)).unflatten(-2, (-1, together)).transpose(-1, -2).contiguous()
+
+    def _packed(self, block):
         c_out, c_in, *kernel = self.shape
         whole = c_out // block
         ready = self.data.new_empty(-(-c_out // block), *kernel, c_in, block)

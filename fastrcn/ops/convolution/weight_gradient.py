@@ -10,7 +10,7 @@ import torch
 from fastrcn import native
 
 _MOST_INPUTS_OF_ROWS = 64
-_TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1}
+_TYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 def conv_weight_gradient(x, grad, weight_shape, stride, padding, dilation, total):
@@ -23,16 +23,21 @@ def conv_weight_gradient(x, grad, weight_shape, stride, padding, dilation, total
         # Only these pixels are read. oneDNN's own gradient of such a convolution writes past its buffers.
         if any(s > 1 for s in stride):
             x, stride = x[:, :: stride[0], :: stride[1], :: stride[2]].contiguous(), (1, 1, 1)
-        if x.device.type == "cpu" and x.dtype in _TYPE_NUMBERS:
+        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
             return total[0, 0, 0].addmm_(x.flatten(0, 3).t(), grad.flatten(0, 3))
-    compiled = x.device.type == "cpu" and x.dtype in _TYPE_NUMBERS and native.module() is not None
-    compiled = compiled and total.is_contiguous()
+    compiled = x.device.type == "cpu" and _is_compiled(x.dtype, stride) and total.is_contiguous()
     return (_compiled if compiled else _library)(x, grad, weight_shape, stride, padding, dilation, total)
+
+
+def _is_compiled(dtype, stride):
+    if dtype == torch.bfloat16:  # whose kernel takes neighbouring pixels in pairs
+        return native.convolves_bfloat16() and stride[2] == 1
+    return dtype in (torch.float32, torch.float64) and native.module() is not None
 
 
 def _compiled(x, grad, weight_shape, stride, padding, dilation, total):
     threads = torch.get_num_threads()
-    by_rows = x.dtype == torch.float32 and weight_shape[1] <= _MOST_INPUTS_OF_ROWS
+    by_rows = x.dtype != torch.float64 and weight_shape[1] <= _MOST_INPUTS_OF_ROWS
     sums = total.new_zeros(threads, *total.shape) if by_rows else total
     native.module().weight_gradient(
         native.isa(), _TYPE_NUMBERS[x.dtype], by_rows, x.data_ptr(), grad.data_ptr(), sums.data_ptr(),
@@ -59,7 +64,9 @@ def empty_total(weight_shape, like):
     """Zeroed sum for ``conv_weight_gradient``."""
     c_out, c_in, *kernel = weight_shape
     dtype = torch.float32 if like.dtype.itemsize == 2 else like.dtype
-    if tuple(kernel) == (1, 1, 1):  # one product of matrices, which may as well write the weight's layout
+    compiled = like.device.type == "cpu" and like.dtype == torch.bfloat16 and native.convolves_bfloat16()
+    if tuple(kernel) == (1, 1, 1) and not compiled:
+        # One product of matrices, which may as well write the weight's layout.
         return torch.zeros(c_out, c_in, dtype=dtype, device=like.device).t()[None, None, None]
     return torch.zeros(*kernel, c_in, c_out, dtype=dtype, device=like.device)
 

@@ -1,0 +1,46 @@
+// What a kernel multiplies at a time: neighbouring values of one element type, the weights that they meet in a vector
+// of outputs, and the sum that takes their products.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/vector.h"
+
+namespace FRCN_ISA {
+
+template <class T>
+struct Product {
+  using Sum = T;
+  using V = typename Vector<T>::Type;
+  static constexpr int kTogether = 1;
+
+  static FRCN_HD T values(const T* x) { return *x; }
+  static FRCN_HD T last(const T* x) { return *x; }
+  static FRCN_HD V weights(const T* w) { return load_vector(w); }
+  static FRCN_HD V add(V sum, T value, V weights) { return sum + value * weights; }
+};
+
+#if defined(__AVX512BF16__)
+// Two by two, summed in float.
+template <>
+struct Product<bfloat16> {
+  using Sum = float;
+  using V = typename Vector<float>::Type;
+  static constexpr int kTogether = 2;
+
+  static FRCN_HD uint32_t values(const bfloat16* x) {
+    uint32_t pair;
+    std::memcpy(&pair, x, sizeof pair);
+    return pair;
+  }
+  // The last of an odd number, and zero: what lies behind it is not read.
+  static FRCN_HD uint32_t last(const bfloat16* x) { return x->bits; }
+  static FRCN_HD __m512i weights(const bfloat16* w) { return _mm512_loadu_si512(w); }
+  static FRCN_HD V add(V sum, uint32_t pair, __m512i weights) {
+    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(pair)), (__m512bh)weights);
+  }
+};
+#endif
+
+}  // namespace FRCN_ISA
