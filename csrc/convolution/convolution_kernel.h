@@ -41,7 +41,7 @@ FRCN_HD void add_products(typename Product<T>::V (&sum)[Pixels][Vectors], const 
   for (int n = 0; n < Vectors; ++n) column[n] = P::weights(weight + n * kLanes<SumOf<T>> * P::kTogether);
 #pragma GCC unroll 12
   for (int m = 0; m < Pixels; ++m) {
-    const auto values = Last ? P::last(x + m * source_pixel) : P::values(x + m * source_pixel);
+    const auto values = P::template values<Last>(x + m * source_pixel);
     for (int n = 0; n < Vectors; ++n) sum[m][n] = P::add(sum[m][n], values, column[n]);
   }
 }
@@ -60,7 +60,8 @@ void add_block(const Taps& t, const T* source, const T* weight, SumOf<T>* target
         int64_t c = 0;
         for (; c + together <= t.inputs; c += together, w += together * kBlockOutputs<T>)
           add_products<T, false>(sum, x + c, t.source_pixel, w);
-        if (c < t.inputs) add_products<T, true>(sum, x + c, t.source_pixel, w);
+        if constexpr (together > 1)
+          if (c < t.inputs) add_products<T, true>(sum, x + c, t.source_pixel, w);
       }
     }
   }

@@ -15,8 +15,10 @@ struct Product {
   using V = typename Vector<T>::Type;
   static constexpr int kTogether = 1;
 
-  static FRCN_HD T values(const T* x) { return *x; }
-  static FRCN_HD T last(const T* x) { return *x; }
+  template <bool>
+  static FRCN_HD T values(const T* x) {
+    return *x;
+  }
   static FRCN_HD V weights(const T* w) { return load_vector(w); }
   static FRCN_HD V add(V sum, T value, V weights) { return sum + value * weights; }
 };
@@ -29,13 +31,13 @@ struct Product<bfloat16> {
   using V = typename Vector<float>::Type;
   static constexpr int kTogether = 2;
 
+  // `Last`: of an odd number, and zero; what lies behind it is not read.
+  template <bool Last>
   static FRCN_HD uint32_t values(const bfloat16* x) {
-    uint32_t pair;
-    std::memcpy(&pair, x, sizeof pair);
+    uint32_t pair = x->bits;
+    if (!Last) std::memcpy(&pair, x, sizeof pair);
     return pair;
   }
-  // The last of an odd number, and zero: what lies behind it is not read.
-  static FRCN_HD uint32_t last(const bfloat16* x) { return x->bits; }
   static FRCN_HD __m512i weights(const bfloat16* w) { return _mm512_loadu_si512(w); }
   static FRCN_HD V add(V sum, uint32_t pair, __m512i weights) {
     return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(pair)), (__m512bh)weights);

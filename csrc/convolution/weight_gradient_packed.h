@@ -157,7 +157,7 @@ class PackedWeightGradient {
     const auto first = P::weights(grad), second = P::weights(grad + kTogether * kLanes<F>);
 #pragma GCC unroll 6
     for (int m = 0; m < kPanelInputs; ++m) {
-      const auto values = Last ? P::last(x + m * input_step()) : P::values(x + m * input_step());
+      const auto values = P::template values<Last>(x + m * input_step());
       sum[m][0] = P::add(sum[m][0], values, first);
       sum[m][1] = P::add(sum[m][1], values, second);
     }
@@ -188,10 +188,11 @@ class PackedWeightGradient {
               int64_t w = 0;
               for (; w + kTogether <= a.size[2]; w += kTogether, x += step, grad += kTogether * kPanelOutputs)
                 add_pixels<false>(sum, x, grad);
-              if (w < a.size[2]) {
-                add_pixels<true>(sum, x, grad);
-                grad += kTogether * kPanelOutputs;
-              }
+              if constexpr (kTogether > 1)
+                if (w < a.size[2]) {
+                  add_pixels<true>(sum, x, grad);
+                  grad += kTogether * kPanelOutputs;
+                }
             }
           }
           const int64_t count = std::min<int64_t>(kPanelInputs, a.inputs - c * kPanelInputs);
