@@ -58,13 +58,15 @@ def test_against_library(name, most_inputs_of_rows, isa, monkeypatch):
 @pytest.mark.parametrize("isa", BFLOAT16_ISAS)
 @pytest.mark.parametrize("most_inputs_of_rows", [0, 1000], ids=["packed", "rows"])
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("fewest_paired_pixels", [1, 1000])
 @pytest.mark.parametrize("name", SHAPES)
-def test_bfloat16_of_whole_numbers_is_exact(name, threads, most_inputs_of_rows, isa, monkeypatch):
+def test_bfloat16_of_whole_numbers_is_exact(name, fewest_paired_pixels, threads, most_inputs_of_rows, isa, monkeypatch):
     """A pixel of NaN at the end of a row reaches only the taps that it is multiplied with."""
     monkeypatch.setattr(native, "isa", lambda: isa)
     monkeypatch.setattr(native, "convolves_bfloat16", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(weight_gradient, "_MOST_INPUTS_OF_ROWS", most_inputs_of_rows)
+    monkeypatch.setattr(weight_gradient, "_FEWEST_PAIRED_PIXELS", fewest_paired_pixels)
     calls, library = [], weight_gradient._library
     monkeypatch.setattr(weight_gradient, "_library", lambda *given: calls.append(given) or library(*given))
     images, size, inputs, outputs, kernel, stride, padding, dilation = SHAPES[name]
@@ -76,9 +78,10 @@ def test_bfloat16_of_whole_numbers_is_exact(name, threads, most_inputs_of_rows, 
     grad = torch.randint(-9, 10, y.shape, generator=generator).double()
     (truth,) = torch.autograd.grad(y, weight, grad)
     maps = [t.movedim(1, -1).bfloat16().contiguous() for t in (x, grad)]
-    total = torch.ones(*kernel, inputs, outputs)  # it adds
+    total = empty_total(weight.shape, maps[0]) + 1  # it adds
     conv_weight_gradient(*maps, weight.shape, stride, padding, dilation, total)
-    assert bool(calls) is (stride[2] > 1)
+    # No pairs of neighbours in the one; the other's total has the weight's layout.
+    assert bool(calls) is (name in ("strided", "pointwise_padded"))
     if not calls:
         torch.testing.assert_close(as_weight(total), (truth + 1).float(), rtol=0, atol=0, equal_nan=True)
 
