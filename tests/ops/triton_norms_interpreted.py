@@ -31,7 +31,7 @@ def small_slices(monkeypatch):
     """Images of more than 16 values in slices of 16, on a device of three processors."""
     for name, value in (("_BLOCK", 16), ("_ONE_SLICE", 16), ("_SMALLEST_SLICE", 16)):
         monkeypatch.setattr(triton_normalize, name, value)
-    monkeypatch.setattr(triton_normalize, "_processors", lambda device: 3)
+    monkeypatch.setattr(triton_normalize, "processors", lambda device: 3)
 
 
 @pytest.mark.parametrize("name", ["peephole_lstm", "gru", "one_norm"])
@@ -121,7 +121,7 @@ def test_against_layer_norm(size, sliced, monkeypatch):
     if sliced:
         for name in ("_BLOCK", "_ONE_SLICE", "_SMALLEST_SLICE"):
             monkeypatch.setattr(triton_normalize, name, 64)
-        monkeypatch.setattr(triton_normalize, "_processors", lambda device: 5)
+        monkeypatch.setattr(triton_normalize, "processors", lambda device: 5)
     *space, c = SIZES[size]
     geometry = geometry_of(3, 2, tuple(space), c)
     x, scales = 1000 + torch.randn(3, 2, *space, c), torch.full((3, 2, 1, 1), 7.0)
@@ -169,7 +169,7 @@ def test_maps_of_more_than_2_to_the_31_values():
 
 
 def test_slices(monkeypatch):
-    monkeypatch.setattr(triton_normalize, "_processors", lambda device: 132)
+    monkeypatch.setattr(triton_normalize, "processors", lambda device: 132)
     expected = {
         (1, 1): (1, 4096),
         (1 << 15, 1): (1, 1 << 15),
