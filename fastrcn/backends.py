@@ -21,7 +21,7 @@ from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
 from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
-from fastrcn.trial import Trial, fastest
+from fastrcn.trial import Trial, fastest, trial_of
 
 
 def _reference(what, dtype, device):
@@ -168,8 +168,15 @@ def select(operation, what, dtype, device, backend=None, trial: Trial | None = N
         return fastest(trial, able, name)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
-        warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=4)
+        warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=5)
     return name
+
+
+def chosen(operation, what, by, tensors, differentiated, backend=None) -> Any:
+    """A call on the backend that runs it. ``by``: a function from a backend's name to the call; see ``select`` and
+    ``trial_of``."""
+    first, trial = tensors[0], trial_of(operation, by, tensors, differentiated)
+    return by(select(operation, what, first.dtype, first.device.type, backend, trial))
 
 
 def _considered(operation, device):

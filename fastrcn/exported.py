@@ -23,7 +23,6 @@ from fastrcn.ops.conv_recurrent.op import Call, Save, run_fused
 from fastrcn.ops.conv_recurrent.operators import empty_results
 from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.registration import register
-from fastrcn.trial import trial_of
 
 _ARGUMENTS = (
     "str cell, Tensor[] inputs, Tensor[] weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor[] hx, "
@@ -42,15 +41,14 @@ def call_of(cell, inputs, masks, tensors, options, recompute, backend) -> Call:
         backend: the one asked for, or None.
     """
     save = (Save.STATES if recompute else Save.ALL) if tracked(tensors) else Save.NOTHING
-    first, states = tensors[0], len(schedule_of(cell).states)
-
     stride, dilation, padding, reverse = options
+    results = 1 + len(schedule_of(cell).states)
 
     def by(name):
-        return Call(name, cell, inputs, masks, stride, dilation, padding, reverse, int(save), 1 + states)
+        return Call(name, cell, inputs, masks, stride, dilation, padding, reverse, int(save), results)
 
-    what, trial = subject_of(cell, first), trial_of("conv_recurrent", by, tensors, save != Save.NOTHING)
-    return by(backends.select("conv_recurrent", what, first.dtype, first.device.type, backend, trial))
+    what, differentiated = subject_of(cell, tensors[0]), save != Save.NOTHING
+    return backends.chosen("conv_recurrent", what, by, tensors, differentiated, backend)
 
 
 def _schedule(key) -> Schedule:

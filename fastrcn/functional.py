@@ -15,7 +15,6 @@ from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
 from fastrcn.ops.conv_recurrent.op import BothCall, Save, run_fused, run_plain
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
-from fastrcn.trial import trial_of
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
 _RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
@@ -60,8 +59,16 @@ def _plain(backend):
     return backend == "reference" or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
+def _direction(call, tensors, recompute, backend):
+    """One direction: output, zero past the lengths, and last states; see ``_run``."""
+    output, *states = _run(call, tensors, recompute, backend)
+    lengths = tensors[-1]
+    return output if lengths is None else _zero_past(output, lengths), tuple(states)
+
+
 def _run(call, tensors, recompute, backend):
-    """One direction; ``backend``: the one asked for, which an exported program asks for again where it runs."""
+    """The results of one direction; ``backend``: the one asked for, which an exported program asks for again where it
+    runs."""
     leaves_torch = torch.onnx.is_in_onnx_export()
     if leaves_torch:
         exported.check_fixed_steps(tensors[0])
@@ -116,10 +123,7 @@ def conv_recurrent(
     tensors = [*tensors, *masks, lengths]
     call = exported.call_of(cell.key, n, len(masks), tensors, options, recompute, backend)
     with without_autocast:
-        output, *states = _run(call, tensors, recompute, backend)
-    if lengths is not None:
-        output = _zero_past(output, lengths)
-    return output, tuple(states)
+        return _direction(call, tensors, recompute, backend)
 
 
 def conv_recurrent_both(
@@ -164,17 +168,18 @@ def conv_recurrent_both(
         raise ValueError(f"second: expected tensors of the same shapes as first's {sizes[0]}, got {sizes[1]}")
     if lengths is not None:
         lengths = check_lengths(lengths, inputs[0])
-    one = [*tensors[:n], *parts[0], *masks[0], lengths]
-    name = exported.call_of(
-        cell.key, n, len(masks[0]), one, (stride, dilation, padding, False), recompute, backend
-    ).backend
+    given = [[*tensors[:n], *part, *m, lengths] for part, m in zip(parts, masks, strict=True)]
+
+    def call_of(k):
+        options = stride, dilation, padding, bool(k)
+        return exported.call_of(cell.key, n, len(masks[k]), given[k], options, recompute, backend)
+
+    forward = call_of(0)
+    name = forward.backend
     if name not in backends.BOTH_DIRECTIONS or _plain(name):
-        options: Any = {"stride": stride, "dilation": dilation, "padding": "same" if padding is None else padding}
-        options |= {"lengths": lengths, "recompute": recompute, "backend": backend}
-        return tuple(
-            conv_recurrent(cell, input, *direction, **options, masks=m, reverse=reverse)
-            for direction, m, reverse in ((first, masks[0], False), (second, masks[1], True))
-        )
+        with without_autocast:
+            one = _direction(forward, given[0], recompute, backend)
+            return one, _direction(call_of(1), given[1], recompute, backend)
     save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
     k = len(schedule_of(cell.key).states)
     call = BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
@@ -255,9 +260,8 @@ def conv3d_relu_maxpool3d(
     def by(name):
         return Conv3dCall(name, conv, bool(relu), pool, differentiated, kept)
 
-    operation, what = "conv3d_relu_maxpool3d", (conv, bool(relu), pool)
-    trial = trial_of(operation, by, tensors, differentiated)
-    call = by(backends.select(operation, what, tensors[0].dtype, device, backend, trial))
+    what = conv, bool(relu), pool
+    call = backends.chosen("conv3d_relu_maxpool3d", what, by, tensors, differentiated, backend)
     dtype = _result_type(pool, tensors[0].dtype, device)
     with without_autocast:
         results = call.plain(tensors) if _plain(call.backend) else autograd.run(call, tensors, differentiated)
@@ -295,9 +299,8 @@ def batch_norm_relu_maxpool3d(
     def by(name):
         return BatchNormCall(name, bool(training), float(eps), bool(relu), pool, differentiated, kept)
 
-    operation, what = "batch_norm_relu_maxpool3d", (bool(relu), pool)
-    trial = trial_of(operation, by, tensors, differentiated)
-    call = by(backends.select(operation, what, input.dtype, device, backend, trial))
+    what = bool(relu), pool
+    call = backends.chosen("batch_norm_relu_maxpool3d", what, by, tensors, differentiated, backend)
     if _plain(call.backend) or input.shape[0] == 0:  # an empty batch has no statistics
         if training:
             tensors[3:] = [running_mean, running_var]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrcn.ops import autograd, autotune
+from fastrcn.ops.autocast import without_autocast
 from fastrcn.ops.tf32 import allows_tf32
 
 _FURTHEST = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -51,9 +52,8 @@ class Trial(NamedTuple):
 
     def run(self, backend):
         """Results and gradients, by a backend; nothing that the caller has is changed or told of it."""
-        own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-        with own_hooks, torch.autocast(self.tensor.device.type, enabled=False):
-            return self._run(backend)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            return without_autocast(self._run, self.tensor.device.type)(backend)
 
     def _run(self, backend):
         tensors = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in self.tensors]

@@ -25,7 +25,7 @@ from fastrcn.ops.triton_support import device_of
 NAMES = ("launched", "captured", "persistent")
 
 _FEWEST_STEPS = 4
-"""Of a loop that is walked unasked."""
+"""Of a loop that one kernel may walk; it does not take the first and the last."""
 
 _MOST_KERNELS = 1 << 14
 """In all graphs: a graph takes about a kilobyte for each."""
@@ -86,8 +86,7 @@ def run(loop: Loop):
 def _choose(loop: Loop):
     """What was asked for, as far as it can be, else what is estimated to be fastest."""
     asked, can_walk, can_capture = _time_loop.asked, _can_walk(loop), _can_capture(loop.tensor)
-    long_enough = loop.tensor.is_cuda and loop.count >= _FEWEST_STEPS
-    if asked is None and long_enough:
+    if asked is None and loop.tensor.is_cuda:
         asked = "persistent"
     if (asked == "persistent" and can_walk) or (asked == "captured" and can_capture):
         return asked
@@ -96,7 +95,7 @@ def _choose(loop: Loop):
 
 def _can_walk(loop: Loop):
     """Whether one kernel can take the steps between the first and the last, which differ."""
-    if loop.count < 4:
+    if loop.count < _FEWEST_STEPS:
         return False
     (launch, _), *others = loop.step(1)
     return not others and launch.walks and launch.resident
