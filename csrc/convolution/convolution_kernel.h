@@ -1,10 +1,10 @@
 // The convolution kernel; included once per instruction set.
 //
-// A block of up to 6 neighbouring pixels by two vectors of outputs (or 12 by one) stays in registers over all inputs
-// and all taps of the kernel; per input (bfloat16: two inputs) it takes two vectors of weights, which lie in the order
-// of use, and one broadcast value per pixel. Nothing is unfolded, padded or reordered but the weights. Where the kernel
-// reaches over the map's left or right edge, its columns are done one by one on the pixels that they cover. A target of
-// bfloat16 is read and rounded once, from and to a buffer of float.
+// A block of up to 6 neighbouring pixels (with AVX-512: 12) by two vectors of outputs, or twice as many by one, stays
+// in registers over all inputs and all taps of the kernel; per input (bfloat16: two inputs) it takes two vectors of
+// weights, which lie in the order of use, and one broadcast value per pixel. Nothing is unfolded, padded or reordered
+// but the weights. Where the kernel reaches over the map's left or right edge, its columns are done one by one on the
+// pixels that they cover. A target of bfloat16 is read and rounded once, from and to a buffer of float.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +39,7 @@ FRCN_HD void add_products(typename Product<T>::V (&sum)[Pixels][Vectors], const 
   using P = Product<T>;
   decltype(P::weights(weight)) column[Vectors];
   for (int n = 0; n < Vectors; ++n) column[n] = P::weights(weight + n * kLanes<SumOf<T>> * P::kTogether);
-#pragma GCC unroll 12
+#pragma GCC unroll 24
   for (int m = 0; m < Pixels; ++m) {
     const auto values = P::template values<Last>(x + m * source_pixel);
     for (int n = 0; n < Vectors; ++n) sum[m][n] = P::add(sum[m][n], values, column[n]);
@@ -75,12 +75,15 @@ void add_pixels(int64_t pixels, const Taps& t, const T* source, const T* weight,
   if constexpr (Pixels > 1) add_pixels<T, Vectors, Pixels - 1>(pixels, t, source, weight, target);
 }
 
+// Sums of a block: what leaves registers for the weights and for a value.
+constexpr int kBlockVectors = kVectorBytes == 64 ? 24 : 12;
+
 // The sums of up to kMost pixels by `outputs` <= kWidth outputs, where they cannot stay in the target: a ragged end of
 // the outputs, or a type that must not be rounded in between.
 template <class T, int Vectors>
 struct Tile {
   using F = SumOf<T>;
-  static constexpr int kWidth = Vectors * kLanes<F>, kMost = 12 / Vectors;
+  static constexpr int kWidth = Vectors * kLanes<F>, kMost = kBlockVectors / Vectors;
 
   void read(const T* target, int64_t pixels, int64_t outputs, int64_t pitch) {
     for (int64_t m = 0; m < pixels; ++m) {
@@ -107,7 +110,7 @@ struct Tile {
   F sums[kMost * kWidth] = {};
 };
 
-// All taps of up to 12 / Vectors pixels of a run, pixels [first, last) of the row.
+// All taps of up to kBlockVectors / Vectors pixels of a run, pixels [first, last) of the row.
 template <class T, int Vectors>
 void add_taps(const frcn::ConvolutionArgs& a, const Taps& t, int64_t first, int64_t last, const T* source_row,
               const T* weight, SumOf<T>* target) {

@@ -2,8 +2,8 @@
 //
 // A thread owns some blocks of outputs for some frames of the kernel, so nothing is summed between threads. It walks
 // over tiles of a few hundred pixels: their gradients are packed by blocks of outputs, the inputs that one frame of the
-// kernel joins to them by blocks of 6, with zeros around the map. A block of outputs by 6 inputs then stays in
-// registers over the whole tile, both panels stay in the first-level cache, and a tap is an offset. With few inputs
+// kernel joins to them by blocks of 6 or 8, with zeros around the map. A block of outputs by so many inputs then stays
+// in registers over the whole tile, both panels stay in the first-level cache, and a tap is an offset. With few inputs
 // threads share out the rows instead, and sum on their own. Pixels of bfloat16 are taken in pairs of neighbours.
 #pragma once
 
@@ -16,7 +16,7 @@
 
 namespace FRCN_ISA {
 
-constexpr int kPanelInputs = 6;
+constexpr int kPanelInputs = kVectorBytes == 64 ? 8 : 6;
 constexpr int64_t kPanelPixels = 256;
 
 // Rows [first, last) of one frame of the output.
@@ -155,7 +155,7 @@ class PackedWeightGradient {
   template <bool Last>
   FRCN_HD void add_pixels(V (&sum)[kPanelInputs][2], const T* x, const T* grad) const {
     const auto first = P::weights(grad), second = P::weights(grad + kTogether * kLanes<F>);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int m = 0; m < kPanelInputs; ++m) {
       const auto values = P::template values<Last>(x + m * input_step());
       sum[m][0] = P::add(sum[m][0], values, first);

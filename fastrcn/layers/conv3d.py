@@ -9,7 +9,7 @@ from torch import nn
 from fastrcn import backends
 from fastrcn.checks import triple
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts_unpooled, is_product, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import gains
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
@@ -68,17 +68,13 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
 
 
 def _gains(conv, input):
-    """Whether a convolution without ReLU and pooling is worth the operator on a CPU: for the gradient of the weight,
-    or, with types below float32, for computing in float32 where the processor has no such convolution. A graph that is
-    being compiled always has the operator: it should serve all sizes."""
-    if torch.compiler.is_compiling() or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    """Whether a convolution without ReLU and pooling is worth the operator on a CPU. A graph that is being compiled
+    always has the operator: it should serve all sizes."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return True
     if input.dim() != 5 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return True
-    what = Conv(conv.stride, conv.padding, conv.dilation, conv.groups)
-    size = what.output_size(input.shape[2:], conv.kernel_size)
-    own = is_product(conv.weight, what) or owns_weight_gradient(input, conv.weight, what, size)
-    return own or converts_unpooled(input, conv.weight, what, size)
+    return gains(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
 
 
 def run_batch_norm(norm, input, relu, pool: Pool, backend):

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 
 from fastrcn import memory, native
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, converts_unpooled, is_product, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    converts,
+    converts_unpooled,
+    is_product,
+    keeps_last,
+    owns_weight_gradient,
+    pools_in_strips,
+    runs_in_strips,
+)
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
@@ -23,8 +31,6 @@ from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
 
 _SPAN_BYTES = 1 << 24
-_MOST_STRIP_INPUTS = 16
-"""The library's kernels with more inputs reach the processor's peak; with few they spend their time on layouts."""
 
 
 def can_run(what, dtype, device):
@@ -34,15 +40,11 @@ def can_run(what, dtype, device):
     if not ok:
         return ok, reason
     how = "the library's convolution, then " + reason
-    if _pools_in_strips(conv, pool) and dtype != torch.bfloat16:
-        how = f"up to {_MOST_STRIP_INPUTS} inputs convolved and pooled strip by strip, with more " + how
+    if pools_in_strips(conv, pool) and dtype != torch.bfloat16:
+        how = "few inputs convolved and pooled strip by strip, with more " + how
     if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():
         how += "; computed in float32: this processor has no bfloat16 convolution"
     return True, how
-
-
-def _pools_in_strips(conv: Conv, pool: Pool):
-    return conv.groups == 1 and not pool.overlaps()
 
 
 def _compute_type(dtype):
@@ -62,11 +64,11 @@ def _spans(size, weight, batch, element):
 
 def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     """(pooled maps, index or None)."""
-    last, dtype = is_last(x) or is_last(weight), x.dtype
+    last, dtype = keeps_last(x, weight), x.dtype
     x, weight, bias = _cast(_compute_type(dtype), x, weight, bias)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     shape = (x.shape[0], weight.shape[0], *pool.output_size(size))
-    strips = _pools_in_strips(conv, pool) and weight.shape[1] <= _MOST_STRIP_INPUTS and x.dtype.itemsize >= 4
+    strips = runs_in_strips(x, weight, conv, pool)
     convert = converts_unpooled if pool.identity else converts
     inside = last or (not strips and convert(x, weight, conv, size))
     if not strips and pool.identity:

@@ -4,6 +4,11 @@ import torch
 
 from fastrcn import native
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.relu_maxpool3d.layout import is_last
+
+_MOST_STRIP_INPUTS = 16
+"""The library's kernels with more inputs reach the processor's peak; with few they spend their time on layouts."""
 
 _FEWEST_OWN_PIXELS = 160
 """Of a weight gradient by the compiled kernel: its sum is brought into the weight's layout once, which fewer do not pay
@@ -14,6 +19,35 @@ _FEWEST_DIRECT_INPUTS = 16
 
 _MOST_LOOP_VALUES = 20480
 """PyTorch convolves one clip with so many values N*C*D*H by loops of its own, at a third of oneDNN's speed."""
+
+
+def pools_in_strips(conv: Conv, pool: Pool):
+    """Whether the compiled kernel has such a convolution and pooling."""
+    return conv.groups == 1 and not pool.overlaps()
+
+
+def runs_in_strips(x, weight, conv: Conv, pool: Pool):
+    """Whether it is the faster one: for few inputs. With AVX-512 the library is where layouts stay as they are."""
+    few = weight.shape[1] <= _MOST_STRIP_INPUTS and x.dtype.itemsize >= 4
+    stays = pool.identity and keeps_last(x, weight) and _has_fast_library(x)
+    return few and pools_in_strips(conv, pool) and not stays
+
+
+def keeps_last(x, weight):
+    """Whether a call is computed in channels-last because its tensors are."""
+    return is_last(x) or is_last(weight)
+
+
+def gains(x, weight, conv: Conv):
+    """Whether a convolution without ReLU and pooling is worth the operator in training: for the gradient of the weight,
+    for another layout, or, with types below float32, for computing in float32 where the processor has no such
+    convolution."""
+    if x.dtype != torch.float32:
+        return True
+    size = conv.output_size(x.shape[2:], weight.shape[2:])
+    if owns_weight_gradient(x, weight, conv, size):
+        return True
+    return not keeps_last(x, weight) and (is_product(weight, conv) or converts_unpooled(x, weight, conv, size))
 
 
 def is_product(weight, conv: Conv):
