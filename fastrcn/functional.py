@@ -315,6 +315,6 @@ def batch_norm_relu_maxpool3d(
 def _update_running(running_mean, running_var, mean, var, momentum, count):
     """As ``batch_norm`` does: the variance without bias."""
     with torch.no_grad():
-        running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         unbiased = var.to(running_var.dtype) * (count / (count - 1))
-        running_var.mul_(1 - momentum).add_(unbiased, alpha=momentum)
+        running_var.lerp_(unbiased, momentum)

@@ -1,5 +1,6 @@
 #include "relu_maxpool3d/passes.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "common/parallel.h"
@@ -36,13 +37,21 @@ int64_t rows(const PoolArgs& a, const int64_t* size) {
   return a.images * (a.last ? 1 : a.channels) * size[0] * size[1];
 }
 
-void run_sum(const PoolArgs& a, int64_t rows, PoolSumFunction sum, int threads, double* totals) {
-  std::vector<double> parts(threads * 2 * a.channels, 0.0);
-  run({a, rows, nullptr, sum, parts.data()}, threads);
-  for (int64_t j = 0; j < 2 * a.channels; ++j) {
-    totals[j] = 0;
-    for (int part = 0; part < threads; ++part) totals[j] += parts[part * 2 * a.channels + j];
-  }
+// (2, channels).
+std::vector<double> sum(const PoolArgs& a, int64_t rows, PoolSumFunction function, int threads) {
+  const size_t values = 2 * a.channels;
+  std::vector<double> parts(threads * values, 0.0);
+  run({a, rows, nullptr, function, parts.data()}, threads);
+  for (size_t j = values; j < parts.size(); ++j) parts[j % values] += parts[j];
+  parts.resize(values);
+  return parts;
+}
+
+void put(const double* values, int64_t count, bool wide, void* to) {
+  if (wide)
+    std::copy_n(values, count, static_cast<double*>(to));
+  else
+    std::copy_n(values, count, static_cast<float*>(to));
 }
 
 }  // namespace
@@ -55,12 +64,21 @@ void pool_backward(const PoolFunctions& f, const PoolArgs& a, int threads) {
   run({a, rows(a, a.size), f.backward, nullptr, nullptr}, threads);
 }
 
-void pool_sums(const PoolFunctions& f, const PoolArgs& a, int threads, double* totals) {
-  run_sum(a, rows(a, a.pooled_size), f.sums, threads, totals);
+void pool_sums(const PoolFunctions& f, const PoolArgs& a, int threads, bool wide, void* sums) {
+  put(sum(a, rows(a, a.pooled_size), f.sums, threads).data(), 2 * a.channels, wide, sums);
 }
 
-void pool_statistics(const PoolFunctions& f, const PoolArgs& a, int threads, double* totals) {
-  run_sum(a, rows(a, a.size), f.statistics, threads, totals);
+void pool_statistics(const PoolFunctions& f, const PoolArgs& a, int threads, bool wide, void* mean, void* var) {
+  std::vector<double> found = sum(a, rows(a, a.size), f.statistics, threads);
+  const double count = static_cast<double>(a.images * a.size[0] * a.size[1] * a.size[2]);
+  double *means = found.data(), *vars = means + a.channels;
+  for (int64_t c = 0; c < a.channels; ++c) {
+    means[c] /= count;
+    vars[c] = vars[c] / count - means[c] * means[c];
+    if (vars[c] < 0) vars[c] = 0;
+  }
+  put(means, a.channels, wide, mean);
+  put(vars, a.channels, wide, var);
 }
 
 }  // namespace frcn

@@ -164,20 +164,21 @@ void bind_relu_maxpool3d(py::module_& m) {
   m.def(
       "pool_sums",
       [](const std::string& isa, int type, const Window& window, const Shape& shape, const Size& pooled, bool last,
-         int gate, uintptr_t grad, uintptr_t index, uintptr_t x, uintptr_t center, uintptr_t totals, int threads) {
+         int gate, uintptr_t grad, uintptr_t index, uintptr_t x, uintptr_t center, uintptr_t sums, int threads) {
         const auto a = sums_args(window, shape, pooled, last, gate, grad, index, x, center);
         py::gil_scoped_release release;
-        frcn::pool_sums(functions(isa, type), a, threads, at<double>(totals));
+        frcn::pool_sums(functions(isa, type), a, threads, type == 1, at<void>(sums));
       },
       "Per channel, sums of grad and of grad * (x - center) at the cells that it is led to.");
   m.def(
       "pool_statistics",
-      [](const std::string& isa, int type, const Shape& shape, bool last, uintptr_t x, uintptr_t totals, int threads) {
+      [](const std::string& isa, int type, const Shape& shape, bool last, uintptr_t x, uintptr_t mean, uintptr_t var,
+         int threads) {
         const auto a = statistics_args(shape, last, x, 0);
         py::gil_scoped_release release;
-        frcn::pool_statistics(functions(isa, type), a, threads, at<double>(totals));
+        frcn::pool_statistics(functions(isa, type), a, threads, type == 1, at<void>(mean), at<void>(var));
       },
-      "Per channel, sums of x and of its square.");
+      "Per channel, mean and biased variance.");
   m.def(
       "conv3d_relu_maxpool3d",
       [](const std::string& isa, int type, const std::array<int64_t, 12>& convolution, const Shape& source,

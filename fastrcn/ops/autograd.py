@@ -47,6 +47,14 @@ def _stack_over(info, in_dims, function, args):
     return tuple(torch.stack(parts) for parts in zip(*runs, strict=True))
 
 
+def _may_be_differentiated_again():
+    """Whether a backward pass has gradients itself, or is mapped over. That of a compiled graph has not: it traces a
+    function without gradients only by its fixed arguments."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
 class Fused(torch.autograd.Function):
     """apply(call, *tensors) -> the forward operator's results."""
 
@@ -66,8 +74,7 @@ class Fused(torch.autograd.Function):
     def backward(ctx, *grads):
         call, saved = ctx.call, ctx.saved_tensors
         needs = tuple(ctx.needs_input_grad[1:])
-        # A compiled graph is differentiated once, and traces a function without gradients only by its fixed arguments.
-        second = FusedBackward.forward if torch.compiler.is_compiling() else FusedBackward.apply
+        second = FusedBackward.apply if _may_be_differentiated_again() else FusedBackward.forward
         found = iter(second(call, needs, *grads[: call.differentiable], *saved))
         return (None, *(next(found) if need else None for need in needs))
 

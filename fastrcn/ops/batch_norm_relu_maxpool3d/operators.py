@@ -31,9 +31,8 @@ def forward(backend, x, weight, bias, mean, var, training, eps, relu, pool, ceil
     if training:
         mean, var = kernels.statistics(x)
     scale = torch.rsqrt(var.to(kind) + eps)
-    scale = scale if weight is None else scale * weight.to(kind)
-    shift = -mean.to(kind) * scale
-    shift = shift if bias is None else shift + bias.to(kind)
+    scale = scale if weight is None else scale.mul_(weight)
+    shift = -mean * scale if bias is None else torch.addcmul(bias.to(kind), mean.to(kind), scale, value=-1)
     out, index = kernels.forward(x, scale, shift, relu, pool, keeps_index(pool, keep))
     return [out, *([mean, var] if training else []), *([] if index is None else [index])]
 
@@ -60,7 +59,7 @@ def backward(backend, grad, x, weight, bias, mean, var, gate, training, eps, rel
     x, grad = dense(x, last), dense(grad, last)
     gate = gate if relu or pool.cells > 1 else None
     mean, invstd = mean.to(kind), torch.rsqrt(var.to(kind) + eps)
-    scale = invstd if weight is None else invstd * weight.to(kind)
+    scale = invstd if weight is None else invstd * weight
     dbias: Any = None
     dweight: Any = None
     dx = None
@@ -68,8 +67,8 @@ def backward(backend, grad, x, weight, bias, mean, var, gate, training, eps, rel
         dbias, centred = kernels.sums(grad, gate, x.shape[2:], pool, last, x, mean)
         dweight = centred * invstd
     if needs[0] and training:
-        count = x.numel() // x.shape[1]
-        slope, offset = -scale * invstd * dweight / count, -scale * dbias / count
+        share = scale * (-x.shape[1] / x.numel())
+        slope, offset = share * invstd * dweight, share * dbias
         dx = kernels.backward(grad, gate, x.shape[2:], pool, last, scale, x, mean, slope, offset)
     elif needs[0]:
         dx = kernels.backward(grad, gate, x.shape[2:], pool, last, scale)

@@ -72,22 +72,20 @@ def sums(grad, gate, size, pool: Pool, last, x=None, center=None):
     the cell it is led to. ``size``: (D,H,W) before pooling."""
     kind, grad, gate = gate_kind(gate, pool), dense(grad, last), dense(gate, last)
     shape = (*grad.shape[:2], *size)
-    totals = torch.empty(2, grad.shape[1], dtype=torch.float64)
+    found = torch.empty(2, grad.shape[1], dtype=accumulate_type(grad))
     native.module().pool_sums(
         native.isa(), TYPE_NUMBERS[grad.dtype], *_shapes(shape, pool, last), kind, grad.data_ptr(),
-        native.address(gate), native.address(x), native.address(center), totals.data_ptr(), torch.get_num_threads(),
+        native.address(gate), native.address(x), native.address(center), found.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return totals.to(accumulate_type(grad)).unbind()
+    return found.unbind()
 
 
 def statistics(x):
     """Mean and biased variance of each channel, summed in float64."""
-    totals = torch.empty(2, x.shape[1], dtype=torch.float64)
-    last = is_last(x)
+    last, mean = is_last(x), torch.empty(x.shape[1], dtype=accumulate_type(x))
+    var = torch.empty_like(mean)
     native.module().pool_statistics(
-        native.isa(), TYPE_NUMBERS[x.dtype], _shapes(x.shape, Pool(), last)[1], last, x.data_ptr(), totals.data_ptr(),
-        torch.get_num_threads(),
+        native.isa(), TYPE_NUMBERS[x.dtype], _shapes(x.shape, Pool(), last)[1], last, x.data_ptr(), mean.data_ptr(),
+        var.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    mean, square = totals / (x.numel() // x.shape[1])
-    var = (square - mean * mean).clamp_(min=0)
-    return mean.to(accumulate_type(x)), var.to(accumulate_type(x))
+    return mean, var
