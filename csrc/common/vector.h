@@ -39,11 +39,16 @@ struct Packed {
   typedef T Type __attribute__((vector_size(Count * sizeof(T))));
 };
 
-template <class A>
-FRCN_HD typename Vector<A>::Type load_vector(const A* from) {
-  typename Vector<A>::Type found;
+template <class V>
+FRCN_HD V load_as(const void* from) {
+  V found;
   std::memcpy(&found, from, sizeof found);
   return found;
+}
+
+template <class A>
+FRCN_HD typename Vector<A>::Type load_vector(const A* from) {
+  return load_as<typename Vector<A>::Type>(from);
 }
 
 template <class A>

@@ -17,9 +17,6 @@
 
 namespace FRCN_ISA {
 
-template <class T>
-using SumOf = typename Product<T>::Sum;
-
 // Outputs of one block of packed weights.
 template <class T>
 constexpr int kBlockOutputs = 2 * kLanes<SumOf<T>>;
@@ -33,12 +30,12 @@ struct Taps {
 };
 
 // sum += the products of neighbouring inputs of pixels; `Last`: of the one that is left of an odd number.
-template <class T, bool Last, int Pixels, int Vectors>
-FRCN_HD void add_products(typename Product<T>::V (&sum)[Pixels][Vectors], const T* x, int64_t source_pixel,
+template <class T, int Lanes, bool Last, int Pixels, int Vectors>
+FRCN_HD void add_products(typename Product<T, Lanes>::V (&sum)[Pixels][Vectors], const T* x, int64_t source_pixel,
                           const T* weight) {
-  using P = Product<T>;
+  using P = Product<T, Lanes>;
   decltype(P::weights(weight)) column[Vectors];
-  for (int n = 0; n < Vectors; ++n) column[n] = P::weights(weight + n * kLanes<SumOf<T>> * P::kTogether);
+  for (int n = 0; n < Vectors; ++n) column[n] = P::weights(weight + n * Lanes * P::kTogether);
 #pragma GCC unroll 24
   for (int m = 0; m < Pixels; ++m) {
     const auto values = P::template values<Last>(x + m * source_pixel);
@@ -46,12 +43,13 @@ FRCN_HD void add_products(typename Product<T>::V (&sum)[Pixels][Vectors], const 
   }
 }
 
-template <class T, int Pixels, int Vectors>
+template <class T, int Lanes, int Pixels, int Vectors>
 void add_block(const Taps& t, const T* source, const T* weight, SumOf<T>* target) {
-  constexpr int lanes = kLanes<SumOf<T>>, together = Product<T>::kTogether;
-  typename Product<T>::V sum[Pixels][Vectors];
+  using V = typename Product<T, Lanes>::V;
+  constexpr int together = Product<T, Lanes>::kTogether;
+  V sum[Pixels][Vectors];
   for (int m = 0; m < Pixels; ++m)
-    for (int n = 0; n < Vectors; ++n) sum[m][n] = load_vector(target + m * t.target_pixel + n * lanes);
+    for (int n = 0; n < Vectors; ++n) sum[m][n] = load_as<V>(target + m * t.target_pixel + n * Lanes);
   for (int64_t f = 0; f < t.frames; ++f) {
     for (int64_t i = 0; i < t.rows; ++i) {
       for (int64_t j = 0; j < t.columns; ++j) {
@@ -59,20 +57,20 @@ void add_block(const Taps& t, const T* source, const T* weight, SumOf<T>* target
         const T* w = weight + f * t.weight_frame + i * t.weight_row + j * t.weight_column;
         int64_t c = 0;
         for (; c + together <= t.inputs; c += together, w += together * kBlockOutputs<T>)
-          add_products<T, false>(sum, x + c, t.source_pixel, w);
+          add_products<T, Lanes, false>(sum, x + c, t.source_pixel, w);
         if constexpr (together > 1)
-          if (c < t.inputs) add_products<T, true>(sum, x + c, t.source_pixel, w);
+          if (c < t.inputs) add_products<T, Lanes, true>(sum, x + c, t.source_pixel, w);
       }
     }
   }
   for (int m = 0; m < Pixels; ++m)
-    for (int n = 0; n < Vectors; ++n) store_vector(target + m * t.target_pixel + n * lanes, sum[m][n]);
+    for (int n = 0; n < Vectors; ++n) std::memcpy(target + m * t.target_pixel + n * Lanes, &sum[m][n], sizeof(V));
 }
 
-template <class T, int Vectors, int Pixels>
+template <class T, int Lanes, int Vectors, int Pixels>
 void add_pixels(int64_t pixels, const Taps& t, const T* source, const T* weight, SumOf<T>* target) {
-  if (pixels == Pixels) return add_block<T, Pixels, Vectors>(t, source, weight, target);
-  if constexpr (Pixels > 1) add_pixels<T, Vectors, Pixels - 1>(pixels, t, source, weight, target);
+  if (pixels == Pixels) return add_block<T, Lanes, Pixels, Vectors>(t, source, weight, target);
+  if constexpr (Pixels > 1) add_pixels<T, Lanes, Vectors, Pixels - 1>(pixels, t, source, weight, target);
 }
 
 // Sums of a block: what leaves registers for the weights and for a value.
@@ -80,16 +78,16 @@ constexpr int kBlockVectors = kVectorBytes == 64 ? 24 : 12;
 
 // The sums of up to kMost pixels by `outputs` <= kWidth outputs, where they cannot stay in the target: a ragged end of
 // the outputs, or a type that must not be rounded in between.
-template <class T, int Vectors>
+template <class T, int Lanes, int Vectors>
 struct Tile {
   using F = SumOf<T>;
-  static constexpr int kWidth = Vectors * kLanes<F>, kMost = kBlockVectors / Vectors;
+  static constexpr int kWidth = Vectors * Lanes, kMost = kBlockVectors / Vectors;
 
   void read(const T* target, int64_t pixels, int64_t outputs, int64_t pitch) {
     for (int64_t m = 0; m < pixels; ++m) {
       const T* from = target + m * pitch;
       F* to = sums + m * kWidth;
-      if (outputs == kWidth)
+      if (is_whole(outputs))
         for (int n = 0; n < kWidth; n += kLanes<F>) store_vector(to + n, load_vector<F>(from + n));
       else
         for (int64_t n = 0; n < outputs; ++n) to[n] = load<F>(from[n]);
@@ -100,42 +98,44 @@ struct Tile {
     for (int64_t m = 0; m < pixels; ++m) {
       const F* from = sums + m * kWidth;
       T* to = target + m * pitch;
-      if (outputs == kWidth)
+      if (is_whole(outputs))
         for (int n = 0; n < kWidth; n += kLanes<F>) store_vector(to + n, load_vector(from + n));
       else
         for (int64_t n = 0; n < outputs; ++n) store(to[n], from[n]);
     }
   }
 
+  static bool is_whole(int64_t outputs) { return Lanes == kLanes<F> && outputs == kWidth; }
+
   F sums[kMost * kWidth] = {};
 };
 
 // All taps of up to kBlockVectors / Vectors pixels of a run, pixels [first, last) of the row.
-template <class T, int Vectors>
+template <class T, int Lanes, int Vectors>
 void add_taps(const frcn::ConvolutionArgs& a, const Taps& t, int64_t first, int64_t last, const T* source_row,
               const T* weight, SumOf<T>* target) {
-  constexpr int most = Tile<T, Vectors>::kMost;
+  constexpr int most = Tile<T, Lanes, Vectors>::kMost;
   const int64_t source_width = a.source_size[2], left = first * a.stride[2] - a.padding[2];
   const int64_t right = (last - 1) * a.stride[2] - a.padding[2] + (a.kernel[2] - 1) * a.dilation[2];
   if (left >= 0 && right < source_width)
-    return add_pixels<T, Vectors, most>(last - first, t, source_row + left * a.inputs, weight, target);
+    return add_pixels<T, Lanes, Vectors, most>(last - first, t, source_row + left * a.inputs, weight, target);
   Taps column = t;
   column.columns = 1;
   for (int64_t j = 0; j < a.kernel[2]; ++j) {
     const int64_t shift = j * a.dilation[2] - a.padding[2];
     const Range inside(first, last, a.stride[2], shift, source_width);
     if (inside.first >= inside.last) continue;
-    add_pixels<T, Vectors, most>(inside.last - inside.first, column,
-                                 source_row + (inside.first * a.stride[2] + shift) * a.inputs,
-                                 weight + j * t.weight_column, target + (inside.first - first) * t.target_pixel);
+    add_pixels<T, Lanes, Vectors, most>(inside.last - inside.first, column,
+                                        source_row + (inside.first * a.stride[2] + shift) * a.inputs,
+                                        weight + j * t.weight_column, target + (inside.first - first) * t.target_pixel);
   }
 }
 
 // One run of pixels within the row (frame, y) of an image, for one block of outputs.
-template <class T, int Vectors>
+template <class T, int Lanes, int Vectors>
 void add_run(const frcn::ConvolutionArgs& a, int64_t image, int64_t frame, int64_t y, int64_t from, int64_t to,
              int64_t output, int64_t outputs) {
-  using Sums = Tile<T, Vectors>;
+  using Sums = Tile<T, Lanes, Vectors>;
   constexpr int64_t most = Sums::kMost;
   const int64_t front = frame * a.stride[0] - a.padding[0], top = y * a.stride[1] - a.padding[1];
   const Range frames(0, a.kernel[0], a.dilation[0], front, a.source_size[0]);
@@ -168,7 +168,7 @@ void add_run(const frcn::ConvolutionArgs& a, int64_t image, int64_t frame, int64
     T* target = target_row + first * a.outputs;
     if constexpr (std::is_same_v<T, SumOf<T>>) {
       if (outputs == Sums::kWidth) {
-        add_taps<T, Vectors>(a, t, first, last, source_row, weight, target);
+        add_taps<T, Lanes, Vectors>(a, t, first, last, source_row, weight, target);
         continue;
       }
     }
@@ -176,7 +176,7 @@ void add_run(const frcn::ConvolutionArgs& a, int64_t image, int64_t frame, int64
     Taps inside = t;
     inside.target_pixel = Sums::kWidth;
     tile.read(target, last - first, outputs, a.outputs);
-    add_taps<T, Vectors>(a, inside, first, last, source_row, weight, tile.sums);
+    add_taps<T, Lanes, Vectors>(a, inside, first, last, source_row, weight, tile.sums);
     tile.write(target, last - first, outputs, a.outputs);
   }
 }
@@ -184,13 +184,18 @@ void add_run(const frcn::ConvolutionArgs& a, int64_t image, int64_t frame, int64
 template <class T>
 void add_convolution(const frcn::ConvolutionArgs& a, int64_t begin, int64_t end, int64_t first_output,
                      int64_t last_output) {
+  constexpr int lanes = kLanes<SumOf<T>>;
+  // A processor that makes 512 bits of two halves takes half of the time for one.
+  constexpr int least = std::is_same_v<T, SumOf<T>> && kVectorBytes == 64 ? lanes / 2 : lanes;
   const int64_t width = a.size[2];
   for (int64_t output = first_output; output < last_output; output += kBlockOutputs<T>) {
     const int64_t outputs = std::min<int64_t>(kBlockOutputs<T>, last_output - output);
     for (int64_t pixel = begin; pixel < end;) {
       const int64_t row = pixel / width, from = pixel % width, to = std::min(width, from + end - pixel);
       const int64_t y = row % a.size[1], frame = row / a.size[1] % a.size[0], image = row / a.size[1] / a.size[0];
-      const auto add = outputs > kLanes<SumOf<T>> ? add_run<T, 2> : add_run<T, 1>;
+      const auto add = outputs > lanes   ? add_run<T, lanes, 2>
+                       : outputs > least ? add_run<T, lanes, 1>
+                                         : add_run<T, least, 1>;
       add(a, image, frame, y, from, to, output, outputs);
       pixel += to - from;
     }

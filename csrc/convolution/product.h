@@ -4,22 +4,26 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/vector.h"
 
 namespace FRCN_ISA {
 
+// The type of sums.
 template <class T>
+using SumOf = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;
+
+template <class T, int Lanes = kLanes<SumOf<T>>>
 struct Product {
-  using Sum = T;
-  using V = typename Vector<T>::Type;
+  using V = typename Packed<T, Lanes>::Type;
   static constexpr int kTogether = 1;
 
   template <bool>
   static FRCN_HD T values(const T* x) {
     return *x;
   }
-  static FRCN_HD V weights(const T* w) { return load_vector(w); }
+  static FRCN_HD V weights(const T* w) { return load_as<V>(w); }
   static FRCN_HD V add(V sum, T value, V weights) { return sum + value * weights; }
 };
 
@@ -27,7 +31,6 @@ struct Product {
 // Two by two, summed in float.
 template <>
 struct Product<bfloat16> {
-  using Sum = float;
   using V = typename Vector<float>::Type;
   static constexpr int kTogether = 2;
 

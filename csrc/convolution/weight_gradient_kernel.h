@@ -30,13 +30,6 @@ struct RowSteps {
   int64_t pixels, x_pixel, outputs;
 };
 
-template <class V>
-FRCN_HD V load_as(const float* from) {
-  V found;
-  std::memcpy(&found, from, sizeof found);
-  return found;
-}
-
 // total[m][n] += sum over pixels of x[m] * grad[n], for M inputs and Vectors vectors V of outputs.
 template <int M, class V, int Vectors>
 void add_outer_products(const std::vector<JoinedRow>& rows, const RowSteps& s, int64_t m, int64_t n, float* total) {

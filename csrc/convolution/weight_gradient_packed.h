@@ -28,7 +28,7 @@ template <class T>
 class PackedWeightGradient {
  public:
   using P = Product<T>;
-  using F = typename P::Sum;
+  using F = SumOf<T>;
   using V = typename P::V;
   static constexpr int kPanelOutputs = 2 * kLanes<F>, kTogether = P::kTogether;
 
@@ -218,13 +218,13 @@ class PackedWeightGradient {
 template <class T>
 void add_weight_gradient_packed(const frcn::WeightGradientArgs& a, int64_t begin, int64_t end, char* total) {
   PackedWeightGradient<T> packed(a);
-  if (begin < end) packed.run(0, packed.all_rows(), begin, end, reinterpret_cast<typename Product<T>::Sum*>(total));
+  if (begin < end) packed.run(0, packed.all_rows(), begin, end, reinterpret_cast<SumOf<T>*>(total));
 }
 
 template <class T>
 void add_weight_gradient_packed_rows(const frcn::WeightGradientArgs& a, int64_t begin, int64_t end, char* total) {
   PackedWeightGradient<T> packed(a);
-  packed.run(begin, end, 0, packed.items(), reinterpret_cast<typename Product<T>::Sum*>(total));
+  packed.run(begin, end, 0, packed.items(), reinterpret_cast<SumOf<T>*>(total));
 }
 
 }  // namespace FRCN_ISA
