@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/range.h"
 #include "common/vector.h"
 #include "convolution/product.h"
 #include "convolution/weight_gradient.h"
@@ -174,15 +175,16 @@ class PackedWeightGradient {
         F* target = total + ((tap * a.kernel[1] + i) * a.kernel[2] + j) * a.inputs * a.outputs + block * kPanelOutputs;
         for (int64_t c = 0; c < input_blocks; ++c, target += kPanelInputs * a.outputs) {
           V sum[kPanelInputs][2] = {};
-          const T* grad = gradients.data() + block * pixels * kPanelOutputs;
+          int64_t before = 0;  // rows
           for (size_t n = 0; n < tile.size(); ++n) {
-            const int64_t count = tile[n].last - tile[n].first;
-            if (source_frame(tile[n], tap) < 0) {
-              grad += count * row_pixels * kPanelOutputs;
-              continue;
-            }
-            const T* row = inputs.data() + n * piece + c * plane + i * a.dilation[1] * width * kPanelInputs +
-                           j * a.dilation[2] * pixel_step();
+            const Piece& p = tile[n];
+            const Range lines(p.first, p.last, a.stride[1], i * a.dilation[1] - a.padding[1], a.source_size[1]);
+            const int64_t count = source_frame(p, tap) < 0 ? 0 : lines.last - lines.first;
+            const T* row = inputs.data() + n * piece + c * plane + j * a.dilation[2] * pixel_step() +
+                           ((lines.first - p.first) * a.stride[1] + i * a.dilation[1]) * width * kPanelInputs;
+            const T* grad =
+                gradients.data() + (block * pixels + (before + lines.first - p.first) * row_pixels) * kPanelOutputs;
+            before += p.last - p.first;
             for (int64_t y = 0; y < count; ++y, row += a.stride[1] * width * kPanelInputs) {
               const T* x = row;
               int64_t w = 0;
