@@ -21,7 +21,7 @@ from tests.helpers.pooled import (
     plain_tail,
     saved_bytes,
 )
-from tests.helpers.tolerances import assert_close
+from tests.helpers.tolerances import assert_close, relative_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +125,29 @@ def test_strides_over_frames(frames, kernel, stride, padding):
             found.append(torch.autograd.grad(output, tensors, torch.ones_like(output)))
         for a, b in zip(*found, strict=True):
             assert_close(a, b)
+
+
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize(
+    ("frames", "kernel", "given"),
+    [
+        (2, (3, 3, 3), {"padding": 1}),
+        (2, (3, 3, 3), {"padding": 1, "groups": 2}),
+        (2, (3, 1, 1), {"padding": (1, 0, 0)}),
+        (3, (5, 3, 3), {"padding": (2, 1, 1), "stride": (2, 1, 1)}),
+    ],
+)
+def test_fewer_frames_than_the_kernel_in_bfloat16(frames, kernel, given, layout):
+    """oneDNN's own bfloat16 weight gradient leaves the other frames' taps unwritten."""
+    groups = given.get("groups", 1)
+    exact = [torch.randn(2, 32, frames, 14, 14), torch.randn(64, 32 // groups, *kernel) / 16]
+    tensors = [laid_out(t.bfloat16(), layout).requires_grad_() for t in exact]
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    output = conv3d_relu_maxpool3d(*tensors, **given, relu=False, backend="cpu")
+    grad = torch.randn(output.shape).bfloat16()
+    truths = torch.autograd.grad(F.conv3d(*wide, None, **given), wide, grad.double())
+    for found, truth in zip(torch.autograd.grad(output, tensors, grad), truths, strict=True):
+        assert relative_error(found, truth) < torch.finfo(torch.bfloat16).eps
 
 
 def test_any_number_of_threads():

@@ -6,7 +6,7 @@ import torch
 from fastrcn import native
 from fastrcn.ops.convolution import weight_gradient
 from fastrcn.ops.convolution.weight_gradient import as_weight, conv_weight_gradient, empty_total, to_weight
-from tests.helpers.tolerances import assert_close
+from tests.helpers.tolerances import assert_close, relative_error
 
 # images, (D,H,W), inputs, outputs, kernel, stride, padding, dilation
 SHAPES = {
@@ -99,3 +99,18 @@ def test_without_the_extension(monkeypatch):
     monkeypatch.setattr(native, "module", lambda: None)
     for name in SHAPES:
         run(name, torch.float32)
+
+
+def test_bfloat16_without_the_extension(monkeypatch):
+    """The kernel of one of these has more frames than the clip."""
+    monkeypatch.setattr(native, "module", lambda: None)
+    short = 2, (2, 14, 14), 32, 64, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)
+    for images, size, inputs, outputs, kernel, stride, padding, dilation in (short, SHAPES["cube"]):
+        x, weight = torch.randn(images, inputs, *size).bfloat16(), torch.zeros(outputs, inputs, *kernel)
+        y = torch.nn.functional.conv3d(x.float(), weight.requires_grad_(), None, stride, padding, dilation)
+        grad = torch.randn(y.shape).bfloat16()
+        (truth,) = torch.autograd.grad(y, weight, grad.float())
+        maps = [t.movedim(1, -1).contiguous() for t in (x, grad)]
+        total = empty_total(weight.shape, maps[0])
+        conv_weight_gradient(*maps, weight.shape, stride, padding, dilation, total)
+        assert relative_error(as_weight(total), truth) < torch.finfo(torch.bfloat16).eps

@@ -25,7 +25,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
 )
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution.weight import Weight
-from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, to_weight
+from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, loses_taps, to_weight
 from fastrcn.ops.relu_maxpool3d import cpu as passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import dense, format_of, is_last
@@ -105,7 +105,8 @@ def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out
 def backward(grad, x, weight, gate, conv: Conv, pool: Pool, needs):
     """[dx, dweight, dbias], None where not needed."""
     dtype, x_last, weight_last = x.dtype, is_last(x), is_last(weight)
-    grad, x, weight = _cast(_compute_type(dtype), grad, x, weight)
+    kind = torch.float32 if loses_taps(x, weight.shape) else _compute_type(dtype)
+    grad, x, weight = _cast(kind, grad, x, weight)
     gate = gate if gate is None or gate.dtype == torch.uint8 else gate.to(x.dtype)
     size = conv.output_size(x.shape[2:], weight.shape[2:])
     own = needs[1] and owns_weight_gradient(x, weight, conv, size)

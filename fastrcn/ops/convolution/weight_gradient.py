@@ -55,8 +55,17 @@ def _compiled(x, grad, weight_shape, stride, padding, dilation, total):
         total += sums.sum(0)
 
 
+def loses_taps(x, weight_shape):
+    """Whether the library leaves taps of a weight's gradient unwritten: of bfloat16 on the CPU, where the kernel has
+    more frames than the clip ``x`` (N,C,D,H,W)."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[2] < weight_shape[2]
+
+
 def _library(x, grad, weight_shape, stride, padding, dilation, total):
-    weight, (grad, x) = x.new_empty(weight_shape), (t.movedim(-1, 1) for t in (grad, x))
+    grad, x = (t.movedim(-1, 1) for t in (grad, x))
+    if loses_taps(x, weight_shape):
+        grad, x = grad.float(), x.float()
+    weight = x.new_empty(weight_shape)
     if weight_shape[2] == x.shape[2] == grad.shape[2] == 1:  # a 2-D convolution, for which libraries have more kernels
         weight, grad, x, stride, padding, dilation = (
             weight[:, :, 0], grad[:, :, 0], x[:, :, 0], stride[1:], padding[1:], dilation[1:],
