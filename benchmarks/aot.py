@@ -14,6 +14,8 @@ import torch
 from benchmarks.machine_code import POINTERS, Row, analyse, compile_kernel
 from fastrcn import cells
 from fastrcn.compiler.emit_triton import kernel_of
+from fastrcn.compiler.emit_triton_walk import walk_kernel_of
+from fastrcn.compiler.phase import Walk
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
@@ -51,13 +53,8 @@ class _Recorder(TritonProgram):
         self.found += loop
 
 
-def _phases(name, found):
-    """Launches of phases by name; normalisations are no part of a cell's equations (see ``aot_normalize``)."""
-    return {f"{name}{n}": launch for n, launch in enumerate(found) if isinstance(launch, PhaseLaunch)}
-
-
 def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
-    """The launches of the phases of one step of a cell's forward and backward, by name."""
+    """The launches of one step of a cell's forward and backward, by name."""
     schedule, size = schedule_of(cell.key), (4,) * len(kernel)
     blocks, one = schedule.blocks, (1,) * len(kernel)
     factors = blocks["peephole"] + blocks["scale"]
@@ -73,7 +70,7 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
     with use_config(config), use_schedule(schedule_name):
         _Recorder.found = []
         output, finals, saved = fused.in_turn(fused.forward(_Recorder, geometry, *arguments, fused.Save.ALL))
-        named |= _phases("fwd", _Recorder.found)
+        named |= {f"fwd{n}": launch for n, launch in enumerate(_Recorder.found)}
         _Recorder.found = []
         needs = dict.fromkeys(("weight_hh", "bias", "weight_ch", "hx"), False) | {
             "inputs": [False] * len(inputs),
@@ -81,26 +78,44 @@ def launches(cell, dtype, channels, kernel, config, schedule_name="hoisted"):
         }
         grads = [None] * (1 + len(finals))
         fused.in_turn(fused.backward(_Recorder, geometry, grads, *arguments, output, saved, needs))
-        named |= _phases("bwd", _Recorder.found)
+        named |= {f"bwd{n}": launch for n, launch in enumerate(_Recorder.found)}
     return named
 
 
-def compile_launch(launch, arch, persistent=False, both=False):
-    """A launch of the time loop, compiled. ``persistent``: the kernel that walks over time; ``both``: that of two
-    directions."""
-    phase = replace(launch.phase, persistent=persistent, both=both)
-    signature = {"p_counter": "*i32", "p_lengths": "*i64"}
+def _types(launch):
+    """Types of a launch's pointers by name, also of a second direction's."""
+    found = {"p_lengths": "*i64"}
     for k, (buffer, _) in enumerate(launch.pointers):
-        signature[f"p_{k}"] = POINTERS[buffer.data.dtype]
+        found[f"p_{k}"] = POINTERS[buffer.data.dtype]
     for j, product in enumerate(launch.products):
-        signature[f"p_weight_{j}"] = POINTERS[product.weight.dtype]
-    signature |= {f"{name}_other": kind for name, kind in signature.items()}
-    signature = {n: signature.get(n, "i32") for n in phase.arguments}
-    constants = {n: launch.constants[n] for n in phase.constants}
-    aligned = [k for k, n in enumerate(phase.arguments) if n.startswith("p_")]
-    options = launch.options | ({"launch_cooperative_grid": True} if persistent else {})
-    kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
+        found[f"p_weight_{j}"] = POINTERS[product.weight.dtype]
+    return found | {f"{name}_other": kind for name, kind in found.items()}
+
+
+def _compile(kernel, what, types, constants, arch, options):
+    """The kernel of a phase or a walk, compiled."""
+    signature = {n: types.get(n, "i32") for n in what.arguments}
+    constants = {n: constants[n] for n in what.constants}
+    aligned = [k for k, n in enumerate(what.arguments) if n.startswith("p_")]
     return compile_kernel(kernel, signature, constants, aligned, arch, options)
+
+
+def compile_launch(launch, arch, both=False):
+    """A launch of the time loop, compiled; ``both``: the kernel of two directions."""
+    phase = replace(launch.phase, both=both)
+    kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
+    return _compile(kernel, phase, _types(launch), launch.constants, arch, launch.options)
+
+
+def compile_walk(launches, arch):
+    """The kernel that walks over time with these phases, compiled."""
+    walk, one = Walk(tuple(launch.phase for launch in launches)), launches[0]
+    types, constants = {"p_counter": "*i32"}, {}
+    for k, launch in enumerate(launches):
+        types |= {f"{name}_of_{k}": kind for name, kind in _types(launch).items()}
+        constants |= {f"{name}_of_{k}": value for name, value in launch.constants.items()}
+    kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, walk)
+    return _compile(kernel, walk, types, constants, arch, one.options | {"launch_cooperative_grid": True})
 
 
 def analyse_all(
@@ -116,18 +131,27 @@ def analyse_all(
     both=False,
 ):
     """Rows for every shipped configuration, or the ``largest``, of every phase of the named cells, or of the phase
-    ``only``."""
+    ``only``; ``persistent``: of the kernels that take all phases of a step, forward and backward."""
     for name, dtype, arch in itertools.product(names, dtypes, archs):
         count = 1 if largest else None
         configs = {slots: shipped(arch, dtype.itemsize, slots)[:count] for slots in (1, 4)}
         for config in dict.fromkeys((*configs[1], *configs[4])):
-            for phase, launch in launches(CELLS[name], dtype, channels, kernel, config, schedule).items():
-                slots = 4 if len(launch.phase.accumulators) > 2 else 1
+
+            def fits(launch, config=config, configs=configs):
+                if not isinstance(launch, PhaseLaunch):
+                    return False
                 stage = launch.phase.signature
                 wide = config.block_c > power(widest(channels, len(stage.args) if stage else 0))
-                if config in configs[slots] and only in ("", phase) and not wide:
-                    compiled = compile_launch(launch, arch, persistent, both)
-                    yield analyse(f"{name}.{phase}", compiled, launch.config, arch, dtype, persistent)
+                return config in configs[4 if len(launch.phase.accumulators) > 2 else 1] and not wide
+
+            found = launches(CELLS[name], dtype, channels, kernel, config, schedule)
+            steps = {phase: [launch] for phase, launch in found.items()}
+            if persistent:
+                steps = {way: [found[n] for n in found if n.startswith(way)] for way in ("fwd", "bwd")}
+            for step, taken in steps.items():
+                if only in ("", step) and all(map(fits, taken)):
+                    compiled = compile_walk(taken, arch) if persistent else compile_launch(taken[0], arch, both)
+                    yield analyse(f"{name}.{step}", compiled, config, arch, dtype, persistent)
 
 
 def main(argv=None):
@@ -139,8 +163,10 @@ def main(argv=None):
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--kernel", nargs="+", type=int, default=(3, 3), help="two sizes, or three: of volumes")
-    parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1")
-    parser.add_argument("--persistent", action="store_true", help="the kernels that walk over time")
+    parser.add_argument("--phase", default="", help="only this one, as fwd0 or bwd1; with --persistent fwd or bwd")
+    parser.add_argument(
+        "--persistent", action="store_true", help="the kernels that walk over time, of all phases of a step"
+    )
     parser.add_argument("--both", action="store_true", help="the kernels of two directions")
     parser.add_argument("--schedule", default="hoisted", choices=NAMES, help="where the inputs are convolved")
     parser.add_argument("--window", nargs=3, type=int, default=(2, 2, 2), help="of the pooling")

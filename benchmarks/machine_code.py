@@ -14,11 +14,16 @@ POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
 WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
+GRID_BARRIER = re.compile(r"\bMEMBAR\.\w+\.GPU\b.*?\bLDG\.E\.STRONG\.GPU\b.*?\bCCTL\.IVALL\b", re.DOTALL)
+"""Earlier stores reach all processors, the others are waited for, and what L1 holds is dropped."""
+READ_ONLY_LOAD = re.compile(r"\bLDG\S*\.CONSTANT\b")
+"""By a cache for data that nobody writes while the kernel runs."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop."""
+    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop;
+    ``main_loops``: how many innermost loops have tensor core instructions."""
 
     kernel: str
     arch: int
@@ -34,6 +39,9 @@ class Row:
     wide_loads: int
     loop_wide_loads: int
     loop_local: int
+    main_loops: int
+    grid_barriers: int
+    read_only_loads: int
 
 
 def compile_kernel(kernel, signature, constants, aligned, arch, options):
@@ -55,8 +63,8 @@ def _tool(name, *arguments):
     return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def main_loop(listing):
-    """The innermost loop with most tensor core instructions, as lines of disassembly."""
+def innermost_loops(listing):
+    """Loops as lines of disassembly, but none around one that has tensor core instructions."""
     labels, lines = {}, []
     for line in listing.splitlines():
         label = re.match(r"^(\.L_x_\d+):", line)
@@ -68,11 +76,10 @@ def main_loop(listing):
     for end, line in enumerate(lines):
         target = re.search(r"\bBRA\S*.*`\((\.L_x_\d+)\)", line)
         start = labels.get(target[1], end + 1) if target else end + 1
-        # Loops end in the order of their nesting; one around another that has products is not the main one.
+        # Loops end in the order of their nesting.
         if start <= end and not any(start <= s and TENSOR_CORE.search("\n".join(lines[s:e])) for s, e in loops):
             loops.append((start, end + 1))
-    found = [lines[start:end] for start, end in loops]
-    return max(found, key=lambda loop: (len(TENSOR_CORE.findall("\n".join(loop))), -len(loop)), default=[])
+    return ["\n".join(lines[start:end]) for start, end in loops]
 
 
 def analyse(name, compiled, config, arch, dtype, persistent=False) -> Row:
@@ -82,11 +89,14 @@ def analyse(name, compiled, config, arch, dtype, persistent=False) -> Row:
         cubin.write_bytes(compiled.asm["cubin"])
         usage = _tool("cuobjdump", "-res-usage", str(cubin))
         listing = _tool("nvdisasm", "-c", str(cubin))
-    loop = "\n".join(main_loop(listing))
+    loops = innermost_loops(listing)
+    loop = max(loops, key=lambda loop: (len(TENSOR_CORE.findall(loop)), -len(loop)), default="")
     found = TENSOR_CORE.findall(loop)
     registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     return Row(
         name, arch, config, str(dtype).removeprefix("torch."), persistent, registers, stack,
         compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
         len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
+        sum(bool(TENSOR_CORE.search(loop)) for loop in loops), len(GRID_BARRIER.findall(listing)),
+        len(READ_ONLY_LOAD.findall(listing)),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from math import prod
 from typing import NamedTuple
 
 from fastrcn.compiler.emit import Printer
-from fastrcn.compiler.phase import Phase
+from fastrcn.compiler.phase import Phase, Walk
 from fastrcn.compiler.signature import Arg
 
 
@@ -63,18 +63,7 @@ def phase_source(phase: Phase) -> str:
         body += _complete(phase)
         if phase.signature is not None:
             body += _stage(phase)
-    body = [*_accumulators(phase), *body]
-    if phase.persistent:
-        body = _over_time(phase, body)
-    return "\n".join(lines + ["    " + line for line in [*_tile(phase), *body]]) + "\n"
-
-
-def _over_time(phase, body):
-    """The body for ``n_times`` times. A step reads what its neighbours wrote in the step before."""
-    times = [f"i_t_{k}" for k, timed in enumerate(phase.timed) if timed]
-    after = [f"{name} += i_direction" for name in (*times, "i_time")]
-    after += ["grid_barrier(p_counter, (i_turn + 1) * tl.num_programs(0))"]
-    return ["for i_turn in range(0, n_times):", *("    " + line for line in (*body, *after))]
+    return "\n".join(lines + ["    " + line for line in [*_tile(phase), *_accumulators(phase), *body]]) + "\n"
 
 
 def _tile(phase):
@@ -297,7 +286,16 @@ def _parameter_gradient(phase, arg, place):
 
 @cache
 def kernel_of(fingerprint: str, phase: Phase):
-    """The phase as a function that Triton compiles, made once per process.
+    """The phase as a function that Triton compiles, made once per process."""
+    from fastrcn.compiler import triton_functions
+
+    names = ("sigmoid", "tanh", "relu", "exp", "positive", "store")
+    functions = {name: getattr(triton_functions, name) for name in names}
+    return jitted(fingerprint, phase, phase_source(phase), functions)
+
+
+def jitted(fingerprint: str, what: Phase | Walk, source: str, functions):
+    """The kernel with this source as a function that Triton compiles; ``functions``: what it calls.
 
     Triton reads a function's source through ``inspect``. An entry in ``linecache`` serves it without a file: nothing to
     write, lock or clean, and error messages still quote the line. What Triton compiles it caches itself, by source.
@@ -305,15 +303,11 @@ def kernel_of(fingerprint: str, phase: Phase):
     import triton
     import triton.language as tl
 
-    from fastrcn.compiler import triton_functions
-
-    source = phase_source(phase)
     file = f"<fastrcn cell {fingerprint}, phase {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
     # Entries without a time of change are not checked against the disk.
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    names = ("sigmoid", "tanh", "relu", "exp", "positive", "store", "grid_barrier")
-    scope = {"tl": tl, "__name__": __name__} | {name: getattr(triton_functions, name) for name in names}
+    scope = {"tl": tl, "__name__": __name__} | functions
     exec(compile(source, file, "exec"), scope)
     # Numbers that change with the call must not start another compilation.
-    changing = [name for name in phase.arguments if not name.startswith("p_")]
-    return triton.jit(do_not_specialize=changing)(scope[phase.name])
+    changing = [name for name in what.arguments if not name.startswith("p_")]
+    return triton.jit(do_not_specialize=changing)(scope[what.name])

@@ -1,4 +1,5 @@
-"""What one Triton kernel of the time loop does: convolutions, and the stage that follows them (see ``emit_triton``)."""
+"""What one Triton kernel of the time loop does: convolutions, and the stage that follows them (see ``emit_triton``), or
+all of a step's for many times (see ``emit_triton_walk``)."""
 
 from dataclasses import dataclass
 
@@ -46,7 +47,6 @@ class Phase:
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
     ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
-    ``persistent``: the kernel walks over many times itself, with a barrier of all programs between two of them.
     ``both``: the grid has a second axis for the direction, and each direction its own maps, weights and times.
     """
 
@@ -59,7 +59,6 @@ class Phase:
     taken: tuple[int | None, ...] = ()
     lengths: bool = False
     parts: int = 1
-    persistent: bool = False
     both: bool = False
 
     @property
@@ -93,14 +92,19 @@ class Phase:
         names += [f"{name}_{j}" for j in products for name in ("n_steps", *extents)]
         names += ["i_time", "n_pixels", "n_images", *self.size]
         names += [f"{name}_other" for name in self.own] if self.both else []
-        return [*names, "n_times", "i_direction", "p_counter"] if self.persistent else names
+        return names
 
     @property
     def own(self):
         """Names of the arguments that differ between the two directions."""
         names = [f"p_{k}" for k in range(len(self.timed))]
         names += [f"p_weight_{j}" for j in range(len(self.products))]
-        return [*names, *(f"i_t_{k}" for k, timed in enumerate(self.timed) if timed), "i_time"]
+        return [*names, *self.times]
+
+    @property
+    def times(self):
+        """Names of the arguments that change with the step."""
+        return [*(f"i_t_{k}" for k, timed in enumerate(self.timed) if timed), "i_time"]
 
     @property
     def constants(self):
@@ -115,3 +119,35 @@ class Phase:
         """Name of the kernel's function."""
         backward = self.signature is not None and self.signature.backward
         return f"conv_recurrent_{'bwd' if backward else 'fwd'}_kernel"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The phases of a step in one kernel, which walks over many times itself. Its arguments are those of all phases,
+    each name with the number of its phase."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def arguments(self):
+        """Names of the kernel's run-time arguments, in order."""
+        return [*self._of_all("arguments"), "n_times", "i_direction", "p_counter"]
+
+    @property
+    def times(self):
+        """Names of the arguments that change with the step."""
+        return self._of_all("times")
+
+    @property
+    def constants(self):
+        """Names of the kernel's compile-time arguments, in order."""
+        return self._of_all("constants")
+
+    @property
+    def name(self):
+        """Name of the kernel's function."""
+        backward = any(phase.signature is not None and phase.signature.backward for phase in self.phases)
+        return f"conv_recurrent_{'bwd' if backward else 'fwd'}_walk_kernel"
+
+    def _of_all(self, names):
+        return [f"{name}_of_{k}" for k, phase in enumerate(self.phases) for name in getattr(phase, names)]

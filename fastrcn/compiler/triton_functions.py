@@ -51,7 +51,8 @@ def store(pointer, value, mask, INTERPRET: tl.constexpr):
 
 @triton.jit
 def grid_barrier(p_counter, arrivals):
-    """Wait until ``arrivals`` programs have come here since the counter was zeroed; all must be resident."""
+    """Wait until ``arrivals`` programs have come here since the counter was zeroed; all must be resident. What any of
+    them wrote before, every load sees after: the acquire also drops what the processor's L1 cache holds."""
     tl.debug_barrier()
     tl.atomic_add(p_counter, 1, sem="release", scope="gpu")
     while tl.atomic_add(p_counter, 0, sem="acquire", scope="gpu") < arrivals:

@@ -39,10 +39,16 @@ def check(row):
     assert not row["loop_local"], f"{what}: {row['loop_local']} accesses to local memory in the main loop"
     assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
     assert row["shared"] <= SHARED[row["arch"]], f"{what}: {row['shared']} bytes of shared memory"
-    if row["kernel"] == "lstm.bwd0" and row["arch"] == 90 and row["dtype"] == "bfloat16" and not row["persistent"]:
+    if row["kernel"] == "lstm.bwd0" and row["arch"] == 90 and row["dtype"] == "bfloat16":
         # Two blocks of 256 threads per processor; with peepholes it is one. Whole, the stage would spill.
         assert row["registers"] <= 128, f"{what}: {row['registers']} registers"
     assert row["loop_wide_loads"], f"{what}: no 16-byte loads in the main loop"
+    phases = {"lstm": 1, "gru": 2, "stacked_candidate": 2}[row["kernel"].split(".")[0]] if row["persistent"] else 0
+    # After each phase all programs meet, and no load may find what was in a cache before.
+    assert row["grid_barriers"] == phases, f"{what}: {row['grid_barriers']} grid barriers, expected {phases}"
+    if phases:
+        assert not row["read_only_loads"], f"{what}: {row['read_only_loads']} loads by the read-only cache"
+        assert row["main_loops"] == phases, f"{what}: {row['main_loops']} loops with products, expected {phases}"
 
 
 @pytest.mark.triton
@@ -57,7 +63,9 @@ def check(row):
         ("--cells", "gru", "gru_after", "stacked", "stacked_candidate", "--largest"),
         ("--cells", "lstm", "gru", "--arch", "90", "--schedule", "in_loop", "--largest"),
         ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
-        ("--cells", "lstm", "--arch", "90", "--persistent"),
+        ("--cells", "lstm", "gru", "--arch", "90", "--persistent"),
+        ("--cells", "gru", "--arch", "80", "100", "--persistent", "--largest"),
+        ("--cells", "stacked_candidate", "--dtype", "float32", "--arch", "90", "--persistent", "--largest"),
         ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
         ("--cells", "lstm", "--kernel", "3", "3", "3", "--phase", "fwd0", "--largest"),
     ],

@@ -1,6 +1,7 @@
 """The Triton backend on a GPU: every cell and data type, both schedules, the persistent kernel, repeatability."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,11 +86,30 @@ def test_volumes(name, dtype, schedule):
 
 @pytest.mark.gpu
 @pytest.mark.triton
-@pytest.mark.parametrize("case", [LARGE, VOLUME], ids=["maps", "volumes"])
-@pytest.mark.parametrize("name", ["lstm", "lstm_full", "gru_after", "rnn_tanh"])
-def test_persistent_kernel(name, case):
+@pytest.mark.parametrize(
+    "case", [replace(LARGE, channels=40, batch=2, lengths=(6, 4)), VOLUME], ids=["maps", "volumes"]
+)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_persistent_kernel(name, case, monkeypatch):
+    """Of so few tiles that all run at once on the GPUs at hand."""
+    walks, plain = [], triton_time_loop.walk
+    monkeypatch.setattr(triton_time_loop, "walk", lambda *a: walks.append(a) or plain(*a))
     with fastrcn.use_time_loop("persistent"):
         compare(name, case)
+    assert [turns for _, turns, _ in walks] == [case.steps - 2] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["lstm_channel", "gru_before", "stacked"])
+def test_persistent_kernel_does_what_launches_do(name):
+    """Bit for bit, and again at every run: a barrier that let a program go too soon would show."""
+    case = Case(steps=40, batch=2, inputs=8, channels=48, height=24, width=24, scale=0.05)
+    tensors, found = make_tensors(SUBJECTS[name], case, torch.bfloat16), []
+    for way in ("launched", *["persistent"] * 5):
+        with fastrcn.use_time_loop(way):
+            found.append(run(name, case, tensors))
+    assert all(torch.equal(found[0][n], t) for other in found[1:] for n, t in other.items())
 
 
 @pytest.mark.gpu

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
         "triton_directions_interpreted.py",
         "triton_norms_interpreted.py",
         "triton_time_loop_interpreted.py",
+        "triton_walk_interpreted.py",
         "triton_volumes_interpreted.py",
         "conv3d_triton_interpreted.py",
     ],

@@ -13,16 +13,13 @@ from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 class Launch:
     """Notes how it is started."""
 
-    def __init__(self, resident=True, walks=True, identity: object = "one", device="cuda"):
-        self.resident, self.walks, self.identity = resident, walks, identity
+    def __init__(self, resident=True, walks=True, identity: object = "one", device="cuda", warps=4):
+        self.resident, self.walks, self.identity, self.options = resident, walks, identity, {"num_warps": warps}
         self.tensors = [SimpleNamespace(device=torch.device(device), is_cuda=device == "cuda")]
         self.calls, self.walked, self.added = [], [], 0
 
     def __call__(self, *arguments):
         self.calls.append(arguments)
-
-    def walk(self, *arguments):
-        self.walked.append(arguments)
 
     def add_parameter_sums(self):
         self.added += 1
@@ -51,6 +48,11 @@ def graphs(monkeypatch):
         made.append(Graph())
         return made[-1]
 
+    def walk(calls, turns, direction):
+        for launch, times in calls:
+            launch.walked.append((times, turns, direction))
+
+    monkeypatch.setattr(triton_time_loop, "walk", walk)
     monkeypatch.setattr(triton_time_loop, "_capture", capture)
     monkeypatch.setattr(triton_time_loop, "_graphs", triton_time_loop._Graphs())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -77,9 +79,11 @@ def at_last(loop):
     ("loop", "expected"),
     [
         (loop_of(Launch()), "persistent"),
-        (loop_of(Launch(), Launch()), "launched"),
+        (loop_of(Launch(), Launch()), "persistent"),
         (loop_of(Launch(walks=False)), "launched"),
-        (loop_of(Launch(resident=False)), "launched"),
+        (loop_of(Launch(), Launch(walks=False)), "launched"),
+        (loop_of(Launch(), Launch(resident=False)), "launched"),
+        (loop_of(Launch(warps=4), Launch(warps=8)), "launched"),
         (loop_of(Launch(), count=3), "launched"),
         (loop_of(Launch(device="cpu")), "launched"),
     ],
@@ -97,8 +101,9 @@ def test_the_rule(loop, expected):
         ("captured", loop_of(Launch(device="cpu")), "launched"),
         ("persistent", loop_of(Launch()), "persistent"),
         ("persistent", loop_of(Launch(device="cpu")), "persistent"),
+        ("persistent", loop_of(Launch(), Launch(), Launch()), "persistent"),
         ("persistent", loop_of(Launch(resident=False)), "launched"),
-        ("persistent", loop_of(Launch(), Launch()), "launched"),
+        ("persistent", loop_of(Launch(warps=8), Launch(warps=4)), "launched"),
         ("persistent", loop_of(Launch(), count=3), "launched"),
     ],
 )
@@ -117,11 +122,11 @@ def test_unknown_name():
 
 
 def test_a_walk_leaves_the_first_and_the_last_step():
-    loop = loop_of(Launch())
+    loop = loop_of(Launch(), Launch())
     triton_time_loop.run(loop)
-    (launch,) = loop.launches
-    assert [time for _, time, *_ in launch.calls] == [0, 5]
-    assert launch.walked == [(1, 1, 4, 1)]
+    for launch in loop.launches:
+        assert [time for _, time, *_ in launch.calls] == [0, 5]
+        assert launch.walked == [((1, 1, False, False), 4, 1)]
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import fastrcn
-from fastrcn.cells import BUILT_IN, Cell, conv, relu, sigmoid, tanh
+from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
-from fastrcn.functional import conv_recurrent, conv_rnn
+from fastrcn.functional import conv_rnn
 from fastrcn.ops.conv_recurrent import input_schedule, triton_launch
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
@@ -16,6 +16,7 @@ from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.noise import CASE, NOISY, compare_noisy
+from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 from tests.helpers.triton_programs import note_programs
@@ -150,75 +151,21 @@ def test_lean_lstm_stores_states_only(monkeypatch):
     assert not any(a.stored for a in launch.phase.accumulators)
 
 
-class TwoMaps(Cell):
-    """Both states are convolved, so without a backward one is overwritten in place while its neighbours are read."""
-
-    def step(self, x, h, s):
-        n = sigmoid(conv(x) + conv(h) + conv(s))
-        s = n * s + (1 - n) * tanh(conv(x) + conv(s))
-        return n * tanh(s), s
-
-
-class StageFirst(Cell):
-    """Begins with a stage: there is nothing to join across the end of the backward's list."""
-
-    def step(self, x, h):
-        return tanh(conv(x) + conv(relu(h) * h)) + h
-
-
-class Deep(Cell):
-    """Three levels, and names that are the kernel's own."""
-
-    def step(self, x, acc, tl):
-        mask = sigmoid(conv(x) + conv(acc))
-        y = tanh(conv(x) + conv(mask * acc))
-        tl = tl * mask + conv(y * tl)
-        return acc + tanh(tl), tl
-
-
-@pytest.mark.parametrize("cell", [TwoMaps(), StageFirst(), Deep()], ids=["two_maps", "stage_first", "deep"])
+@pytest.mark.parametrize("name", OTHER_CELLS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("config", [None, SMALL], ids=["large_tiles", "small_tiles"])
-def test_other_cells(cell, training, config):
-    schedule, c = schedule_of(cell.key), 3
-    shapes = [(3, 2, 2, 5, 4), (schedule.blocks["x"] * c, 2, 3, 3), (schedule.blocks["h"] * c, c, 3, 3)]
-    shapes += [(schedule.blocks["bias"] * c,), *[(2, c, 5, 4)] * len(schedule.states)]
-    exact = [0.4 * torch.randn(shape, dtype=torch.float64) for shape in shapes]
-    leaves = [t.float().requires_grad_(training) for t in exact]
+def test_other_cells(name, training, config):
+    cell = OTHER_CELLS[name]
+    leaves = [t.float().requires_grad_(training) for t in random_leaves(cell)]
     exact = [t.detach().double().requires_grad_(training) for t in leaves]
-
-    def run(tensors, backend):
-        x, weight_ih, weight_hh, bias, *hx = tensors
-        output, states = conv_recurrent(cell, x, weight_ih, weight_hh, bias, None, tuple(hx), backend=backend)
-        results = [output, *states]
-        if training:
-            results += torch.autograd.grad(sum(r.square().sum() for r in results), tensors)
-        return results
-
-    truth = run(exact, "reference")
+    truth = results(cell, exact, "reference")
     if config is None:
-        found = run(leaves, "triton")
+        found = results(cell, leaves, "triton")
     else:
         with use_config(config):
-            found = run(leaves, "triton")
+            found = results(cell, leaves, "triton")
     for n, (a, b) in enumerate(zip(found, truth, strict=True)):
         assert_close(a, b, f"result {n}")
-
-
-@pytest.mark.parametrize("name", ["lstm_channel", "lstm_full", "gru_after", "rnn_tanh"])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_one_launch_for_many_steps(name, reverse, monkeypatch):
-    """The persistent kernel, with the single tile for which the interpreter can run its barrier."""
-    walks, plain = [], triton_launch.PhaseLaunch.walk
-
-    def noted(self, *arguments):
-        walks.append(arguments)
-        plain(self, *arguments)
-
-    monkeypatch.setattr(triton_launch.PhaseLaunch, "walk", noted)
-    with fastrcn.use_time_loop("persistent"):
-        compare(name, Case(steps=6, batch=2, lengths=(6, 3), reverse=reverse))
-    assert [turns for _, _, turns, _ in walks] == [4, 4]
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])

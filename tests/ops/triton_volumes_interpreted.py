@@ -14,7 +14,7 @@ from fastrcn import backends, cells
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_gru
 from fastrcn.ops import autotune
-from fastrcn.ops.conv_recurrent import triton_launch
+from fastrcn.ops.conv_recurrent import triton_time_loop
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -62,12 +62,13 @@ def test_many_tiles(poisoned_memory):
         compare_with_loop("lstm_channel", case, "triton")
 
 
-def test_one_launch_for_many_steps(monkeypatch, poisoned_memory):
-    walks, plain = [], triton_launch.PhaseLaunch.walk
-    monkeypatch.setattr(triton_launch.PhaseLaunch, "walk", lambda *a: walks.append(a) or plain(*a))
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before"])
+def test_one_launch_for_many_steps(name, monkeypatch, poisoned_memory):
+    walks, plain = [], triton_time_loop.walk
+    monkeypatch.setattr(triton_time_loop, "walk", lambda *a: walks.append(a) or plain(*a))
     with fastrcn.use_time_loop("persistent"):
-        compare_with_loop("lstm_full", replace(PLAIN, steps=5, lengths=(5, 3), reverse=True), "triton")
-    assert [turns for _, _, _, turns, _ in walks] == [3, 3]
+        compare_with_loop(name, replace(PLAIN, steps=5, lengths=(5, 3), reverse=True), "triton")
+    assert [turns for _, turns, _ in walks] == [3, 3]
 
 
 def test_both_directions_in_one_launch(poisoned_memory):

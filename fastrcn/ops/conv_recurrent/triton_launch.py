@@ -37,7 +37,7 @@ class PhaseLaunch:
     """One phase of a program bound to its buffers: what a call passes to the kernel."""
 
     walks = True
-    """Whether there is a kernel that walks over time."""
+    """Whether a kernel that walks over time can take it."""
 
     def __init__(self, program: TritonProgram, work: Work, across=False, config: Config | None = None):
         self.program, self.across = program, across
@@ -245,16 +245,6 @@ class PhaseLaunch:
         types = tuple(t.dtype for t in self.tensors)
         values = *self.constants.values(), *self.options.values(), *self.sizes
         return id(self.kernel), self.tiles, tuple(self.addresses), types, maps, products, values
-
-    def walk(self, convolution_time, time, turns, direction):
-        """Take ``turns`` steps in one launch, none of them the sequence's first."""
-        kernel = kernel_of(self.program.geometry.schedule.fingerprint, replace(self.phase, persistent=True))
-        counter = torch.zeros(1, dtype=torch.int32, device=self.tensors[0].device)
-        numbers = self._numbers(convolution_time, time, False, ())
-        options = {} if self.constants["INTERPRET"] else {"launch_cooperative_grid": True}
-        kernel[(self.tiles,)](
-            *self.tensors, *numbers, turns, direction, counter, **self.constants, **self.options, **options
-        )
 
     def add_parameter_sums(self):
         """Add the partial sums to the gradients' buffers and start again from zero."""

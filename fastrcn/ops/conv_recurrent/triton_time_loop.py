@@ -2,8 +2,9 @@
 CUDA graph; "persistent", by one kernel that walks over time itself. Chosen by shape.
 
 A step whose tiles all run at once is over in some microseconds, sooner than Python starts the next one: then one kernel
-walks over time where a step is a single phase. That is an estimate, not measured yet. Graphs are made where they are
-asked for: while one is captured PyTorch refuses random numbers to other threads that use the same GPU.
+walks over time, and its programs wait for each other after each phase of a step. That is an estimate, not measured yet.
+Graphs are made where they are asked for: while one is captured PyTorch refuses random numbers to other threads that use
+the same GPU.
 
 A graph holds addresses, so it serves a loop whose every argument is as it was: those of training at constant sizes soon
 are, for PyTorch's allocator gives the same memory again. A loop that comes a second time is captured, which runs
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrcn.ops.choice import Choice
+from fastrcn.ops.conv_recurrent.triton_walk import can_walk, walk
 from fastrcn.ops.triton_support import device_of
 
 NAMES = ("launched", "captured", "persistent")
@@ -38,8 +40,9 @@ _time_loop = Choice("time_loop", NAMES)
 
 def use_time_loop(name):
     """Within this context the ``triton`` backend's time loops are "launched", "captured" or "persistent", whatever
-    their shape. "persistent" holds where a step is one phase whose tiles all run at once, "captured" where a loop comes
-    again with the same memory and nobody else captures; the others are launched."""
+    their shape. "persistent" holds where the tiles of each of a step's phases all run at once, with as many threads in
+    every phase, and no step normalises or takes two directions together; "captured" where a loop comes again with the
+    same memory and nobody else captures; the others are launched."""
     return _time_loop.use(name)
 
 
@@ -95,17 +98,14 @@ def _choose(loop: Loop):
 
 def _can_walk(loop: Loop):
     """Whether one kernel can take the steps between the first and the last, which differ."""
-    if loop.count < _FEWEST_STEPS:
-        return False
-    (launch, _), *others = loop.step(1)
-    return not others and launch.walks and launch.resident
+    return loop.count >= _FEWEST_STEPS and can_walk([launch for launch, _ in loop.step(1)])
 
 
 def _walk(loop: Loop):
-    ((launch, (convolution_time, time, *_)),) = loop.step(1)
-    ((_, (_, following, *_)),) = loop.step(2)
+    calls, (_, (_, following, *_)) = loop.step(1), loop.step(2)[0]
+    _, (_, time, *_) = calls[0]
     loop.launch(0, 1)
-    launch.walk(convolution_time, time, loop.count - 2, following - time)
+    walk(calls, loop.count - 2, following - time)
     loop.launch(loop.count - 1)
 
 
