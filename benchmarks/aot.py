@@ -107,9 +107,9 @@ def compile_launch(launch, arch, both=False):
     return _compile(kernel, phase, _types(launch), launch.constants, arch, launch.options)
 
 
-def compile_walk(launches, arch):
-    """The kernel that walks over time with these phases, compiled."""
-    walk, one = Walk(tuple(launch.phase for launch in launches)), launches[0]
+def compile_walk(launches, arch, both=False):
+    """The kernel that walks over time with these phases, compiled; ``both``: in two directions."""
+    walk, one = Walk(tuple(replace(launch.phase, both=both) for launch in launches)), launches[0]
     types, constants = {"p_counter": "*i32"}, {}
     for k, launch in enumerate(launches):
         types |= {f"{name}_of_{k}": kind for name, kind in _types(launch).items()}
@@ -150,7 +150,7 @@ def analyse_all(
                 steps = {way: [found[n] for n in found if n.startswith(way)] for way in ("fwd", "bwd")}
             for step, taken in steps.items():
                 if only in ("", step) and all(map(fits, taken)):
-                    compiled = compile_walk(taken, arch) if persistent else compile_launch(taken[0], arch, both)
+                    compiled = compile_walk(taken, arch, both) if persistent else compile_launch(taken[0], arch, both)
                     yield analyse(f"{name}.{step}", compiled, config, arch, dtype, persistent)
 
 

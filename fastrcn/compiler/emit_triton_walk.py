@@ -14,7 +14,7 @@ from fastrcn.compiler.phase import Walk
 
 def walk_source(walk: Walk) -> str:
     """Source of the kernel."""
-    step, count = [], len(walk.phases)
+    step, count, programs = [], len(walk.phases), "tl.num_programs(0) * tl.num_programs(1)"
     for k, phase in enumerate(walk.phases):
         call = f"phase_{k}({', '.join(f'{name}_of_{k}' for name in (*phase.arguments, *phase.constants))})"
         tiles_m, tiles_c = (
@@ -24,9 +24,9 @@ def walk_source(walk: Walk) -> str:
         step += [
             f"if tl.program_id(0) < ({tiles_m}) * ({tiles_c}):",
             f"    {call}",
-            f"grid_barrier(p_counter, ({count} * i_turn + {k + 1}) * tl.num_programs(0))",
+            f"grid_barrier(p_counter, ({count} * i_turn + {k + 1}) * {programs})",
         ]
-    step += [f"{name} += i_direction" for name in walk.times]
+    step += [f"{name} += {by}" for name, by in walk.moves]
     lines = [
         f"def {walk.name}(",
         f"    {', '.join(walk.arguments)},",

@@ -124,30 +124,35 @@ class Phase:
 @dataclass(frozen=True)
 class Walk:
     """The phases of a step in one kernel, which walks over many times itself. Its arguments are those of all phases,
-    each name with the number of its phase."""
+    each name with the number of its phase. Either all phases are of both directions or none."""
 
     phases: tuple[Phase, ...]
 
     @property
     def arguments(self):
         """Names of the kernel's run-time arguments, in order."""
-        return [*self._of_all("arguments"), "n_times", "i_direction", "p_counter"]
+        names = []
+        for k, phase in enumerate(self.phases):
+            names += [f"{name}_of_{k}" for name in (*phase.arguments, "i_direction")]
+        return [*names, "n_times", "p_counter"]
 
     @property
-    def times(self):
-        """Names of the arguments that change with the step."""
-        return self._of_all("times")
+    def moves(self):
+        """What changes from one step to the next, as (name of the argument, by what); a second direction goes the other
+        way."""
+        found = []
+        for k, phase in enumerate(self.phases):
+            found += [(f"{name}_of_{k}", f"i_direction_of_{k}") for name in phase.times]
+            found += [(f"{name}_other_of_{k}", f"-i_direction_of_{k}") for name in phase.times if phase.both]
+        return found
 
     @property
     def constants(self):
         """Names of the kernel's compile-time arguments, in order."""
-        return self._of_all("constants")
+        return [f"{name}_of_{k}" for k, phase in enumerate(self.phases) for name in phase.constants]
 
     @property
     def name(self):
         """Name of the kernel's function."""
         backward = any(phase.signature is not None and phase.signature.backward for phase in self.phases)
         return f"conv_recurrent_{'bwd' if backward else 'fwd'}_walk_kernel"
-
-    def _of_all(self, names):
-        return [f"{name}_of_{k}" for k, phase in enumerate(self.phases) for name in getattr(phase, names)]

@@ -64,7 +64,7 @@ def check(row):
         ("--cells", "lstm", "gru", "--arch", "90", "--schedule", "in_loop", "--largest"),
         ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
         ("--cells", "lstm", "gru", "--arch", "90", "--persistent"),
-        ("--cells", "gru", "--arch", "80", "100", "--persistent", "--largest"),
+        ("--cells", "gru", "--arch", "80", "100", "--persistent", "--both", "--largest"),
         ("--cells", "stacked_candidate", "--dtype", "float32", "--arch", "90", "--persistent", "--largest"),
         ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
         ("--cells", "lstm", "--kernel", "3", "3", "3", "--phase", "fwd0", "--largest"),

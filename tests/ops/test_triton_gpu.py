@@ -96,7 +96,7 @@ def test_persistent_kernel(name, case, monkeypatch):
     monkeypatch.setattr(triton_time_loop, "walk", lambda *a: walks.append(a) or plain(*a))
     with fastrcn.use_time_loop("persistent"):
         compare(name, case)
-    assert [turns for _, turns, _ in walks] == [case.steps - 2] * 2
+    assert [turns for *_, turns in walks] == [case.steps - 2] * 2
 
 
 @pytest.mark.gpu
@@ -110,6 +110,23 @@ def test_persistent_kernel_does_what_launches_do(name):
         with fastrcn.use_time_loop(way):
             found.append(run(name, case, tensors))
     assert all(torch.equal(found[0][n], t) for other in found[1:] for n, t in other.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("layer", [fastrcn.ConvGRU, fastrcn.ConvLSTM])
+def test_persistent_kernel_of_both_directions(layer):
+    """Bit for bit what launches give."""
+    net, x = (
+        layer(5, 24, bidirectional=True, backend="triton", device="cuda"),
+        torch.randn(9, 2, 5, 19, 18, device="cuda"),
+    )
+    found = []
+    for way in ("launched", "persistent"):
+        with fastrcn.use_directions("together"), fastrcn.use_time_loop(way):
+            output, _ = net(x, lengths=[9, 4])
+            found.append([output, *torch.autograd.grad(output.square().sum(), list(net.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.gpu

@@ -13,8 +13,9 @@ from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 class Launch:
     """Notes how it is started."""
 
-    def __init__(self, resident=True, walks=True, identity: object = "one", device="cuda", warps=4):
-        self.resident, self.walks, self.identity, self.options = resident, walks, identity, {"num_warps": warps}
+    def __init__(self, resident=True, walks=True, identity: object = "one", device="cuda", warps=4, directions=1):
+        self.resident, self.walks, self.identity = resident, walks, identity
+        self.options, self.directions = {"num_warps": warps}, directions
         self.tensors = [SimpleNamespace(device=torch.device(device), is_cuda=device == "cuda")]
         self.calls, self.walked, self.added = [], [], 0
 
@@ -48,9 +49,9 @@ def graphs(monkeypatch):
         made.append(Graph())
         return made[-1]
 
-    def walk(calls, turns, direction):
-        for launch, times in calls:
-            launch.walked.append((times, turns, direction))
+    def walk(calls, following, turns):
+        for (launch, times), (_, later) in zip(calls, following, strict=True):
+            launch.walked.append((times, later, turns))
 
     monkeypatch.setattr(triton_time_loop, "walk", walk)
     monkeypatch.setattr(triton_time_loop, "_capture", capture)
@@ -84,6 +85,8 @@ def at_last(loop):
         (loop_of(Launch(), Launch(walks=False)), "launched"),
         (loop_of(Launch(), Launch(resident=False)), "launched"),
         (loop_of(Launch(warps=4), Launch(warps=8)), "launched"),
+        (loop_of(Launch(directions=2), Launch(directions=2)), "persistent"),
+        (loop_of(Launch(directions=2), Launch(directions=1)), "launched"),
         (loop_of(Launch(), count=3), "launched"),
         (loop_of(Launch(device="cpu")), "launched"),
     ],
@@ -126,7 +129,7 @@ def test_a_walk_leaves_the_first_and_the_last_step():
     triton_time_loop.run(loop)
     for launch in loop.launches:
         assert [time for _, time, *_ in launch.calls] == [0, 5]
-        assert launch.walked == [((1, 1, False, False), 4, 1)]
+        assert launch.walked == [((1, 1, False, False), (2, 2, False, False), 4)]
 
 
 @pytest.fixture

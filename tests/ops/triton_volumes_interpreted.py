@@ -68,7 +68,7 @@ def test_one_launch_for_many_steps(name, monkeypatch, poisoned_memory):
     monkeypatch.setattr(triton_time_loop, "walk", lambda *a: walks.append(a) or plain(*a))
     with fastrcn.use_time_loop("persistent"):
         compare_with_loop(name, replace(PLAIN, steps=5, lengths=(5, 3), reverse=True), "triton")
-    assert [turns for _, turns, _ in walks] == [3, 3]
+    assert [turns for *_, turns in walks] == [3, 3]
 
 
 def test_both_directions_in_one_launch(poisoned_memory):

@@ -5,6 +5,8 @@ The interpreter runs a grid's programs one after another, so that only a single 
 tiles the emitted kernel is run as Python code, each program up to the next barrier.
 """
 
+import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,8 @@ import torch
 import fastrcn
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.emit_triton_walk import walk_source
-from fastrcn.ops.conv_recurrent import triton_launch, triton_time_loop, triton_walk
+from fastrcn.functional import conv_recurrent_both
+from fastrcn.ops.conv_recurrent import triton_launch, triton_time_loop, triton_together, triton_walk
 from fastrcn.ops.conv_recurrent.triton_config import Config
 from tests.helpers import normed
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_package
@@ -28,9 +31,9 @@ def walks(monkeypatch):
     """(number of phases, number of steps) of each walk."""
     made, plain = [], triton_time_loop.walk
 
-    def noted(calls, turns, direction):
+    def noted(calls, following, turns):
         made.append((len(calls), turns))
-        plain(calls, turns, direction)
+        plain(calls, following, turns)
 
     monkeypatch.setattr(triton_time_loop, "walk", noted)
     return made
@@ -114,11 +117,12 @@ class Programs:
     of each step nobody waits. ``first``: which of the programs that can go on does."""
 
     def __init__(self, fingerprint, walk, first=0, open=None):
-        self.walk, self.first, self.number = walk, first, 0
+        self.first, self.place = first, (0, 0)
         source = walk_source(walk)
         for k in range(len(walk.phases)):
             source = source.replace("grid_barrier(p_counter, ", "yield 0 * (" if k == open else "yield (", 1)
-        tl = SimpleNamespace(constexpr=None, program_id=lambda axis: self.number, num_programs=lambda axis: self.count)
+        program_id, num_programs = (lambda axis: self.place[axis]), (lambda axis: self.grid[axis])
+        tl = SimpleNamespace(constexpr=None, program_id=program_id, num_programs=num_programs)
         scope: dict[str, Any] = {"tl": tl}
         scope |= {f"phase_{k}": self.alone(kernel_of(fingerprint, phase)) for k, phase in enumerate(walk.phases)}
         exec(source, scope)
@@ -126,33 +130,31 @@ class Programs:
 
     def alone(self, kernel):
         """A phase's kernel, for the program at hand."""
-        from triton.runtime.interpreter import interpreter_builder
+        from triton.runtime.interpreter import interpreter_builder as builder
 
         def run(*arguments):
             with pytest.MonkeyPatch.context() as patch:
-                place = (self.number, 0, 0)
-                patch.setattr(
-                    interpreter_builder, "set_grid_idx", lambda *_: setattr(interpreter_builder, "grid_idx", place)
-                )
+                patch.setattr(builder, "set_grid_idx", lambda *_: setattr(builder, "grid_idx", (*self.place, 0)))
                 kernel[(1,)](*arguments)
 
         return run
 
     def __getitem__(self, grid):
-        (self.count,) = grid
+        self.grid = grid
 
         def run(*arguments, num_warps, num_stages, **constants):
-            programs = [self.kernel(*arguments, **constants) for _ in range(self.count)]
-            waits, arrivals = dict.fromkeys(range(self.count), 0), 0
+            places = itertools.product(range(grid[0]), range(grid[1]))
+            programs = {place: self.kernel(*arguments, **constants) for place in places}
+            waits, arrivals = dict.fromkeys(programs, 0), 0
             while waits:
-                free = [number for number, wanted in waits.items() if wanted <= arrivals]
+                free = [place for place, wanted in waits.items() if wanted <= arrivals]
                 assert free, "all wait for ever"
-                self.number = free[self.first]
+                self.place = free[self.first]
                 try:
-                    waits[self.number] = next(programs[self.number])
+                    waits[self.place] = next(programs[self.place])
                     arrivals += 1
                 except StopIteration:
-                    del waits[self.number]
+                    del waits[self.place]
 
         return run
 
@@ -167,7 +169,8 @@ def many_tiles(monkeypatch):
         return sizes[(slots + 2 * launch.across) % 3]
 
     monkeypatch.setattr(triton_launch.PhaseLaunch, "_choose", choose)
-    monkeypatch.setattr(triton_launch, "processors", lambda device: 64)
+    for module in (triton_launch, triton_together):
+        monkeypatch.setattr(module, "processors", lambda device: 64)
 
     def use(**options):
         monkeypatch.setattr(triton_walk, "walk_kernel_of", lambda *key: Programs(*key, **options))
@@ -192,6 +195,33 @@ def test_many_tiles_of_other_cells(name, many_tiles, walks):
     assert len(walks) == 2
 
 
+def train_both_directions(name, used):
+    """``used``: the directions whose output has a gradient; where one has none the kernels of the two differ."""
+    case = replace(MANY, channels=3)
+    one, other = (make_tensors(SUBJECTS[name], case, torch.float32, seed) for seed in (0, 7))
+    own, leaves = [], [one["x"]]
+    for p in (one, other):
+        hx = tuple(p[n] for n in ("h0", "c0") if n in p)
+        own.append((p["weight_ih"], p["weight_hh"], p["bias"], None, hx))
+        leaves += [*own[-1][:3], *hx] if len(own) <= used else []
+    with fastrcn.use_directions("together"):
+        found = conv_recurrent_both(SUBJECTS[name].cell, one["x"], *own, lengths=case.lengths, backend="triton")
+        outputs = [output for output, _ in found]
+        loss = torch.stack([output.square().sum() for output in outputs[:used]]).sum()
+        return [*outputs, *torch.autograd.grad(loss, leaves)]
+
+
+@pytest.mark.parametrize(
+    ("name", "used", "expected"),
+    [("gru_before", 2, [2, 2]), ("gru_before", 1, [2]), ("lstm", 2, [1, 1]), ("lstm", 1, [1, 2])],
+)
+def test_both_directions(name, used, expected, many_tiles, walks):
+    """A step with launches of both directions and of one is not walked; those of one each go their own way."""
+    many_tiles()
+    assert are_equal(*in_both_ways(lambda: train_both_directions(name, used)))
+    assert walks == [(phases, 2) for phases in expected]
+
+
 @pytest.mark.parametrize(("open", "first"), [(0, -1), (1, 0)])
 def test_every_barrier_is_needed(open, first, many_tiles, walks):
     """Each in an order in which it shows: the second phase has more programs."""
@@ -214,7 +244,8 @@ def test_what_a_walk_is_launched_with(monkeypatch, many_tiles):
         def __getitem__(self, grid):
             def run(*arguments, **options):
                 names = dict(zip(self.walk.arguments, arguments, strict=True))
-                calls.append((grid, names["n_times"], names["i_direction"], int(names["p_counter"]), options))
+                directions = [names["i_direction_of_0"], names["i_direction_of_1"]]
+                calls.append((grid, names["n_times"], directions, int(names["p_counter"]), options))
 
             return run
 
@@ -223,5 +254,6 @@ def test_what_a_walk_is_launched_with(monkeypatch, many_tiles):
     with fastrcn.use_time_loop("persistent"):
         train("gru_before", MANY)
     pixels = 2 * 5 * 4
-    assert [call[:4] for call in calls] == [((-(-pixels // 16) * 2,), 2, direction, 0) for direction in (1, -1)]
+    grid = -(-pixels // 16) * 2, 1
+    assert [call[:4] for call in calls] == [(grid, 2, [direction] * 2, 0) for direction in (1, -1)]
     assert all(call[-1]["launch_cooperative_grid"] for call in calls)

@@ -38,6 +38,7 @@ class PhaseLaunch:
 
     walks = True
     """Whether a kernel that walks over time can take it."""
+    directions = 1
 
     def __init__(self, program: TritonProgram, work: Work, across=False, config: Config | None = None):
         self.program, self.across = program, across

@@ -41,8 +41,8 @@ _time_loop = Choice("time_loop", NAMES)
 def use_time_loop(name):
     """Within this context the ``triton`` backend's time loops are "launched", "captured" or "persistent", whatever
     their shape. "persistent" holds where the tiles of each of a step's phases all run at once, with as many threads in
-    every phase, and no step normalises or takes two directions together; "captured" where a loop comes again with the
-    same memory and nobody else captures; the others are launched."""
+    every phase, and no step normalises; "captured" where a loop comes again with the same memory and nobody else
+    captures; the others are launched."""
     return _time_loop.use(name)
 
 
@@ -102,10 +102,8 @@ def _can_walk(loop: Loop):
 
 
 def _walk(loop: Loop):
-    calls, (_, (_, following, *_)) = loop.step(1), loop.step(2)[0]
-    _, (_, time, *_) = calls[0]
     loop.launch(0, 1)
-    walk(calls, loop.count - 2, following - time)
+    walk(loop.step(1), loop.step(2), loop.count - 2)
     loop.launch(loop.count - 1)
 
 

@@ -14,18 +14,16 @@ from fastrcn.ops.triton_support import processors
 class _Twins:
     """Launches of the same phase in the two directions, as one."""
 
-    walks = False
+    walks = True
+    directions = 2
 
     def __init__(self, launch, other):
-        self.launch, self.other = launch, other
-        phase = replace(launch.phase, both=True)
-        self.kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
-        self.own = [launch.phase.arguments.index(name) for name in phase.own]
+        self.launch, self.other, self.program, self.tiles = launch, other, launch.program, launch.tiles
+        self.tensors, self.constants, self.options = launch.tensors, launch.constants, launch.options
+        self.phase = replace(launch.phase, both=True)
+        self.kernel = kernel_of(launch.program.geometry.schedule.fingerprint, self.phase)
+        self.own = [launch.phase.arguments.index(name) for name in self.phase.own]
         self.compiled: Any = None
-
-    @property
-    def tensors(self):
-        return self.launch.tensors
 
     @property
     def resident(self):
@@ -41,6 +39,12 @@ class _Twins:
         """Of both."""
         self.launch.add_parameter_sums()
         self.other.add_parameter_sums()
+
+    def arguments(self, times, other_times):
+        """The kernel's tensors, and its other arguments: numbers, and what the second direction has of its own."""
+        (tensors, numbers), other = self.launch.arguments(*times), self.other.arguments(*other_times)
+        theirs = [*other[0], *other[1]]
+        return tensors, [*numbers, *(theirs[k] for k in self.own)]
 
     def __call__(self, times, other_times):
         """Launch; the times are those of a single launch, of each direction."""
