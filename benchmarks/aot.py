@@ -20,7 +20,7 @@ from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.input_schedule import NAMES, use_schedule
-from fastrcn.ops.conv_recurrent.triton_config import power, shipped, use_config, widest
+from fastrcn.ops.conv_recurrent.triton_config import has_many_maps, power, shipped, use_config
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
@@ -37,6 +37,7 @@ CELLS = {
     "stacked": cells.StackedConvGRU(False),
     "stacked_candidate": cells.StackedConvGRU(True),
     "lstm_layer_norm": cells.LayerNorm(cells.ConvLSTM()),
+    "lstm_peephole_layer_norm": cells.LayerNorm(cells.ConvLSTM(True)),
 }
 
 
@@ -118,6 +119,15 @@ def compile_walk(launches, arch, both=False):
     return _compile(kernel, walk, types, constants, arch, one.options | {"launch_cooperative_grid": True})
 
 
+_KINDS = ((1, 0), (4, 0), (1, 64))
+"""Of phases for which other configurations are shipped, as (accumulators, maps of the stage)."""
+
+
+def _kind_of(phase):
+    many = has_many_maps(len(phase.places))
+    return _KINDS[2] if many else _KINDS[1] if len(phase.accumulators) > 2 else _KINDS[0]
+
+
 def analyse_all(
     names=tuple(CELLS),
     dtypes=(torch.bfloat16,),
@@ -134,15 +144,13 @@ def analyse_all(
     ``only``; ``persistent``: of the kernels that take all phases of a step, forward and backward."""
     for name, dtype, arch in itertools.product(names, dtypes, archs):
         count = 1 if largest else None
-        configs = {slots: shipped(arch, dtype.itemsize, slots)[:count] for slots in (1, 4)}
-        for config in dict.fromkeys((*configs[1], *configs[4])):
+        kinds = {kind: shipped(arch, dtype.itemsize, kind[0], maps=kind[1])[:count] for kind in _KINDS}
+        for config in dict.fromkeys(itertools.chain(*kinds.values())):
+            if config.block_c > power(channels):
+                continue
 
-            def fits(launch, config=config, configs=configs):
-                if not isinstance(launch, PhaseLaunch):
-                    return False
-                stage = launch.phase.signature
-                wide = config.block_c > power(widest(channels, len(stage.args) if stage else 0))
-                return config in configs[4 if len(launch.phase.accumulators) > 2 else 1] and not wide
+            def fits(launch, config=config, kinds=kinds):
+                return isinstance(launch, PhaseLaunch) and config in kinds[_kind_of(launch.phase)]
 
             found = launches(CELLS[name], dtype, channels, kernel, config, schedule)
             steps = {phase: [launch] for phase, launch in found.items()}

@@ -99,6 +99,20 @@ def test_shipped_configurations_of_conv3d(arguments, rows):
 
 @pytest.mark.triton
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_stages_of_many_maps(dtype, rows):
+    """Those of normalised LSTMs in backward, which are phases of their own."""
+    found = rows("--cells", "lstm_layer_norm", "lstm_peephole_layer_norm", "--phase", "bwd0", "--dtype", dtype)
+    assert len(found) == 2 * 3
+    for row in found:
+        what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
+        assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
+        # Three blocks of 128 threads per processor.
+        assert row["registers"] <= 168, f"{what}: {row['registers']} registers"
+
+
+@pytest.mark.triton
+@pytest.mark.slow
 def test_normalisation(rows):
     found = rows("--operation", "normalize")
     # Forward and backward of small images, and of large ones each in two launches.

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config, widest
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config
 
 
 @pytest.fixture(autouse=True)
@@ -14,8 +14,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
-def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, exact=False):
-    return choose(torch.empty(0), dtype, slots, channels, pixels, exact, None, None)
+def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, exact=False, maps=20):
+    return choose(torch.empty(0), dtype, slots, maps, channels, pixels, exact, None, None)
 
 
 def test_many_pixels_take_the_largest_tile():
@@ -61,9 +61,11 @@ def test_directions_share_launches_where_one_does_not_fill_the_processors(monkey
     assert not joins_directions(131 * 64, 17)
 
 
-def test_stages_of_many_maps_take_narrow_tiles():
-    assert [widest(64, maps) for maps in (0, 32, 33)] == [64, 64, 16]
-    assert widest(8, 20) == 8
+def test_stages_of_many_maps_take_small_tiles():
+    """Four values of each map in a thread."""
+    usual, small = chosen(slots=0, maps=32), chosen(slots=0, maps=33)
+    assert usual == chosen(slots=0, maps=0)
+    assert (small.block_m, small.block_c, small.warps) == (32, 16, 4)
 
 
 def test_override():

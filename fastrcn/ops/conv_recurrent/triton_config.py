@@ -62,20 +62,17 @@ def has_many_maps(maps):
     return maps > 32
 
 
-def widest(channels, maps):
-    """Channels of the widest tile for a phase whose stage has so many maps."""
-    return 16 if has_many_maps(maps) else channels
+def shipped(capability: int, itemsize: int, slots: int, exact: bool = False, maps: int = 0) -> tuple[Config, ...]:
+    """Configurations for a compute capability (80, 90, 100), bytes of the data type, number of accumulators and of the
+    stage's maps, large tiles first.
 
-
-def shipped(capability: int, itemsize: int, slots: int, exact: bool = False) -> tuple[Config, ...]:
-    """Configurations for a compute capability (80, 90, 100), bytes of the data type and number of accumulators,
-    large tiles first.
-
-    All keep their accumulators, and the stage's maps sixteen channels at a time, in registers. Where operands pass
-    through registers too, on sm_80 and in ``exact`` float32 (without tensor cores), four accumulators of 64 channels do
-    not fit.
+    All keep their accumulators, and the stage's maps sixteen channels at a time, in registers: eight values of each map
+    in a thread, four where the maps are many. Where operands pass through registers too, on sm_80 and in ``exact``
+    float32 (without tensor cores), four accumulators of 64 channels do not fit.
     """
     k = 64 if itemsize == 2 else 32
+    if has_many_maps(maps):
+        return (Config(32, 16, k, 4, 3),)
     small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3), Config(64, 16, k, 4, 3))
     if slots <= 2:
         return (Config(128, 64, k, 8, 3, 16), *small)
@@ -88,11 +85,11 @@ def power(n, smallest=16):
     return max(smallest, 1 << (max(1, n) - 1).bit_length())
 
 
-def choose(tensor, dtype, slots, channels, pixels, exact, key, start) -> Config:
+def choose(tensor, dtype, slots, maps, channels, pixels, exact, key, start) -> Config:
     """The configuration of a phase: narrow states take narrow tiles, few pixels take small ones."""
 
     def table_of(capability):
-        return shipped(capability, dtype.itemsize, slots, exact)
+        return shipped(capability, dtype.itemsize, slots, exact, maps)
 
     return pick(table_of, tensor, channels, pixels, key, start)
 

@@ -12,7 +12,7 @@ import torch
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.phase import Accumulator, Phase, Place, Product
 from fastrcn.ops.conv_recurrent.program import Buffer, maps_key
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power, widest
+from fastrcn.ops.conv_recurrent.triton_config import Config, choose, power
 from fastrcn.ops.conv_recurrent.triton_work import Work, is_slot, share_source
 from fastrcn.ops.triton_support import check_pixels, interpreting, processors
 
@@ -97,9 +97,9 @@ class PhaseLaunch:
             return PhaseLaunch(own, work, self.across, config).trial()
 
         exact = program.dtype == torch.float32 and not program.tf32
-        channels = widest(program.geometry.channels, len(work.stage.buffers) if work.stage else 0)
+        maps = len(work.stage.buffers) if work.stage else 0
         return choose(
-            work.tensor, program.dtype, slots, channels, program.pixels, exact,
+            work.tensor, program.dtype, slots, maps, program.geometry.channels, program.pixels, exact,
             lambda: self._key(work), start,
         )  # fmt: skip
 
