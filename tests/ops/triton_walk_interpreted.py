@@ -113,14 +113,14 @@ def test_normalised_cells_are_launched(walks):
 
 
 class Programs:
-    """A walk's kernel with the programs of its grid in turn, each as far as the barriers let it go; at barrier ``open``
-    of each step nobody waits. ``first``: which of the programs that can go on does."""
+    """A walk's kernel with the programs of its grid in turn, each as far as the barriers let it go; at the barrier
+    ``broken`` of each step nobody waits. ``first``: which of the programs that can go on does."""
 
-    def __init__(self, fingerprint, walk, first=0, open=None):
+    def __init__(self, fingerprint, walk, first=0, broken=None):
         self.first, self.place = first, (0, 0)
         source = walk_source(walk)
         for k in range(len(walk.phases)):
-            source = source.replace("grid_barrier(p_counter, ", "yield 0 * (" if k == open else "yield (", 1)
+            source = source.replace("grid_barrier(p_counter, ", "yield 0 * (" if k == broken else "yield (", 1)
         program_id, num_programs = (lambda axis: self.place[axis]), (lambda axis: self.grid[axis])
         tl = SimpleNamespace(constexpr=None, program_id=program_id, num_programs=num_programs)
         scope: dict[str, Any] = {"tl": tl}
@@ -222,10 +222,10 @@ def test_both_directions(name, used, expected, many_tiles, walks):
     assert walks == [(phases, 2) for phases in expected]
 
 
-@pytest.mark.parametrize(("open", "first"), [(0, -1), (1, 0)])
-def test_every_barrier_is_needed(open, first, many_tiles, walks):
+@pytest.mark.parametrize(("broken", "first"), [(0, -1), (1, 0)])
+def test_every_barrier_is_needed(broken, first, many_tiles, walks):
     """Each in an order in which it shows: the second phase has more programs."""
-    many_tiles(open=open, first=first)
+    many_tiles(broken=broken, first=first)
     tensors = make_tensors(SUBJECTS["gru_before"], MANY, torch.float32)
     launched, walked = in_both_ways(lambda: run_package(SUBJECTS["gru_before"], MANY, tensors, "triton")[0])
     assert not torch.equal(launched, walked)
