@@ -1,0 +1,154 @@
+"""Run by test_triton_starts.py: how compiled kernels are started, on a driver that records it. What is started does
+nothing, so results are not looked at."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+import pytest
+import torch
+
+import fastrcn
+from fastrcn.functional import conv_recurrent
+from fastrcn.ops.conv3d_relu_maxpool3d.method import use_method
+from fastrcn.ops.conv_recurrent import triton_launch, triton_program, triton_time_loop, triton_together
+from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
+from fastrcn.ops.relu_maxpool3d import triton_passes
+from tests.helpers import cuda_driver, normed
+from tests.helpers.cells import SUBJECTS, Case, make_tensors, run_package
+
+CASE = Case(steps=6, batch=2, inputs=16, channels=16, height=9, width=8, states=True)
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        found = cuda_driver.install(tmp_path_factory.mktemp("driver"), monkeypatch)
+        for module in (triton_program, triton_passes):
+            monkeypatch.setattr(module, "problem_of", lambda dtype, device: None)
+        for module in (triton_launch, triton_together):
+            monkeypatch.setattr(module, "processors", lambda device: cuda_driver.PROCESSORS)
+        yield found
+
+
+def calls_of(loop):
+    """What its launches are made of: all that keep what their first start compiled."""
+    for launch in loop.launches:
+        if isinstance(launch, NormLaunch):
+            yield from (call for call in (launch.first, launch.second) if call is not None)
+        else:
+            yield launch
+
+
+def check_sizes(starts, walk=None):
+    """What a Hopper GPU runs; only a walk's programs run all at once."""
+    for start in starts:
+        assert all(start.grid)
+        assert start.threads <= 1024
+        assert start.shared <= 232448
+        assert start.cooperative is (start is walk)
+
+
+@pytest.fixture
+def loops(starts, monkeypatch):
+    """The time loops that come, each as (loop, what its steps start, one list for each)."""
+    found = []
+
+    def run(loop):
+        steps = []
+        for n in range(loop.count):
+            for call in calls_of(loop):
+                call.compiled = None
+            del starts[:]
+            loop.launch(n, n + 1)
+            steps.append(starts[:])
+        found.append((loop, steps))
+
+    monkeypatch.setattr(triton_time_loop, "run", run)
+    return found
+
+
+def train(name, **changes):
+    case = replace(CASE, **changes)
+    tensors = make_tensors(SUBJECTS[name], case, torch.float32)
+    output, states = run_package(SUBJECTS[name], case, tensors, "triton")
+    sum(t.sum() for t in (output, *states)).backward()
+
+
+def train_normed(name):
+    cell, _ = normed.CELLS[name]
+    tensors = normed.tensors_of(cell, steps=6, size=(9, 8), channels=16)
+    tensors = {n: t.detach().float().requires_grad_() for n, t in tensors.items()}
+    given = [tensors[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")]
+    output, _ = conv_recurrent(cell, *given, tuple(tensors[s] for s in cell.states), backend="triton")
+    output.sum().backward()
+
+
+def train_both():
+    layer = fastrcn.ConvGRU(16, 16, bidirectional=True)
+    with fastrcn.use_backend("triton"), fastrcn.use_directions("together"):
+        layer(torch.randn(6, 2, 16, 9, 8))[0].sum().backward()
+
+
+CASES = {
+    "lstm": lambda: train("lstm"),
+    "lstm_full": lambda: train("lstm_full", lengths=(6, 3)),
+    "gru_before": lambda: train("gru_before", reverse=True),
+    "gru_after": lambda: train("gru_after", states=False),
+    "stacked": lambda: train("stacked"),
+    "both": train_both,
+}
+NORMED = {f"normed_{name}": partial(train_normed, name) for name in normed.CELLS}
+
+
+@pytest.mark.parametrize("name", [*CASES, *NORMED])
+def test_later_starts_are_those_of_the_first_kind(name, loops, starts):
+    """A kernel is started again by what its first start compiled, past Triton's look at the arguments."""
+    (CASES | NORMED)[name]()
+    assert len(loops) >= 2
+    for loop, steps in loops:
+        for _ in range(2):
+            del starts[:]
+            loop.launch()
+            assert starts == list(chain(*steps))
+        assert loop.count == 1 or all(call.compiled is not None for call in calls_of(loop))
+        check_sizes(starts)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_walk_passes_what_its_steps_pass(name, loops, starts):
+    CASES[name]()
+    for loop, steps in loops:
+        assert triton_time_loop._can_walk(loop)
+        del starts[:]
+        triton_time_loop._walk(loop)
+        first = len(steps[0])
+        assert [*starts[:first], *starts[first + 1 :]] == [*steps[0], *steps[-1]]
+        walk, expected = starts[first], []
+        for (launch, _), one, two in zip(loop.step(1), steps[1], steps[2], strict=True):
+            names = launch.phase.arguments
+            time = names.index("i_time")
+            expected += [*one.parameters[: len(names)], two.parameters[time] - one.parameters[time]]
+        *passed, turns, counter = walk.parameters[: len(expected) + 2]
+        assert passed == expected
+        assert turns == loop.count - 2
+        assert counter != 0
+        assert walk.cooperative
+        assert walk.grid == max(start.grid for start in steps[1])
+        assert {walk.threads} == {start.threads for start in steps[1]}
+        check_sizes(starts, walk)
+
+
+@pytest.mark.parametrize("method", ["fused", "library"])
+def test_pooled_convolutions_start(method, starts):
+    """A convolution whose result is pooled at once, or by a pass; with a normalisation between; backward too."""
+    layer = fastrcn.ConvBNReLUPool3d(16, 16, 3, padding=1, pool_kernel_size=2)
+    x = torch.randn(2, 16, 4, 8, 8)
+    del starts[:]
+    with fastrcn.use_backend("triton"), use_method(method):
+        for training in (True, False):
+            layer.train(training)(x).sum().backward()
+    names = {start.kernel for start in starts}
+    assert ("conv3d_relu_maxpool3d_fwd_kernel" in names) is (method == "fused")
+    assert names >= {"relu_maxpool3d_bwd_kernel", "relu_maxpool3d_statistics_kernel"}
+    check_sizes(starts)
