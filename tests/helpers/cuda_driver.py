@@ -32,6 +32,9 @@ def install(folder, monkeypatch) -> list[Start]:
     import triton
     from triton.backends.nvidia import driver
 
+    # Asked now, while it finds no driver, PyTorch does not ask this one later.
+    if torch.cuda.is_available():
+        raise RuntimeError("expected a machine without a GPU: there is a driver already")
     include = Path(driver.__file__).parent / "include"
     library = Path(folder) / "libcuda.so.1"
     source = Path(__file__).with_name("cuda_driver.c")
