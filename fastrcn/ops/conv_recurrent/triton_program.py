@@ -1,4 +1,5 @@
-"""The time loop with Triton kernels: one launch for each phase of each step.
+"""The time loop with Triton kernels: one launch for each phase of each step, or one for many steps (see
+``triton_time_loop``).
 
 A phase is a run of fills and convolutions with the stage that follows them; its kernel is emitted from the
 equations (see ``fastrcn.compiler.emit_triton``). Backward lists start with a stage and end with the convolutions whose
@@ -33,7 +34,7 @@ def can_run(subject: Subject, dtype, device):
     if problem:
         return False, problem
     norms = ", one or two per normalisation" if schedule_of(subject[0]).normalizes else ""
-    return True, manner("one kernel launch per phase and step" + norms)
+    return True, manner("one kernel launch per phase and step, or one for many steps" + norms)
 
 
 def compute_type(dtype, channels):
