@@ -74,6 +74,20 @@ FRCN_HD Pack<T, V> load_own_pack(const T* source) {
 #endif
 }
 
+// Of memory that other blocks may write too: past the first-level cache.
+template <int V, class T>
+FRCN_HD Pack<T, V> load_others_pack(const T* source) {
+#if defined(__CUDA_ARCH__)
+  using Whole = typename Word<sizeof(T) * V>::Type;
+  const Whole word = __ldcg(reinterpret_cast<const Whole*>(source));
+  Pack<T, V> pack;
+  memcpy(&pack, &word, sizeof pack);
+  return pack;
+#else
+  return *reinterpret_cast<const Pack<T, V>*>(source);
+#endif
+}
+
 template <int V, class T>
 FRCN_HD void store_pack(T* target, const Pack<T, V>& pack) {
 #if defined(__CUDA_ARCH__)

@@ -65,13 +65,15 @@ class LibraryConvolution : public DeviceStep {
         weight_(std::move(weight)),
         window_(std::move(window)),
         addend_(addend),
-        skip_first_(skip_first) {}
+        skip_first_(skip_first) {
+    if (addend_.fused) addend_.convolution = this;
+  }
 
   void run(const Moment& now) override {
     if (now.first && skip_first_) return;
     if (addend_.fused) {
       if (addend_.waiting) throw std::logic_error("fastrcn: no stage has taken a convolution");
-      addend_.waiting = this;
+      addend_.waiting = true;
       addend_.moment = now;
     } else {
       convolve(now);
@@ -110,6 +112,10 @@ class LibraryConvolution : public DeviceStep {
 
 namespace {
 
+void check(const std::string& problem) {
+  if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
+}
+
 class Stage : public DeviceStep {
  public:
   Stage(const Setting& setting, int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
@@ -125,6 +131,7 @@ class Stage : public DeviceStep {
                                   std::to_string(pitch.size()) + " pitches");
     for (const StageTaker& taker : takers_) addends_.at(taker.addend);
     if (takers_.empty() || !addends_[takers_[0].addend].fused) return;
+    is_behind_ = addends_[takers_[0].addend].convolution != nullptr;
     const StepConvolution& convolution = addends_[takers_[0].addend].fused->convolution;
     int64_t weights = convolution.inputs * item_size(setting.type);
     for (const int64_t taps : convolution.kernel) weights *= taps;
@@ -138,7 +145,6 @@ class Stage : public DeviceStep {
     }
     step_ = prepare_step(kernel_, launch_, convolution, std::move(slots));
     run_step_ = step_kernel(setting.steps, number);
-    if (setting.fewest_walked > 0) walk_ = setting.steps.walk[number];
   }
 
   void run(const Moment& now) override {
@@ -148,40 +154,20 @@ class Stage : public DeviceStep {
       if (taker.last) addends_[taker.addend].result.reset();
   }
 
-  int64_t walk(const Moment& now, int64_t count, int64_t direction) override {
-    if (!walk_ || count < setting_.fewest_walked || now.first || !is_fused()) return 0;
+  std::optional<WalkedStep> walked(const Moment& now, int64_t direction) override {
+    if (!run_step_ || !(is_behind_ || is_fused())) return {};
     set_fused(now);
-    StepWalk walk{};
-    walk.step = step_;
-    for (size_t k = 0; k < buffers_.size(); ++k) walk.between[k] = direction * buffers_[k].step;
-    walk.source_between = direction * addends_[takers_[0].addend].waiting->source_between();
-    walk.count = count;
-    walk.direction = direction;
-    // Four bytes of zero; they too are free for what comes later on this stream.
-    const Tensor arrivals =
-        setting_.torch->empty({{4 / item_size(setting_.type)}, {1}}, setting_.type, setting_.device);
-    setting_.torch->zero(arrivals);
-    walk.arrivals = static_cast<uint32_t*>(setting_.torch->data(arrivals));
-    const auto problem = walk_(walk, now.where);
-    if (!problem) {
-      walk_ = nullptr;  // its blocks are as many at all times
-      return 0;
-    }
-    check(*problem);
-    forget_waiting();
-    return count;
+    WalkedStep walked{};
+    walked.step = step_;
+    for (size_t k = 0; k < buffers_.size(); ++k) walked.between[k] = direction * buffers_[k].step;
+    for (const StageTaker& taker : takers_)
+      walked.targets_between.push_back(taker.argument < 0 ? direction * addends_[taker.addend].target.buffer.step : 0);
+    walked.source_between = direction * addends_[takers_[0].addend].convolution->source_between();
+    return walked;
   }
 
  private:
-  static void check(const std::string& problem) {
-    if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
-  }
-
   bool is_fused() const { return run_step_ && addends_[takers_[0].addend].waiting; }
-
-  void forget_waiting() {
-    for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = nullptr;
-  }
 
   void set(StageLaunch& launch, const Moment& now) const {
     launch.args.time = now.time;
@@ -190,18 +176,20 @@ class Stage : public DeviceStep {
 
   std::string run_fused(const Moment& now) {
     set_fused(now);
-    forget_waiting();
+    for (const StageTaker& taker : takers_) addends_[taker.addend].waiting = false;
     return run_step_(step_, now.where);
   }
 
+  // The convolution is the one that is waiting, or else comes before the stage at this time.
   void set_fused(const Moment& now) {
     set(step_.stage, now);
     const DeviceAddend& one = addends_[takers_[0].addend];
-    step_.convolution.source = one.waiting->source(one.moment);
+    step_.convolution.source = one.convolution->source(one.waiting ? one.moment : now);
     for (size_t n = 0; n < takers_.size(); ++n) {
       if (takers_[n].argument >= 0) continue;
       const DeviceAddend& addend = addends_[takers_[n].addend];
-      const char* target = addend.target.buffer.at(addend.moment.time, addend.moment.first);
+      const Moment& made = addend.waiting ? addend.moment : now;
+      const char* target = addend.target.buffer.at(made.time, made.first);
       step_.slots[n].target = reinterpret_cast<uintptr_t>(target) + takers_[n].channel * item_size(setting_.type);
       step_.slots[n].target_pitch = addend.fused->target_pitch;
     }
@@ -227,9 +215,9 @@ class Stage : public DeviceStep {
   std::vector<Buffer> buffers_;
   std::vector<StageTaker> takers_;
   std::vector<DeviceAddend>& addends_;
-  StepLaunch step_{};  // with the convolutions that are waiting, where there is such a kernel
+  StepLaunch step_{};       // with fused convolutions, where there is such a kernel
+  bool is_behind_ = false;  // these come before it in the list, so that they are of its own time
   std::string (*run_step_)(const StepLaunch&, void* where) = nullptr;
-  WalkKernel walk_ = nullptr;
 };
 
 }  // namespace
@@ -262,25 +250,50 @@ void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std
                               const std::vector<bool>& maps, std::vector<StageTaker> takers) {
   steps_.push_back(
       std::make_unique<Stage>(setting_, number, std::move(buffers), pitch, maps, std::move(takers), addends_));
+  stages_.push_back(steps_.size() - 1);
+  if (stages_.size() == 1 && setting_.fewest_walked > 0) walk_ = setting_.steps.walk[number];
 }
 
 void DeviceProgram::run(int64_t start, int64_t count, int64_t direction, bool at_start, void* where) {
   for (int64_t n = 0; n < count; ++n)
-    for (const auto& step : steps_) {
+    for (size_t k = 0; k < steps_.size(); ++k) {
       const DeviceMoment now{start + n * direction, at_start && n == 0, where};
-      const int64_t walked = step->walk(now, count - n, direction);
-      // What comes after it in the list sees the last of these times.
-      if (walked > 0)
-        n += walked - 1;
-      else
-        step->run(now);
+      if (walk_ && k == stages_.front() && walk(now, count - n, direction)) {
+        // What comes after the last stage in the list sees the last of these times.
+        n = count - 1;
+        k = stages_.back();
+      } else {
+        steps_[k]->run(now);
+      }
     }
+}
+
+bool DeviceProgram::walk(const DeviceMoment& now, int64_t count, int64_t direction) {
+  if (count < setting_.fewest_walked || now.first) return false;
+  StepWalk walk{{}, count, direction, nullptr};
+  for (const size_t k : stages_) {
+    std::optional<WalkedStep> step = steps_[k]->walked(now, direction);
+    if (!step) return false;
+    walk.steps.push_back(std::move(*step));
+  }
+  // Four bytes of zero, free for what comes later on this stream.
+  const Tensor arrivals = setting_.torch->empty({{4 / item_size(setting_.type)}, {1}}, setting_.type, setting_.device);
+  setting_.torch->zero(arrivals);
+  walk.arrivals = static_cast<uint32_t*>(setting_.torch->data(arrivals));
+  const auto problem = walk_(walk, now.where);
+  if (!problem) {
+    walk_ = nullptr;  // its blocks are as many at all times
+    return false;
+  }
+  check(*problem);
+  for (DeviceAddend& addend : addends_) addend.waiting = false;
+  return true;
 }
 
 void DeviceProgram::settle() {
   for (DeviceAddend& addend : addends_) {
-    if (addend.waiting) addend.waiting->convolve(addend.moment);
-    addend.waiting = nullptr;
+    if (addend.waiting) addend.convolution->convolve(addend.moment);
+    addend.waiting = false;
     if (!addend.result) continue;
     if (addend.target.buffer.step != 0)
       throw std::logic_error("fastrcn: no stage has taken a convolution's result at a time that is over");

@@ -23,7 +23,7 @@ struct Maps {
 
 // What is the same for all steps. `device`: its index. `lengths`: of the images, or null. `parts`: rows of sums that
 // blocks of threads share out. `fewest_walked`: so many steps of time, or more, are one kernel; 0: never. The list
-// then has one stage, and else fused convolutions alone, which it takes.
+// then has all stages of a cell in one direction, and else fused convolutions alone, of which each stage takes some.
 struct DeviceProgramSetting {
   std::shared_ptr<const TorchLibrary> torch;
   StageKernels kernels;
@@ -54,13 +54,14 @@ struct FusedConvolution {
 
 // A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
 // zero, and has nothing else. `fused`: the first stage that takes it makes it too, from the source at the moment when
-// it would have been made, and leaves other stages' slots in the target.
+// it would have been made, and leaves other stages' slots in the target; `waiting`: it has not yet been made so.
 struct DeviceAddend {
   Maps target;  // channels first; the results' layout too
   bool alone;
   std::optional<FusedConvolution> fused;
   Tensor result;
-  const LibraryConvolution* waiting = nullptr;
+  const LibraryConvolution* convolution = nullptr;  // that is fused
+  bool waiting = false;
   DeviceMoment moment{};
 };
 
@@ -77,8 +78,8 @@ class DeviceStep {
  public:
   virtual ~DeviceStep() = default;
   virtual void run(const DeviceMoment& now) = 0;
-  // Takes this time and later ones at once, `count` at most, where it can: how many, or 0.
-  virtual int64_t walk(const DeviceMoment& /*now*/, int64_t /*count*/, int64_t /*direction*/) { return 0; }
+  // Itself as one of the kernels of a step for many times, from this one on; nothing where it cannot be.
+  virtual std::optional<WalkedStep> walked(const DeviceMoment& /*now*/, int64_t /*direction*/) { return {}; }
 };
 
 class DeviceProgram {
@@ -110,9 +111,14 @@ class DeviceProgram {
   void settle();
 
  private:
+  // Takes this time and later ones at once, all of `count`, from the first stage to the last, where it can.
+  bool walk(const DeviceMoment& now, int64_t count, int64_t direction);
+
   DeviceProgramSetting setting_;
   std::vector<DeviceAddend> addends_;
   std::vector<std::unique_ptr<DeviceStep>> steps_;
+  std::vector<size_t> stages_;  // places in the list
+  WalkKernel walk_ = nullptr;
 };
 
 }  // namespace frcn

@@ -19,11 +19,9 @@ using frcn::StageArgs;
 constexpr int kStageThreads = 256;
 constexpr int kMostStageSums = 8;
 
-// See StageLaunch. An item is a pack of channels of a pixel.
-struct DeviceStage {
+// See StageLaunch; without addends. An item is a pack of channels of a pixel.
+struct BareStage {
   StageArgs args;
-  const char* addend[frcn::kMaxStageArguments];
-  int64_t addend_pitch[frcn::kMaxStageArguments];
   uint64_t blank, complete;
   int64_t items;
   LongDivisor packs;  // in a pixel
@@ -34,25 +32,36 @@ struct DeviceStage {
   }
 };
 
+struct DeviceStage : BareStage {
+  const char* addend[frcn::kMaxStageArguments];
+  int64_t addend_pitch[frcn::kMaxStageArguments];
+};
+
 // In pieces of 16 bytes at most.
 template <class T, int V>
 constexpr int kPiece = V * sizeof(T) <= 16 ? V : 16 / sizeof(T);
 
-template <class T, int V>
-FRCN_HD Pack<T, V> read_lanes(const T* source) {
+// V values, of which `load` gives a piece.
+template <class T, int V, class Load>
+FRCN_HD Pack<T, V> read_pieces(const T* source, const Load& load) {
   Pack<T, V> pack;
 #pragma unroll
   for (int part = 0; part < V; part += kPiece<T, V>) {
-    const auto piece = load_own_pack<kPiece<T, V>>(source + part);
+    const auto piece = load(source + part);
 #pragma unroll
     for (int j = 0; j < kPiece<T, V>; ++j) pack[part + j] = piece[j];
   }
   return pack;
 }
 
+template <class T, int V>
+FRCN_HD Pack<T, V> read_lanes(const T* source) {
+  return read_pieces<T, V>(source, [](const T* piece) { return load_own_pack<kPiece<T, V>>(piece); });
+}
+
 // V channels from i on of argument k at pixel p.
 template <class T, int V>
-FRCN_HD Pack<T, V> read_lanes(const DeviceStage& a, int k, int64_t p, int64_t i) {
+FRCN_HD Pack<T, V> read_lanes(const BareStage& a, int k, int64_t p, int64_t i) {
   return read_lanes<T, V>(reinterpret_cast<const T*>(a.args.data[k]) + p * a.args.pitch[k] + i);
 }
 
@@ -68,14 +77,15 @@ FRCN_HD void write_lanes(T* target, const Pack<T, V>& pack) {
 }
 
 template <class T, int V>
-FRCN_HD void write_lanes(const DeviceStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
+FRCN_HD void write_lanes(const BareStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
   write_lanes(reinterpret_cast<T*>(a.args.data[k]) + p * a.args.pitch[k] + i, pack);
 }
 
 // An argument before convolutions are added to it.
-template <class T, int V>
-FRCN_HD Pack<T, V> read_begun(const DeviceStage& a, int k, int64_t p, int64_t i) {
-  return a.blank >> k & 1 ? Pack<T, V>{} : read_lanes<T, V>(a, k, p, i);
+template <class T, int V, class Stage>
+FRCN_HD Pack<T, V> read_begun(const Stage& a, int k, int64_t p, int64_t i) {
+  const BareStage& stage = a;
+  return stage.blank >> k & 1 ? Pack<T, V>{} : read_lanes<T, V>(a, k, p, i);
 }
 
 // What is to be added.
@@ -93,7 +103,7 @@ FRCN_HD void add(Pack<T, V>& sum, const Pack<U, V>& addend) {
 }
 
 template <class T, int V>
-FRCN_HD void write_completed(const DeviceStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
+FRCN_HD void write_completed(const BareStage& a, int k, int64_t p, int64_t i, const Pack<T, V>& pack) {
   if (a.complete >> k & 1) write_lanes(a, k, p, i, pack);
 }
 

@@ -27,16 +27,21 @@ inline bool takes_packs(const StageLaunch& given, int arguments, int64_t lanes) 
   return true;
 }
 
-inline DeviceStage make_device_stage(const StageLaunch& given, int64_t lanes) {
-  DeviceStage a{};
+inline BareStage make_bare_stage(const StageLaunch& given, int64_t lanes) {
+  BareStage a{};
   a.args = given.args;
-  std::copy(std::begin(given.addend), std::end(given.addend), a.addend);
-  std::copy(std::begin(given.addend_pitch), std::end(given.addend_pitch), a.addend_pitch);
   a.blank = given.blank;
   a.complete = given.complete;
   a.packs = LongDivisor(given.args.channels / lanes);
   a.items = given.pixels * a.packs.value;
   a.pixels_per_image = LongDivisor(given.args.pixels_per_image);
+  return a;
+}
+
+inline DeviceStage make_device_stage(const StageLaunch& given, int64_t lanes) {
+  DeviceStage a{make_bare_stage(given, lanes), {}, {}};
+  std::copy(std::begin(given.addend), std::end(given.addend), a.addend);
+  std::copy(std::begin(given.addend_pitch), std::end(given.addend_pitch), a.addend_pitch);
   return a;
 }
 

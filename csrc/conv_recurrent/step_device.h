@@ -15,7 +15,7 @@ namespace FRCN_ISA {
 
 // See StepLaunch. Axes are (depth, height, width).
 struct FusedStep {
-  DeviceStage stage;
+  BareStage stage;
   const char* source;
   int source_pitch;  // bytes from pixel to pixel
   int weight_pitch;  // bytes from a column's weights to the next's
@@ -29,7 +29,7 @@ struct FusedStep {
   int slots;
   int slot_channels;  // that a tile has of each slot
   int tile;
-  bool keeps;                                     // all weights of the tile's columns are in the room
+  int kept_at;                                    // place of all weights of the tile's columns, which stay; else 0
   bool fills;                                     // they have to be brought there first
   signed char slot_of[frcn::kMaxStageArguments];  // of an argument; -1: none
 };
@@ -49,7 +49,8 @@ class TileProduct {
       : a(step),
         block(block),
         product(block, step.slots * step.slot_channels),
-        keeps(kMayKeep && step.keeps),
+        kept_at(kMayKeep ? step.kept_at : 0),
+        keeps(kMayKeep && kept_at > 0),
         inputs(step.inputs),
         pitch(step.source_pitch) {
     const int piece = block.thread() % kPieces, row = block.thread() / kPieces;
@@ -95,7 +96,7 @@ class TileProduct {
       product.receive();
       // Everyone's copies are there, and everyone is done with the buffer that is filled next.
       block.sync();
-      const int columns_at = keeps ? Tile::kept_at + n * kColumnBytes : full + Tile::columns_at;
+      const int columns_at = keeps ? kept_at + n * kColumnBytes : full + Tile::columns_at;
       product.begin(full, columns_at);
       if (n + kBuffers - 1 < turns) fetch(empty);
       block.commit();
@@ -113,7 +114,7 @@ class TileProduct {
   // Has all weights copied to where they stay, in the group of copies of the first turn, and begins again.
   FRCN_HD void keep(int turns) {
     for (int n = 0; n < turns; ++n) {
-      fetch_columns(Tile::kept_at + n * kColumnBytes);
+      fetch_columns(kept_at + n * kColumnBytes);
       move_on();
     }
     weights = 0;
@@ -183,6 +184,7 @@ class TileProduct {
   const FusedStep& a;
   Block block;
   Product product;
+  const int kept_at;
   const bool keeps;
   const int inputs;
   const int pitch;
@@ -214,35 +216,49 @@ FRCN_APART void multiply_tile(const FusedStep& a, Block block, int64_t first_pix
 }
 
 // What a stage reads and writes, where the tile completes arguments.
+template <class Block>
 struct StageOnTile {
   const FusedStep& step;
-  const float* tile;
+  Block block;
   int pitch;
   int64_t first_pixel, first_channel;
 
-  FRCN_HD operator const DeviceStage&() const { return step.stage; }
+  FRCN_HD operator const BareStage&() const { return step.stage; }
 };
 
-// V channels from i on of a slot at pixel p.
-template <int V>
-FRCN_HD Pack<float, V> read_tile(const StageOnTile& a, int slot, int64_t p, int64_t i) {
-  const int64_t channel = slot * a.step.slot_channels + (i - a.first_channel);
-  return read_lanes<float, V>(a.tile + (p - a.first_pixel) * a.pitch + channel);
+// V values of memory that the kernel may write too, as the block reads it.
+template <class T, int V, class Block>
+FRCN_HD Pack<T, V> read_lanes(Block block, const T* source) {
+  return read_pieces<T, V>(source, [&](const T* piece) { return block.template load_pack<kPiece<T, V>>(piece); });
 }
 
-template <class T, int V>
-FRCN_HD Pack<float, V> read_addend(const StageOnTile& a, int k, int64_t p, int64_t i) {
+template <class T, int V, class Block>
+FRCN_HD Pack<T, V> read_lanes(const StageOnTile<Block>& a, int k, int64_t p, int64_t i) {
+  const StageArgs& args = a.step.stage.args;
+  return read_lanes<T, V>(a.block, reinterpret_cast<const T*>(args.data[k]) + p * args.pitch[k] + i);
+}
+
+// V channels from i on of a slot at pixel p.
+template <int V, class Block>
+FRCN_HD Pack<float, V> read_tile(const StageOnTile<Block>& a, int slot, int64_t p, int64_t i) {
+  const int64_t channel = slot * a.step.slot_channels + (i - a.first_channel);
+  const auto* tile = reinterpret_cast<const float*>(a.block.room());
+  return read_lanes<float, V>(tile + (p - a.first_pixel) * a.pitch + channel);
+}
+
+template <class T, int V, class Block>
+FRCN_HD Pack<float, V> read_addend(const StageOnTile<Block>& a, int k, int64_t p, int64_t i) {
   const int slot = a.step.slot_of[k];
   return slot < 0 ? Pack<float, V>{} : read_tile<V>(a, slot, p, i);
 }
 
 // Adds to memory what the stage takes nothing of.
-template <class T, int V>
-FRCN_HD void write_others(const StageOnTile& a, int64_t p, int64_t i) {
+template <class T, int V, class Block>
+FRCN_HD void write_others(const StageOnTile<Block>& a, int64_t p, int64_t i) {
   for (int slot = 0; slot < a.step.slots; ++slot) {
     if (!a.step.targets[slot]) continue;
     T* target = reinterpret_cast<T*>(a.step.targets[slot]) + p * a.step.target_pitch[slot] + i;
-    auto sum = a.step.blank >> slot & 1 ? Pack<T, V>{} : read_lanes<T, V>(target);
+    auto sum = a.step.blank >> slot & 1 ? Pack<T, V>{} : read_lanes<T, V>(a.block, target);
     add<float>(sum, read_tile<V>(a, slot, p, i));
     write_lanes<T, V>(target, sum);
   }
@@ -252,7 +268,7 @@ FRCN_HD void write_others(const StageOnTile& a, int64_t p, int64_t i) {
 template <class T, class Lanes, class Block>
 FRCN_HD void run_stage(const FusedStep& a, Block block, int64_t first_pixel, int64_t first_channel) {
   const int pitch = a.tile == kLarge ? LargeTile::pitch : SmallTile::pitch;
-  const StageOnTile stage{a, reinterpret_cast<const float*>(block.room()), pitch, first_pixel, first_channel};
+  const StageOnTile<Block> stage{a, block, pitch, first_pixel, first_channel};
   const int packs = a.slot_channels / Lanes::lanes;  // a power of two
   const int64_t pixels = a.stage.items / a.stage.packs.value;
   for (int item = block.thread(); item < tile_pixels(a) * packs; item += kStepThreads) {

@@ -18,11 +18,11 @@ namespace FRCN_ISA {
 using frcn::StepLaunch;
 
 struct TileSize {
-  int pixels, columns, room;
+  int pixels, columns, room, kept_at;
 };
 
 template <class Tile>
-constexpr TileSize kSizeOf{Tile::pixels, Tile::columns, Tile::room};
+constexpr TileSize kSizeOf{Tile::pixels, Tile::columns, Tile::room, Tile::kept_at};
 constexpr TileSize kTiles[] = {kSizeOf<LargeTile>, kSizeOf<MediumTile>, kSizeOf<SmallTile>};
 
 inline int64_t tiles_in(int64_t whole, int64_t tile) { return (whole + tile - 1) / tile; }
@@ -54,7 +54,7 @@ template <class T>
 FusedStep make_fused_step(const StepLaunch& given, int processors) {
   const frcn::StepConvolution& c = given.convolution;
   FusedStep a{};
-  a.stage = make_device_stage(given.stage, 16 / sizeof(T));
+  a.stage = make_bare_stage(given.stage, 16 / sizeof(T));
   a.source = reinterpret_cast<const char*>(c.source);
   a.source_pitch = static_cast<int>(c.source_pitch * sizeof(T));
   a.inputs = static_cast<int>(c.inputs);

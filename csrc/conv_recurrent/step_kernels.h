@@ -38,11 +38,19 @@ struct StepLaunch {
   std::vector<StepSlot> slots;
 };
 
-// The same at `count` times by one kernel. Its blocks wait for each other between two times.
-struct StepWalk {
-  StepLaunch step;                                  // at the first of these times; every slot has an argument
-  std::array<int64_t, kMaxStageArguments> between;  // bytes from an argument's maps to those of the time that follows
+// One of the kernels of a step for many times. `between`: bytes from the maps of a time to those of the time that
+// follows: an argument's, a slot's target's, the source's.
+struct WalkedStep {
+  StepLaunch step;  // at the first of these times
+  std::array<int64_t, kMaxStageArguments> between;
+  std::vector<int64_t> targets_between;
   int64_t source_between;
+};
+
+// A step, which is these kernels one after another, at `count` times by one kernel. Its blocks wait for each other
+// between any two.
+struct StepWalk {
+  std::vector<WalkedStep> steps;
   int64_t count, direction;  // of time
   uint32_t* arrivals;        // zero by the time at which the kernel starts
 };
@@ -50,8 +58,8 @@ struct StepWalk {
 // As a step's, or nothing: not all blocks can run at once, and none was started.
 using WalkKernel = std::optional<std::string> (*)(const StepWalk&, void* where);
 
-// Run a stage with what completes it: an empty text, or what went wrong. Null: the stage has no such kernel, or the
-// data type has none.
+// Run a stage with what completes it: an empty text, or what went wrong. Walks: those of a cell's stages in one
+// direction, by the stage that a step begins with. Null: the stage has no such kernel, or the data type has none.
 struct StepKernels {
   std::string (*const* run)(const StepLaunch&, void* where);
   const WalkKernel* walk;

@@ -76,16 +76,10 @@ struct StepBlock {
     multiply_add(static_cast<const T*>(nullptr), sums, left, right);
   }
 
-  // Between threads of different blocks: what was written before a fence is there for who passes one after having read
-  // a number that was added to after it.
-  __device__ __forceinline__ void fence() const { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
-  __device__ __forceinline__ void add_one(uint32_t* to) const {
-    asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(to) : "memory");
-  }
-  __device__ __forceinline__ uint32_t read(const uint32_t* from) const {
-    uint32_t number;
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(number) : "l"(from) : "memory");
-    return number;
+  // Of memory that the kernel may write too.
+  template <int V, class T>
+  static __device__ __forceinline__ Pack<T, V> load_pack(const T* source) {
+    return load_own_pack<V>(source);
   }
 };
 

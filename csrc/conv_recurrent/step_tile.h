@@ -25,7 +25,7 @@ struct StepTile {
   static constexpr int pitch = kN + kPadding;
   static constexpr int sums = kM * pitch * static_cast<int>(sizeof(float));
   static constexpr int room = sums > kBuffers* buffer ? sums : kBuffers * buffer;
-  // The place of weights that stay: behind the sums and the buffers, which then have pixels alone.
+  // Where weights that stay may begin: behind the sums and the buffers, which then have pixels alone.
   static constexpr int kept_at = sums > kBuffers* columns_at ? sums : kBuffers * columns_at;
 };
 

@@ -1,50 +1,66 @@
-// A step's kernel for many steps of time: all blocks run at once, each with its tile for all of time, and wait for each
-// other between two steps (a persistent kernel; Diamos et al. 2016). Where the weights of a tile's columns fit, they
-// stay in the block's memory.
+// The kernels of a step for many steps of time, one after another in one: all blocks run at once, and wait for each
+// other behind each (a persistent kernel; Diamos et al. 2016). Of each a block has a tile for all of time, or none.
+// Where the weights of the tile's columns fit, they stay in the block's memory.
 //
-// What a block reads of others is the convolution's source alone, by copies that go past the first-level cache. All
-// else that a stage reads its own block has written, or nobody.
+// What a block reads others may have written meanwhile: the convolution's source and, as the tiles of two kernels may
+// be of different pixels and channels, whatever else a stage reads. All of it is read past the first-level cache, which
+// is emptied where blocks wait and would be of no use.
 #pragma once
 
 #include "conv_recurrent/step_device.h"
 
 namespace FRCN_ISA {
 
-// See StepWalk.
-struct FusedWalk {
+constexpr int kBetweenUnit = 16;  // bytes
+
+// See WalkedStep.
+struct FusedWalkStep {
   FusedStep step;                             // at the first time
-  int64_t between[frcn::kMaxStageArguments];  // bytes from an argument's maps to the next step's
-  int64_t source_between;
+  int32_t between[frcn::kMaxStageArguments];  // units from an argument's maps to the next time's
+  int32_t targets_between[kMostSlots];
+  int64_t source_between;  // bytes
+  int groups, parts;       // of tiles
+};
+
+// See StepWalk.
+template <int kSteps>
+struct FusedWalk {
+  FusedWalkStep steps[kSteps];
   int64_t direction;
   uint32_t* arrivals;
   uint32_t blocks;
   int count;
-  int step_at;  // place of the step at hand
+  int steps_at;  // place of the steps at hand
 };
-static_assert(sizeof(FusedWalk) <= 4096, "a kernel's arguments take at most 4 KB");
 
-// The kernel: all threads of a block. A walk takes no large tiles: a step of so many pixels lasts much longer than its
-// launch.
-template <class T, class Lanes>
+// The kernel: all threads of a block; `Lanes` are the stages of a step. A walk takes no large tiles: a step of so many
+// pixels lasts much longer than its launch.
+template <class T, class... Lanes>
 struct Walk {
+  static constexpr int kSteps = sizeof...(Lanes);
+  using Given = FusedWalk<kSteps>;
+  static_assert(sizeof(Given) <= 4096, "a kernel's arguments take at most 4 KB");
+
   template <class Block>
-  static FRCN_HD void run(const FusedWalk& walk, Block block, int64_t group, int64_t part) {
-    FusedStep& a = *reinterpret_cast<FusedStep*>(block.room() + walk.step_at);
-    begin(a, walk.step, block);
-    const int64_t first_pixel = group * tile_pixels(a), first_channel = part * a.slot_channels;
+  static FRCN_HD void run(const Given& walk, Block block, int number) {
+    auto* steps = reinterpret_cast<FusedStep*>(block.room() + walk.steps_at);
+    for (int n = 0; n < kSteps; ++n) begin(steps[n], walk.steps[n].step, block);
+    block.sync();
+    uint32_t expected = 0;
     for (int turn = 1;; ++turn) {
-      if (a.tile == kMedium) {
-        multiply_tile<T, MediumTile, true>(a, block, first_pixel, first_channel);
-      } else {
-        multiply_tile<T, SmallTile, true>(a, block, first_pixel, first_channel);
+#pragma unroll 1
+      for (int n = 0; n < kSteps; ++n) {
+        const FusedWalkStep& given = walk.steps[n];
+        const int part = number / given.groups;
+        if (part < given.parts) run_tile(n, steps[n], block, number - part * given.groups, part);
+        if (turn == walk.count && n == kSteps - 1) return;
+        // All of the block are done with this kernel.
+        block.sync();
+        move_on(steps[n], given, walk.direction, block);
+        expected += walk.blocks;
+        if (block.thread() == 0) meet(walk.arrivals, expected, block);
+        block.sync();
       }
-      run_stage<T, Lanes>(a, block, first_pixel, first_channel);
-      if (turn == walk.count) return;
-      // All of the block are done with this step.
-      block.sync();
-      move_on(a, walk, block);
-      if (block.thread() == 0) meet(walk.arrivals, turn * walk.blocks, block);
-      block.sync();
     }
   }
 
@@ -55,16 +71,32 @@ struct Walk {
     auto* to = reinterpret_cast<char*>(&a);
     for (int at = block.thread() * 8; at < static_cast<int>(sizeof a); at += kStepThreads * 8)
       std::memcpy(to + at, from + at, 8);
-    block.sync();
   }
 
   template <class Block>
-  static FRCN_HD void move_on(FusedStep& a, const FusedWalk& walk, Block block) {
+  static FRCN_HD void run_tile(int n, const FusedStep& a, Block block, int group, int part) {
+    const int64_t first_pixel = static_cast<int64_t>(group) * tile_pixels(a);
+    const int64_t first_channel = static_cast<int64_t>(part) * a.slot_channels;
+    if (a.tile == kMedium) {
+      multiply_tile<T, MediumTile, true>(a, block, first_pixel, first_channel);
+    } else {
+      multiply_tile<T, SmallTile, true>(a, block, first_pixel, first_channel);
+    }
+    int k = 0;
+    ((k++ == n ? run_stage<T, Lanes>(a, block, first_pixel, first_channel) : void()), ...);
+  }
+
+  template <class Block>
+  static FRCN_HD void move_on(FusedStep& a, const FusedWalkStep& given, int64_t direction, Block block) {
     for (int k = block.thread(); k < frcn::kMaxStageArguments; k += kStepThreads)
-      a.stage.args.data[k] += walk.between[k];
+      a.stage.args.data[k] += int64_t{given.between[k]} * kBetweenUnit;
+    if (block.thread() < a.slots) {
+      const int slot = block.thread();
+      a.targets[slot] += int64_t{given.targets_between[slot]} * kBetweenUnit;
+    }
     if (block.thread() != 0) return;
-    a.source += walk.source_between;
-    a.stage.args.time += walk.direction;
+    a.source += given.source_between;
+    a.stage.args.time += direction;
     a.fills = false;
   }
 

@@ -6,10 +6,31 @@
 
 namespace FRCN_ISA {
 
+// A thread of blocks that wait for each other.
+struct WalkThreads : StepThreads {
+  // Of memory that other blocks may write too.
+  template <int V, class T>
+  static __device__ __forceinline__ Pack<T, V> load_pack(const T* source) {
+    return load_others_pack<V>(source);
+  }
+
+  // What was written before a fence is there for who passes one after having read a number that was added to after it.
+  __device__ __forceinline__ void fence() const { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+  __device__ __forceinline__ void add_one(uint32_t* to) const {
+    asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(to) : "memory");
+  }
+  __device__ __forceinline__ uint32_t read(const uint32_t* from) const {
+    uint32_t number;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(number) : "l"(from) : "memory");
+    return number;
+  }
+};
+
 template <class Body>
-__global__ void __launch_bounds__(kStepThreads, kLeastBlocks) walk_kernel(const __grid_constant__ FusedWalk walk) {
+__global__ void __launch_bounds__(kStepThreads, kLeastBlocks)
+    walk_kernel(const __grid_constant__ typename Body::Given walk) {
   extern __shared__ __align__(kEightRows) char step_room[];
-  Body::run(walk, StepThreads{step_room}, blockIdx.x, blockIdx.y);
+  Body::run(walk, WalkThreads{step_room}, static_cast<int>(blockIdx.x));
 }
 
 struct WalkStream : StepStream {
@@ -25,12 +46,11 @@ struct WalkStream : StepStream {
   }
 
   template <class Body>
-  std::string walk(FusedWalk walk, int64_t groups, int64_t parts, int room) const {
+  std::string walk(typename Body::Given walk, int room) const {
     void* arguments[] = {&walk};
-    const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(parts));
-    const cudaError_t status =
-        cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(walk_kernel<Body>), grid, dim3(kStepThreads),
-                                    arguments, static_cast<size_t>(room), static_cast<cudaStream_t>(stream));
+    const cudaError_t status = cudaLaunchCooperativeKernel(
+        reinterpret_cast<const void*>(walk_kernel<Body>), dim3(walk.blocks), dim3(kStepThreads), arguments,
+        static_cast<size_t>(room), static_cast<cudaStream_t>(stream));
     return status == cudaSuccess ? StageStream::state() : cudaGetErrorString(status);
   }
 

@@ -13,12 +13,25 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 MEDIUM_TILE, SMALL_TILE = 1, 2
 NO_ROOM, ALL_ROOM = 40_000, 227_000
 """Of a block, in bytes: not for weights that stay; as much as they may need."""
+ROOM_FOR_ONE = 60_000
+"""For the weights of one of two kernels."""
 CASE = Case(batch=1, channels=16, height=9, width=10, kernel=(5, 1), scale=0.1)
 """Of 90 pixels, two tiles of 64, which read rows of each other."""
 TALL = replace(CASE, height=13)
 """Of three tiles."""
-WALKS = {"rnn_tanh": 2, "rnn_relu": 2, "lstm": 2, "lstm_channel": 1, "lstm_full": 1, "gru_after": 1}
-"""How many walks a sequence takes: forward, and backward where each step is one kernel there too."""
+WALKS = {
+    "rnn_tanh": 2,
+    "rnn_relu": 2,
+    "lstm": 2,
+    "lstm_channel": 1,
+    "lstm_full": 1,
+    "gru_after": 1,
+    "gru_before": 2,
+    "stacked": 2,
+}
+"""How many walks a sequence takes: forward, and backward where each step is fused kernels there too."""
+OF_TWO = ("gru_before", "stacked")
+"""Cells with two kernels in a step; else there is one."""
 CASES = {
     "parts": ("lstm", replace(CASE, channels=32)),
     "no_states": ("lstm", replace(CASE, states=False)),
@@ -29,7 +42,17 @@ CASES = {
     "recompute": ("lstm", CASE),
     "two_chunks": ("rnn_tanh", replace(CASE, steps=7)),
     "channels": ("rnn_tanh", replace(CASE, kernel=(3, 1), channels=72)),
+    "two": ("gru_before", CASE),
+    "two_apart": ("gru_before", replace(CASE, kernel=(3, 1), channels=72)),
+    "two_no_states": ("gru_before", replace(CASE, channels=40, states=False)),
+    "two_lengths": ("gru_before", replace(CASE, batch=2, lengths=(4, 2))),
+    "two_reverse": ("gru_before", replace(CASE, channels=40, batch=2, lengths=(4, 2), reverse=True)),
+    "two_volumes": ("gru_before", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
+    "two_recompute": ("gru_before", replace(CASE, channels=40)),
+    "two_two_chunks": ("gru_before", replace(CASE, steps=7)),
 }
+"""What reads tiles that other blocks have written is apart: with 40 channels in the forward, where one kernel has a
+tile of all and the other has two, and blocks are left without one."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +78,7 @@ def compare(name, case, dtype, recompute=False, rooms=(ALL_ROOM,), blocks=100):
         found = run("persistent", name, case, dtype, recompute)
         for part, value in expected.items():
             assert torch.equal(found[part], value), part
-        assert len(KERNELS.steps()) + sum(times for *_, times in KERNELS.walks()) == launches
+        assert len(KERNELS.steps()) + sum(len(kept) * times for *_, kept, times in KERNELS.walks()) == launches
         walks += KERNELS.walks()
     return walks
 
@@ -79,52 +102,60 @@ def test_every_cell(name, dtype, products):
     """The first step has the states that were given; in the backward nothing is convolved before it, and the sequence's
     first step is apart."""
     times = [CASE.steps - 1, CASE.steps - 2][: WALKS[name]]
-    expected = [(SMALL_TILE, 2, kept, n) for kept in (False, True) for n in times]
+    kernels = 2 if name in OF_TWO else 1
+    expected = [(SMALL_TILE, 2, [kept] * kernels, n) for kept in (False, True) for n in times]
     assert compare(name, CASE, dtype, rooms=(NO_ROOM, ALL_ROOM)) == expected
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_cases(case, monkeypatch):
-    if case == "two_chunks":
+    if case.endswith("two_chunks"):
         monkeypatch.setattr(cuda.Program, "chunk_pixels", (4 * 90, 1 << 62))
     name, sizes = CASES[case]
-    walks = compare(name, sizes, torch.bfloat16, recompute=case == "recompute")
-    assert len(walks) == (4 if case == "two_chunks" else 2)
-    assert all(blocks > 1 and kept for _, blocks, kept, _ in walks)
+    walks = compare(name, sizes, torch.bfloat16, recompute=case.endswith("recompute"))
+    assert len(walks) == (4 if case.endswith("two_chunks") else 2)
+    assert all(blocks > 1 and all(kept) for _, blocks, kept, _ in walks)
 
 
+@pytest.mark.parametrize(("dtype", "backward"), [(torch.bfloat16, [True, False]), (torch.float32, [False, True])])
+def test_weights_of_one_kernel_stay(dtype, backward, products):
+    """The first's, which in the backward has two slots to read, or the only ones that fit."""
+    walks = compare("gru_before", CASE, dtype, rooms=[ROOM_FOR_ONE])
+    assert [kept for _, _, kept, _ in walks] == [[True, False], backward]
+
+
+@pytest.mark.parametrize(("name", "channels"), [("lstm", 32), ("gru_before", 40)])
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
-def test_order_of_blocks(early, products):
+def test_order_of_blocks(early, name, channels, products):
     """Whichever goes on first, and sees what others wrote at once or as late as it may."""
     KERNELS.set_steps(1000, early)
-    walks = compare("lstm", replace(TALL, channels=32, kernel=(3, 1)), torch.bfloat16, rooms=[ALL_ROOM] * 3)
+    walks = compare(name, replace(TALL, channels=channels, kernel=(3, 1)), torch.bfloat16, rooms=[ALL_ROOM] * 3)
     assert [blocks for _, blocks, *_ in walks] == [6, 3] * 3
 
 
-def test_without_gradients():
-    """What is completed is not written then."""
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_without_gradients(name):
+    """What is completed is not written then, but for what another kernel needs."""
     KERNELS.set_walks(ALL_ROOM, 100, 1)
-    tensors = make_tensors(SUBJECTS["lstm"], CASE, torch.bfloat16)
+    tensors = make_tensors(SUBJECTS[name], CASE, torch.bfloat16)
     found = []
     for method in ("fused", "persistent"):
         with torch.no_grad(), cuda_method.use_method(method):
-            found.append(run_package(SUBJECTS["lstm"], CASE, tensors, "cuda")[0])
+            found.append(run_package(SUBJECTS[name], CASE, tensors, "cuda")[0])
     assert torch.equal(*found)
     assert [times for *_, times in KERNELS.walks()] == [CASE.steps - 1]
 
 
+@pytest.mark.parametrize("name", ["rnn_tanh", "gru_before"])
 @pytest.mark.parametrize(("blocks", "tiles"), [(3, [SMALL_TILE] * 2), (2, [MEDIUM_TILE] * 2), (1, [])])
-def test_tiles(blocks, tiles, products):
+def test_tiles(name, blocks, tiles, products):
     """Fewer, larger ones where not all small ones run at once; no walk where these do not either."""
-    assert [tile for tile, *_ in compare("rnn_tanh", TALL, torch.bfloat16, blocks=blocks)] == tiles
+    assert [tile for tile, *_ in compare(name, TALL, torch.bfloat16, blocks=blocks)] == tiles
 
 
-def test_steps_of_two_kernels_are_launched_one_by_one():
-    assert not compare("gru_before", CASE, torch.bfloat16)
-
-
-def test_fewer_steps_are_launched_one_by_one(monkeypatch):
+@pytest.mark.parametrize("name", ["rnn_tanh", "gru_before"])
+def test_fewer_steps_are_launched_one_by_one(name, monkeypatch):
     """Forward there are three together, backward two."""
     fewest = cuda.fewest_persistent
     monkeypatch.setattr(cuda, "fewest_persistent", lambda *a: fewest(*a) and 3)
-    assert [times for *_, times in compare("rnn_tanh", CASE, torch.bfloat16)] == [3]
+    assert [times for *_, times in compare(name, CASE, torch.bfloat16)] == [3]

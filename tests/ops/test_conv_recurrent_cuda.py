@@ -114,7 +114,7 @@ def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", [LARGE, replace(LARGE, channels=136, kernel=(5, 5))], ids=["kept", "streaming"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_full", "gru_after"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_full", "gru_after", "gru_before"])
 def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
     """It gives the bits of one kernel for each step, with weights that stay in a block's memory and that do not fit."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)

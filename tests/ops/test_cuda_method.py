@@ -30,24 +30,44 @@ def test_a_launch_more_speaks_for_fusing(monkeypatch):
     assert len(more) > len(sizes) > 0
 
 
-def fewest(size, steps=("convolution", "stage"), fused=True):
-    """The fewest times that one kernel takes, of a list of steps of ``size`` pixels; 0: none."""
-    source, target = SimpleNamespace(data=torch.empty(0)), object()
-    convolution = SimpleNamespace(source=source, weight=SimpleNamespace(shape=(256, 64, 3, 3)))
-    kinds = {"convolution": convolution, "stage": StageCall(None, []), "fill": Fill(None)}  # type: ignore[arg-type]
-    body = [kinds[name] for name in steps]
-    addends = {id(convolution): target}
-    own = {id(target): kinds["stage"]} if fused else {}
+def fewest(size, steps=("convolution", "stage"), fused=None):
+    """The fewest times that one kernel takes, of a list of steps of ``size`` pixels; 0: none. ``fused``: how many
+    convolutions, from the first on, are each one kernel with the stage of the same number; by default all."""
+    source = SimpleNamespace(data=torch.empty(0))
+    new = {
+        "convolution": lambda: SimpleNamespace(source=source, weight=SimpleNamespace(shape=(256, 64, 3, 3))),
+        "stage": lambda: StageCall(None, []),  # type: ignore[arg-type]
+        "fill": lambda: Fill(None),  # type: ignore[arg-type]
+    }
+    body = [new[name]() for name in steps]
+    convolutions, stages = ([step for step, name in zip(body, steps, strict=True) if name == n] for n in list(new)[:2])
+    targets = [object() for _ in convolutions]
+    addends = {id(c): target for c, target in zip(convolutions, targets, strict=True)}
+    own = {id(target): stage for target, stage in list(zip(targets, stages, strict=False))[:fused]}
     return cuda_method.fewest_persistent(body, addends, own, SimpleNamespace(map_pixels=size), 1, torch.bfloat16)
 
 
-def test_short_steps_of_one_kernel_are_taken_together(monkeypatch):
+OF_TWO = ("convolution", "stage", "convolution", "stage")
+
+
+def test_short_steps_are_taken_together(monkeypatch):
     monkeypatch.setattr(cuda_method, "_capability", lambda device: 9)
     assert fewest(256) == fewest(4096) > 2
     assert fewest(1 << 16) == 0
     for steps in (("stage",), ("convolution", "stage", "stage"), ("fill", "convolution", "stage")):
         assert fewest(256, steps) == 0
-    assert fewest(256, fused=False) == 0
+    assert fewest(256, fused=0) == 0
+
+
+@pytest.mark.parametrize("steps", [OF_TWO, ("stage", "convolution", "stage", "convolution")])
+def test_short_steps_of_two_kernels_are_taken_together(steps, monkeypatch):
+    """Each saves a launch, so that fewer times pay; and their sizes count together."""
+    monkeypatch.setattr(cuda_method, "_capability", lambda device: 9)
+    assert 2 <= fewest(256, steps) < fewest(256)
+    assert fewest(4096, steps) == fewest(256, steps)
+    assert fewest(1 << 16, steps) == 0
+    assert fewest(256, steps, fused=1) == 0
+    assert fewest(256, (*steps, "convolution", "stage")) == 0
 
 
 def test_what_is_asked_for_is_taken_together(monkeypatch):
@@ -55,6 +75,7 @@ def test_what_is_asked_for_is_taken_together(monkeypatch):
     for name, expected in (("persistent", 2), ("fused", 0)):
         with cuda_method.use_method(name):
             assert fewest(1 << 16) == fewest(256) == expected
+            assert fewest(256, OF_TWO) == expected
             assert fewest(256, ("convolution", "stage", "stage")) == 0
 
 

@@ -7,10 +7,10 @@ of the time that the library takes for one operation a value of the result costs
 length of its sum, and 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library, which takes ``OPERATIONS_PER_LAUNCH`` more
 for all of them.
 
-The persistent kernel can be where a step is one fused kernel whose blocks all run at once. In the place of a launch a
-step has a barrier of all blocks, which takes ``_BARRIER`` launches; ``_BEGINNING`` launches go into the zeroed counter,
-a start of all blocks at once and the weights' way into their memory. A step of more than ``_LONGEST`` launches saves
-little, and the kernel holds its processors for as long as it runs: other streams wait.
+The persistent kernel can be where a step is one or two fused kernels whose blocks all run at once. In the place of each
+launch a step has a barrier of all blocks, which takes ``_BARRIER`` launches; ``_BEGINNING`` launches go into the zeroed
+counter, a start of all blocks at once and the weights' way into their memory. A step whose kernels take more than
+``_LONGEST`` launches each saves little, and the kernel holds its processors for as long as it runs: other streams wait.
 """
 
 from math import ceil, prod
@@ -31,6 +31,9 @@ a processor is estimated to get. On 10 the library has faster instructions than 
 
 _BARRIER, _BEGINNING, _LONGEST = 0.5, 3, 8
 """Estimates, in the time that a launch takes. Not measured yet."""
+
+_MOST_KERNELS = 2
+"""In a step of the persistent kernel."""
 
 _ALIGNMENT = 16
 """Bytes that one access takes."""
@@ -110,15 +113,15 @@ def fewest_persistent(steps, addends, fused, geometry, images, dtype):
     """So many steps of time are taken by one kernel; 0: none are. ``fused``: as ``fused_stages`` gives it."""
     stages = [step for step in steps if isinstance(step, StageCall)]
     convolutions = [step for step in steps if id(step) in addends and id(addends[id(step)]) in fused]
-    if len(stages) != 1 or len(stages) + len(convolutions) != len(steps) or not convolutions:
+    kernels = len({id(fused[id(addends[id(c)])]) for c in convolutions})
+    if len(stages) != kernels or len(stages) + len(convolutions) != len(steps) or not 0 < kernels <= _MOST_KERNELS:
         return 0
     if _method.asked:
         return 2 if _method.asked == "persistent" else 0
-    size = dtype.itemsize
-    operations = _operations(convolutions[0]) * _values(convolutions, geometry, images)
-    if operations / _efficiency(convolutions[0]) > _LONGEST * OPERATIONS_PER_LAUNCH[size]:
+    operations = sum(_operations(c) * _values([c], geometry, images) / _efficiency(c) for c in convolutions)
+    if operations > _LONGEST * kernels * OPERATIONS_PER_LAUNCH[dtype.itemsize]:
         return 0
-    return ceil(_BEGINNING / (1 - _BARRIER))
+    return max(2, ceil(_BEGINNING / (kernels * (1 - _BARRIER))))
 
 
 def _is_faster(convolutions, geometry, images, dtype):

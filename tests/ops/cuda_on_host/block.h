@@ -257,6 +257,10 @@ struct HostThread {
   int thread() const { return number; }
   char* room() const { return fibers->room(); }
   void sync() const { fibers->sync(); }
+  template <int V, class T>
+  Pack<T, V> load_pack(const T* source) const {
+    return load_own_pack<V>(source);
+  }
   void copy(int to, const char* from, bool is_there) const { fibers->copy(to, from, is_there); }
   void commit() const { fibers->commit(); }
   template <int kGroups>

@@ -1,8 +1,8 @@
 // Blocks of a GPU on the host that wait for each other: each is an operating system's thread with fibers of its own,
 // one runs at a time, and which one goes on is drawn by chance.
 //
-// What blocks write to the maps that all of them read is seen by others as late as it may be, after fences of the
-// writer and of the reader, or at once.
+// What blocks write to maps that any of them reads is seen by others as late as it may be, after fences of the writer
+// and of the reader, or at once.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "block.h"
@@ -26,13 +27,24 @@ class HostGrid {
   using Unit = Pack<uint64_t, 2>;
 
  public:
-  // `begin`, `end`: of the maps' memory.
-  HostGrid(int blocks, unsigned seed, Copies seen, char* begin, char* end)
-      : blocks_(blocks), random_(seed), seen_late_(seen == Copies::late), maps_(reinterpret_cast<Unit*>(begin)) {
-    last_.assign(maps_, maps_ + (end - begin) / kUnit);
+  // From the first byte to behind the last one.
+  using Range = std::pair<char*, char*>;
+
+  // `maps`: their memory.
+  HostGrid(int blocks, unsigned seed, Copies seen, std::vector<Range> maps)
+      : blocks_(blocks), random_(seed), seen_late_(seen == Copies::late) {
+    std::sort(maps.begin(), maps.end());
+    for (const auto& [begin, end] : maps) {
+      if (maps_.empty() || begin > maps_.back().second) maps_.emplace_back(begin, begin);
+      maps_.back().second = std::max(maps_.back().second, end);
+    }
+    for (const auto& [begin, end] : maps_) {
+      firsts_.push_back(last_.size());
+      last_.insert(last_.end(), reinterpret_cast<Unit*>(begin), reinterpret_cast<Unit*>(end));
+    }
     published_ = last_;
     seen_.assign(blocks, last_);
-    new_.assign(blocks, std::vector<bool>(last_.size()));
+    new_.resize(blocks);
     done_.assign(blocks, false);
   }
 
@@ -65,27 +77,35 @@ class HostGrid {
   // What a block wrote is there for others, and what these have made so for the block.
   void fence(int block) {
     note(block);
-    for (size_t k = 0; k < last_.size(); ++k)
-      if (new_[block][k]) published_[k] = seen_[block][k];
-    new_[block].assign(last_.size(), false);
+    for (const size_t k : new_[block]) published_[k] = seen_[block][k];
+    new_[block].clear();
     seen_[block] = published_;
   }
 
   // Where a block finds what lies at an address.
   const char* find(int block, const char* address) const {
-    const auto* begin = reinterpret_cast<const char*>(maps_);
-    const int64_t at = address - begin;
-    if (!seen_late_ || at < 0 || at >= static_cast<int64_t>(last_.size()) * kUnit) return address;
-    return reinterpret_cast<const char*>(seen_[block].data()) + at;
+    for (size_t n = 0; seen_late_ && n < maps_.size(); ++n)
+      if (address >= maps_[n].first && address < maps_[n].second)
+        return reinterpret_cast<const char*>(seen_[block].data() + firsts_[n]) + (address - maps_[n].first);
+    return address;
   }
 
  private:
   // Whatever has changed since the last note the block has written.
   void note(int block) {
-    for (size_t k = 0; k < last_.size(); ++k) {
-      if (std::memcmp(&last_[k], &maps_[k], kUnit) == 0) continue;
-      last_[k] = seen_[block][k] = maps_[k];
-      new_[block][k] = true;
+    for (size_t n = 0; n < maps_.size(); ++n) {
+      const auto* now = reinterpret_cast<const Unit*>(maps_[n].first);
+      note(block, firsts_[n], now, reinterpret_cast<const Unit*>(maps_[n].second) - now);
+    }
+  }
+  void note(int block, size_t first, const Unit* now, size_t count) {
+    if (std::memcmp(&last_[first], now, count * sizeof *now) == 0) return;
+    if (count > 1) {
+      note(block, first, now, count / 2);
+      note(block, first + count / 2, now + count / 2, count - count / 2);
+    } else {
+      last_[first] = seen_[block][first] = *now;
+      new_[block].push_back(first);
     }
   }
 
@@ -105,10 +125,11 @@ class HostGrid {
   int blocks_, running_ = -1, pauses_ = 0;
   std::minstd_rand random_;
   bool seen_late_;
-  Unit* maps_;
-  std::vector<Unit> last_, published_;   // all that was written; what all may see
-  std::vector<std::vector<Unit>> seen_;  // by each block
-  std::vector<std::vector<bool>> new_;   // what each block alone sees
+  std::vector<Range> maps_;
+  std::vector<size_t> firsts_;            // their places in what follows
+  std::vector<Unit> last_, published_;    // all that was written; what all may see
+  std::vector<std::vector<Unit>> seen_;   // by each block
+  std::vector<std::vector<size_t>> new_;  // what each block alone sees
   std::vector<bool> done_;
   std::mutex mutex_;
   std::condition_variable turns_;
@@ -123,6 +144,10 @@ struct GridThread : Thread {
   void sync() const {
     if (this->number == 0 && grid->by_chance()) grid->pause(block);
     Thread::sync();
+  }
+  template <int V, class T>
+  Pack<T, V> load_pack(const T* source) const {
+    return load_own_pack<V>(reinterpret_cast<const T*>(grid->find(block, reinterpret_cast<const char*>(source))));
   }
   void copy(int to, const char* from, bool is_there) const {
     Thread::copy(to, is_there ? grid->find(block, from) : from, is_there);

@@ -18,11 +18,11 @@ frcn::StepKernels steps_of(frcn::DataType type);
 std::vector<std::tuple<int, int, uintptr_t>>& launches();
 
 // Kernels of convolutions with their stages: the tile and the slots of each launch so far, the tile, the blocks,
-// whether weights stay, and the times of each walk, and what they run on. `seed` draws the order in which a walk's
+// whose weights stay, and the times of each walk, and what they run on. `seed` draws the order in which a walk's
 // blocks go on. `warpgroups`: whose the products are, instead of warps'.
 struct HostSteps {
   std::vector<std::tuple<int, int>> launches;
-  std::vector<std::tuple<int, int64_t, bool, int>> walks;
+  std::vector<std::tuple<int, int64_t, std::vector<bool>, int>> walks;
   int processors = 1;
   FRCN_ISA::Copies copies = FRCN_ISA::Copies::late;
   bool warpgroups = false;

@@ -13,7 +13,9 @@ PYBIND11_MODULE(stages, m) {
     host_steps().launches.clear();
     host_steps().walks.clear();
   });
-  m.def("walks", [] { return host_steps().walks; }, "(tile, blocks, whether weights stay, times) of each walk.");
+  m.def(
+      "walks", [] { return host_steps().walks; },
+      "(tile, blocks, whether each kernel's weights stay, times) of each walk.");
   m.def(
       "set_walks",
       [](int64_t room, int64_t blocks, unsigned seed) {

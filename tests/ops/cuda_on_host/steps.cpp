@@ -1,10 +1,42 @@
 // The kernels of convolutions with their stages for the host, each block's threads taking turns.
+#include <algorithm>
+#include <cstdlib>
+
 #include "block.h"
 #include "conv_recurrent/step_walk_dispatch.h"
 #include "grid.h"
 #include "stages.h"
 
 namespace {
+
+using FRCN_ISA::HostGrid;
+
+// Rows of `bytes`, at all times of a walk. `moves`: bytes from the first time to the last.
+HostGrid::Range maps_of(const char* first, int64_t rows, int64_t pitch, int64_t bytes, int64_t moves) {
+  char* begin = const_cast<char*>(first) + std::min<int64_t>(0, moves);
+  return {begin, begin + std::abs(moves) + (rows - 1) * pitch + bytes};
+}
+
+// The memory that the blocks of a walk read while others may write to it.
+template <class T, class... Lanes>
+std::vector<HostGrid::Range> memory_of(FRCN_ISA::Walk<T, Lanes...>, const FRCN_ISA::FusedWalk<sizeof...(Lanes)>& walk) {
+  std::vector<HostGrid::Range> found;
+  const int64_t turns = walk.count - 1, units = turns * FRCN_ISA::kBetweenUnit;
+  for (const FRCN_ISA::FusedWalkStep& given : walk.steps) {
+    const FRCN_ISA::FusedStep& a = given.step;
+    const frcn::StageArgs& args = a.stage.args;
+    const int64_t pixels = a.stage.items / a.stage.packs.value, size = sizeof(T);
+    const auto add = [&](const char* first, int64_t pitch, int64_t channels, int64_t moves) {
+      if (first && pitch) found.push_back(maps_of(first, pixels, pitch, channels * size, moves));
+    };
+    add(a.source, a.source_pitch, a.inputs, turns * given.source_between);
+    for (int k = 0; k < frcn::kMaxStageArguments; ++k)
+      add(args.data[k], args.pitch[k] * size, args.channels, units * given.between[k]);
+    for (int slot = 0; slot < a.slots; ++slot)
+      add(a.targets[slot], a.target_pitch[slot] * size, args.channels, units * given.targets_between[slot]);
+  }
+  return found;
+}
 
 struct HostLaunch {
   void* where;
@@ -36,24 +68,22 @@ struct HostLaunch {
   }
 
   template <class Body>
-  std::string walk(const FRCN_ISA::FusedWalk& walk, int64_t groups, int64_t parts, int room) const {
+  std::string walk(const typename Body::Given& walk, int room) const {
     using namespace FRCN_ISA;
     HostSteps& steps = host_steps();
-    const FusedStep& a = walk.step;
-    steps.walks.emplace_back(a.tile, groups * parts, a.keeps, walk.count);
+    std::vector<bool> kept;
+    for (const FusedWalkStep& given : walk.steps) kept.push_back(given.step.kept_at > 0);
+    steps.walks.emplace_back(walk.steps[0].step.tile, walk.blocks, kept, walk.count);
     if (*walk.arrivals != 0) return "the counter of arrivals was not zeroed";
-    const int64_t pixels = a.stage.items / a.stage.packs.value, moves = (walk.count - 1) * walk.source_between;
-    char* source = const_cast<char*>(a.source);
-    HostGrid grid(static_cast<int>(groups * parts), ++steps.seed, steps.copies, source + std::min<int64_t>(0, moves),
-                  source + std::max<int64_t>(0, moves) + pixels * a.source_pitch);
+    HostGrid grid(static_cast<int>(walk.blocks), ++steps.seed, steps.copies, memory_of(Body{}, walk));
     grid.run([&](int number) {
       Fibers fibers(kStepThreads, room, steps.copies);
       fibers.run([&](int thread) {
         const HostThread own{&fibers, thread};
         if (steps.warpgroups) {
-          Body::run(walk, GridThread<HostWarpgroupThread>{{own}, &grid, number}, number / parts, number % parts);
+          Body::run(walk, GridThread<HostWarpgroupThread>{{own}, &grid, number}, number);
         } else {
-          Body::run(walk, GridThread<HostThread>{own, &grid, number}, number / parts, number % parts);
+          Body::run(walk, GridThread<HostThread>{own, &grid, number}, number);
         }
       });
     });
