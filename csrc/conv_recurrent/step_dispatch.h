@@ -114,7 +114,7 @@ std::string run_step(const StepLaunch& given, void* where) {
 template <template <class, class, int> class Lanes, class T, class Launch>
 constexpr auto step_of() -> std::string (*)(const StepLaunch&, void*) {
   using Packed = Lanes<T, float, 16 / sizeof(T)>;
-  if constexpr (Packed::sums == 0) {
+  if constexpr (Packed::can_be_fused) {
     return run_step<T, Packed, Launch>;
   } else {
     return nullptr;

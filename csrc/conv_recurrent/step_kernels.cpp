@@ -38,7 +38,7 @@ StepLaunch prepare_step(const StageKernel& kernel, const StageLaunch& stage, con
 
 auto step_kernel(const StepKernels& steps, int number) -> std::string (*)(const StepLaunch&, void* where) {
   check(steps.run != nullptr, "maps of float32, bfloat16 or float16");
-  check(steps.run[number] != nullptr, "a stage without gradients of parameters");
+  check(steps.run[number] != nullptr, "a stage that can be fused");
   return steps.run[number];
 }
 

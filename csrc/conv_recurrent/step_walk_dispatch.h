@@ -127,7 +127,7 @@ using LanesOf = std::tuple_element_t<k + 1, std::tuple<void FRCN_DEVICE_STAGES(F
 
 template <class T, class Launch, class... Lanes>
 constexpr frcn::WalkKernel walk_of_stages() {
-  if constexpr ((Lanes::sums + ...) == 0) {
+  if constexpr ((Lanes::can_be_fused && ...)) {
     return run_walk<T, Launch, Lanes...>;
   } else {
     return nullptr;

@@ -4,8 +4,8 @@ The same function is compiled for the CPU (once per instruction set) and for CUD
 """
 
 from fastrcn.compiler.emit import Printer, assignments
-from fastrcn.compiler.schedule import make_schedule
-from fastrcn.compiler.signature import Signature, backward_signatures, forward_signatures
+from fastrcn.compiler.schedule import Schedule, make_schedule
+from fastrcn.compiler.signature import Signature, backward_signatures, can_be_fused, forward_signatures
 
 _PRINTER = Printer(
     {name: f"math::{name}" for name in ("sigmoid", "tanh", "relu", "exp", "positive")},
@@ -83,15 +83,16 @@ def row_source(fingerprint: str, sig: Signature) -> str:
     return "\n".join([*lines, "  }", "};", ""])
 
 
-def lanes_source(fingerprint: str, sig: Signature) -> str:
+def lanes_source(schedule: Schedule, sig: Signature) -> str:
     """The stage at V neighbouring channels of a pixel, as a GPU's thread takes them: everything is loaded first.
 
     To arguments that convolutions complete it adds their results. Gradients of parameters stay with the caller.
     """
-    name, frozen = _name(fingerprint, sig), _frozen(sig)
+    name, frozen = _name(schedule.fingerprint, sig), _frozen(sig)
     sums = [arg.name for arg in sig.args if arg.role == "d_param"]
     lines = ["template <class S, class A, int V>", f"struct {name}_lanes {{"]
     lines += [f"  static constexpr int lanes = V, arguments = {len(sig.args)}, sums = {len(sums)};"]
+    lines += [f"  static constexpr bool can_be_fused = {str(can_be_fused(schedule, sig)).lower()};"]
     lines += ["  using Value = A;", "  using Sum = Pack<A, V>;", ""]
     given = f"int64_t p, int64_t i, bool {''.join(frozen)}, Sum*{' gradients' if sums else ''}"
     lines += ["  template <class Stage>", f"  static FRCN_HD void run(const Stage& a, {given}) {{"]
@@ -143,7 +144,7 @@ def header_source(cells, for_cpu=()) -> str:
                 f"{int(sig.backward)}, {grads})"
             )
             if on_devices:
-                lanes.append(lanes_source(schedule.fingerprint, sig))
+                lanes.append(lanes_source(schedule, sig))
                 device_entries.append(entries[-1])
     parts += ["#if defined(FRCN_STAGE_LANES)", *lanes, "#endif", ""]
     for name, found in (("FRCN_DEVICE_STAGES", device_entries), ("FRCN_STAGES", entries)):

@@ -108,6 +108,24 @@ def _backward(schedule, index, stage: Stage, final, written):
     return Signature(index, True, code, tuple(args), carries, tuple(zeroes))
 
 
+def can_be_fused(schedule: Schedule, sig: Signature):
+    """Whether one kernel can do a stage and the convolutions that complete its arguments: none by two of them, and no
+    gradients of parameters, which are sums over pixels."""
+    for arg in sig.args:
+        if arg.role == "d_param":
+            return False
+        if not sig.is_completed(arg):
+            continue
+        if arg.role == "slot":
+            found = schedule.groups[list(schedule.slot_of.values())[arg.index][0]].operands
+        else:
+            expr = schedule.states[arg.index] if arg.role == "d_state" else schedule.operands[arg.index]
+            found = [g for g in schedule.groups if expr in (schedule.operands[o] for o in g.operands)]
+        if len(found) > 1:
+            return False
+    return True
+
+
 @cache
 def forward_signatures(schedule: Schedule) -> tuple[Signature, ...]:
     """Signatures of the stages in the order in which a step runs them."""

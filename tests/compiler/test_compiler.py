@@ -11,7 +11,7 @@ from fastrcn.compiler.differentiate import backward_code, forward_code, stages_o
 from fastrcn.compiler.emit_cpp import header_source
 from fastrcn.compiler.emit_torch import torch_function, torch_source
 from fastrcn.compiler.schedule import make_schedule, schedule_of
-from fastrcn.compiler.signature import backward_signatures
+from fastrcn.compiler.signature import backward_signatures, can_be_fused, forward_signatures
 
 
 def shape_of(cell):
@@ -93,6 +93,29 @@ def test_gradients_of_parameters_come_last():
     for signature in backward_signatures(make_schedule(cells.ConvLSTM(True))):
         roles = [a.role == "d_param" for a in signature.args]
         assert roles == sorted(roles)
+
+
+def test_stages_that_are_not_fused_with_convolutions():
+    """Full of sums over pixels, and one whose state's gradient is completed by two convolutions."""
+    found = {
+        (repr(cell), sig.stage, sig.backward)
+        for cell in cells.BUILT_IN
+        for schedule in [make_schedule(cell)]
+        for sig in (*forward_signatures(schedule), *backward_signatures(schedule))
+        if not can_be_fused(schedule, sig)
+    }
+    assert found == {(repr(cell), 0, True) for cell in (cells.ConvLSTM(True), cells.ConvGRU("after"))}
+
+
+def test_a_stage_whose_argument_two_convolutions_complete_is_not_fused():
+    class TwoStates(Cell):
+        def step(self, x, h, c):
+            f = sigmoid(conv(x) + conv(h) + conv(c))
+            return f * h, f * c
+
+    schedule = make_schedule(TwoStates())
+    assert not any(can_be_fused(schedule, sig) for sig in forward_signatures(schedule))
+    assert all(can_be_fused(schedule, sig) for sig in backward_signatures(schedule))
 
 
 def test_emitted_header_has_every_stage_once():

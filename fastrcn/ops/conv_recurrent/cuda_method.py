@@ -17,6 +17,7 @@ from math import ceil, prod
 
 import torch
 
+from fastrcn.compiler.signature import can_be_fused
 from fastrcn.ops.choice import Choice
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall, overlap
 from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
@@ -81,7 +82,7 @@ def _can_fuse(steps, convolutions, stage: StageCall, addends, geometry, images, 
     one, lanes = convolutions[0], _ALIGNMENT // dtype.itemsize
     if dtype not in (torch.float32, torch.bfloat16, torch.float16) or is_exact(dtype):
         return False
-    if any(arg.role == "d_param" for arg in stage.signature.args):
+    if not can_be_fused(geometry.schedule, stage.signature):
         return False
     kernel, inputs = one.weight.shape[2:], one.weight.shape[1]
     if any(_window(c) != _window(one) or c.source is not one.source for c in convolutions):
@@ -121,7 +122,7 @@ def fewest_persistent(steps, addends, fused, geometry, images, dtype):
     operations = sum(_operations(c) * _values([c], geometry, images) / _efficiency(c) for c in convolutions)
     if operations > _LONGEST * kernels * OPERATIONS_PER_LAUNCH[dtype.itemsize]:
         return 0
-    return max(2, ceil(_BEGINNING / (kernels * (1 - _BARRIER))))
+    return ceil(_BEGINNING / (kernels * (1 - _BARRIER)))
 
 
 def _is_faster(convolutions, geometry, images, dtype):
