@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fastrcn
 from fastrcn.ops.conv_recurrent import cuda, cuda_method
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_package
 from tests.ops.cuda_program_on_host import KERNELS, on_the_host  # noqa: F401
@@ -27,11 +28,8 @@ WALKS = {
     "lstm_full": 1,
     "gru_after": 1,
     "gru_before": 2,
-    "stacked": 2,
 }
 """How many walks a sequence takes: forward, and backward where each step is fused kernels there too."""
-OF_TWO = ("gru_before", "stacked")
-"""Cells with two kernels in a step; else there is one."""
 CASES = {
     "parts": ("lstm", replace(CASE, channels=32)),
     "no_states": ("lstm", replace(CASE, states=False)),
@@ -40,19 +38,19 @@ CASES = {
     "reverse_no_states": ("lstm", replace(CASE, reverse=True, states=False)),
     "volumes": ("lstm", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
     "recompute": ("lstm", CASE),
-    "two_chunks": ("rnn_tanh", replace(CASE, steps=7)),
+    "chunks": ("rnn_tanh", replace(CASE, steps=7)),
     "channels": ("rnn_tanh", replace(CASE, kernel=(3, 1), channels=72)),
-    "two": ("gru_before", CASE),
-    "two_apart": ("gru_before", replace(CASE, kernel=(3, 1), channels=72)),
-    "two_no_states": ("gru_before", replace(CASE, channels=40, states=False)),
-    "two_lengths": ("gru_before", replace(CASE, batch=2, lengths=(4, 2))),
-    "two_reverse": ("gru_before", replace(CASE, channels=40, batch=2, lengths=(4, 2), reverse=True)),
-    "two_volumes": ("gru_before", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
-    "two_recompute": ("gru_before", replace(CASE, channels=40)),
-    "two_two_chunks": ("gru_before", replace(CASE, steps=7)),
+    "gru_apart": ("gru_before", replace(CASE, kernel=(3, 1), height=7, channels=72)),
+    "gru_stacked": ("stacked", CASE),
+    "gru_no_states": ("gru_before", replace(CASE, channels=40, states=False)),
+    "gru_lengths": ("gru_before", replace(CASE, batch=2, height=5, lengths=(4, 2))),
+    "gru_reverse": ("gru_before", replace(CASE, channels=40, batch=2, height=5, lengths=(4, 2), reverse=True)),
+    "gru_volumes": ("gru_before", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
+    "gru_recompute": ("gru_before", replace(CASE, channels=40)),
+    "gru_chunks": ("gru_before", replace(CASE, steps=7)),
 }
-"""What reads tiles that other blocks have written is apart: with 40 channels in the forward, where one kernel has a
-tile of all and the other has two, and blocks are left without one."""
+"""With 40 or 72 channels the forward's two kernels of ConvGRU have different tiles: each reads what other blocks wrote,
+and some blocks have no tile of the second."""
 
 
 @pytest.fixture(autouse=True)
@@ -102,18 +100,18 @@ def test_every_cell(name, dtype, products):
     """The first step has the states that were given; in the backward nothing is convolved before it, and the sequence's
     first step is apart."""
     times = [CASE.steps - 1, CASE.steps - 2][: WALKS[name]]
-    kernels = 2 if name in OF_TWO else 1
+    kernels = 2 if name == "gru_before" else 1
     expected = [(SMALL_TILE, 2, [kept] * kernels, n) for kept in (False, True) for n in times]
     assert compare(name, CASE, dtype, rooms=(NO_ROOM, ALL_ROOM)) == expected
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_cases(case, monkeypatch):
-    if case.endswith("two_chunks"):
+    if case.endswith("chunks"):
         monkeypatch.setattr(cuda.Program, "chunk_pixels", (4 * 90, 1 << 62))
     name, sizes = CASES[case]
     walks = compare(name, sizes, torch.bfloat16, recompute=case.endswith("recompute"))
-    assert len(walks) == (4 if case.endswith("two_chunks") else 2)
+    assert len(walks) == (4 if case.endswith("chunks") else 2)
     assert all(blocks > 1 and all(kept) for _, blocks, kept, _ in walks)
 
 
@@ -124,13 +122,17 @@ def test_weights_of_one_kernel_stay(dtype, backward, products):
     assert [kept for _, _, kept, _ in walks] == [[True, False], backward]
 
 
-@pytest.mark.parametrize(("name", "channels"), [("lstm", 32), ("gru_before", 40)])
+@pytest.mark.parametrize(
+    ("name", "case", "blocks"),
+    [("lstm", replace(TALL, channels=32), [6, 3]), ("gru_before", replace(CASE, channels=40), [4, 2])],
+    ids=["one", "two"],
+)
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
-def test_order_of_blocks(early, name, channels, products):
+def test_order_of_blocks(early, name, case, blocks, products):
     """Whichever goes on first, and sees what others wrote at once or as late as it may."""
     KERNELS.set_steps(1000, early)
-    walks = compare(name, replace(TALL, channels=channels, kernel=(3, 1)), torch.bfloat16, rooms=[ALL_ROOM] * 3)
-    assert [blocks for _, blocks, *_ in walks] == [6, 3] * 3
+    walks = compare(name, replace(case, kernel=(3, 1)), torch.bfloat16, rooms=[ALL_ROOM] * 3)
+    assert [n for _, n, *_ in walks] == blocks * 3
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_before"])
@@ -159,3 +161,15 @@ def test_fewer_steps_are_launched_one_by_one(name, monkeypatch):
     fewest = cuda.fewest_persistent
     monkeypatch.setattr(cuda, "fewest_persistent", lambda *a: fewest(*a) and 3)
     assert [times for *_, times in compare(name, CASE, torch.bfloat16)] == [3]
+
+
+def test_through_the_layer():
+    KERNELS.set_walks(ALL_ROOM, 100, 1)
+    layer, found = fastrcn.ConvGRU(3, 16, backend="cuda", dtype=torch.bfloat16), []
+    x = torch.randn(4, 1, 3, 9, 10).to(torch.bfloat16).requires_grad_()
+    for method in ("fused", "persistent"):
+        with fastrcn.use_cuda_method(method):
+            output = layer(x)[0]
+            found.append([output, *torch.autograd.grad(output.float().square().sum(), [x, *layer.parameters()])])
+    assert all(map(torch.equal, *found))
+    assert [times for *_, times in KERNELS.walks()] == [3, 2]

@@ -131,13 +131,13 @@ def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_one_kernel_for_many_steps_in_a_cuda_graph(monkeypatch):
+@pytest.mark.parametrize("layer", [fastrcn.ConvLSTM, fastrcn.ConvGRU])
+def test_one_kernel_for_many_steps_in_a_cuda_graph(layer, monkeypatch):
     """Every replay begins with a zeroed counter."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    layer = fastrcn.ConvLSTM(5, 24, backend="cuda", device="cuda")
     x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
-    step = _training_step(layer)
+    step = _training_step(layer(5, 24, backend="cuda", device="cuda"))
     with cuda_method.use_method("persistent"):
         expected = [t.clone() for t in step(other)]
         graph, found = captured(lambda: step(x))
