@@ -46,46 +46,35 @@ struct Word<16> {
 };
 #endif
 
-// Of memory that the kernel does not write.
-template <int V, class T>
-FRCN_HD Pack<T, V> load_pack(const T* source) {
+// On a GPU one access of all bytes, as `load` makes it.
+template <int V, class T, class Load>
+FRCN_HD Pack<T, V> load_pack_by(const T* source, Load load) {
 #if defined(__CUDA_ARCH__)
-  using Whole = typename Word<sizeof(T) * V>::Type;
-  const Whole word = __ldg(reinterpret_cast<const Whole*>(source));
+  const auto word = load(reinterpret_cast<const typename Word<sizeof(T) * V>::Type*>(source));
   Pack<T, V> pack;
   memcpy(&pack, &word, sizeof pack);
   return pack;
 #else
   return *reinterpret_cast<const Pack<T, V>*>(source);
 #endif
+}
+
+// Of memory that the kernel does not write.
+template <int V, class T>
+FRCN_HD Pack<T, V> load_pack(const T* source) {
+  return load_pack_by<V>(source, [](auto* word) { return __ldg(word); });
 }
 
 // Of memory that the kernel may write too.
 template <int V, class T>
 FRCN_HD Pack<T, V> load_own_pack(const T* source) {
-#if defined(__CUDA_ARCH__)
-  using Whole = typename Word<sizeof(T) * V>::Type;
-  const Whole word = *reinterpret_cast<const Whole*>(source);
-  Pack<T, V> pack;
-  memcpy(&pack, &word, sizeof pack);
-  return pack;
-#else
-  return *reinterpret_cast<const Pack<T, V>*>(source);
-#endif
+  return load_pack_by<V>(source, [](auto* word) { return *word; });
 }
 
 // Of memory that other blocks may write too: past the first-level cache.
 template <int V, class T>
 FRCN_HD Pack<T, V> load_others_pack(const T* source) {
-#if defined(__CUDA_ARCH__)
-  using Whole = typename Word<sizeof(T) * V>::Type;
-  const Whole word = __ldcg(reinterpret_cast<const Whole*>(source));
-  Pack<T, V> pack;
-  memcpy(&pack, &word, sizeof pack);
-  return pack;
-#else
-  return *reinterpret_cast<const Pack<T, V>*>(source);
-#endif
+  return load_pack_by<V>(source, [](auto* word) { return __ldcg(word); });
 }
 
 template <int V, class T>
