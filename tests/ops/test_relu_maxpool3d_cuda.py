@@ -129,25 +129,22 @@ def test_captured_in_a_graph(operation):
 def on_cpu(name, device, *arguments):
     """What ``passes._launch`` does, with the CPU's pass of the same name."""
     arguments = list(arguments)
-    if name in ("cuda_pool_sums", "cuda_pool_statistics"):
+    if name == "cuda_pool_statistics":
+        return centred_sums(*arguments)
+    if name == "cuda_pool_sums":
         del arguments[-2]  # the partial sums
-    if name == "cuda_pool_statistics":
-        center = arguments.pop(-2)
     run = getattr(native.module(), name.removeprefix("cuda_"))
-    run(native.isa(), *arguments, torch.get_num_threads())
-    if name == "cuda_pool_statistics":
-        move_to_center(*arguments[:2], center, arguments[-1])
+    return run(native.isa(), *arguments, torch.get_num_threads())
 
 
-def move_to_center(number, shape, center, totals):
-    """Sums of x and its square, at an address, become those of x - center: what the CUDA kernel gives."""
+def centred_sums(number, shape, last, x, center, partials, totals):
+    """Sums of x - center and of its square, of doubles: what the CUDA kernel gives."""
     n, c, *size = shape
-    kind = ctypes.c_double if number == 1 else ctypes.c_float
-    center = torch.tensor((kind * c).from_address(center)[:], dtype=torch.float64)
-    memory = (ctypes.c_double * (2 * c)).from_address(totals)
-    plain, squares = torch.tensor(memory[:], dtype=torch.float64).view(2, c)
-    count = n * size[0] * size[1] * size[2]
-    memory[:] = torch.cat([plain - count * center, squares - 2 * center * plain + count * center**2]).tolist()
+    mean, var = (torch.empty(c, dtype=torch.float64) for _ in range(2))
+    native.module().pool_statistics(native.isa(), number, shape, last, x, mean.data_ptr(), var.data_ptr(), 1)
+    away = mean - torch.tensor((ctypes.c_double * c).from_address(center)[:], dtype=torch.float64)
+    sums = n * size[0] * size[1] * size[2] * torch.cat([away, var + away.square()])
+    (ctypes.c_double * (2 * c)).from_address(totals)[:] = sums.tolist()
 
 
 @pytest.fixture
