@@ -303,10 +303,12 @@ def jitted(fingerprint: str, what: Phase | Walk, source: str, functions):
     import triton
     import triton.language as tl
 
-    file = f"<fastrcn cell {fingerprint}, phase {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    file = f"<fastrcn cell {fingerprint}, phase {digest}>"
     # Entries without a time of change are not checked against the disk.
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    scope = {"tl": tl, "__name__": __name__} | functions
+    # A kernel that calls two functions takes them for one where module, name and types of arguments are the same.
+    scope = {"tl": tl, "__name__": f"{__name__}.phase_{digest}"} | functions
     exec(compile(source, file, "exec"), scope)
     # Numbers that change with the call must not start another compilation.
     changing = [name for name in what.arguments if not name.startswith("p_")]

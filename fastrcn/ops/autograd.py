@@ -48,11 +48,12 @@ def _stack_over(info, in_dims, function, args):
 
 
 def _may_be_differentiated_again():
-    """Whether a backward pass has gradients itself, or is mapped over. That of a compiled graph has not: it traces a
-    function without gradients only by its fixed arguments."""
+    """Whether a backward pass has gradients itself, is mapped over, or has a tangent, which is refused. That of a
+    compiled graph has not: it traces a function without gradients only by its fixed arguments."""
     if torch.compiler.is_compiling():
         return False
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() or transformed
 
 
 class Fused(torch.autograd.Function):

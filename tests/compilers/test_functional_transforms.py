@@ -107,6 +107,17 @@ def test_forward_mode(column):
 
 
 @forward_mode
+def test_a_tangent_of_the_gradient_alone_is_refused():
+    """Forward-mode derivatives of a backward pass, whose forward pass knew nothing of them."""
+    x, weight = torch.randn(1, 2, 2, 4, 5, requires_grad=True), torch.randn(3, 2, 1, 3, 3)
+    output = fastrcn.functional.conv3d_relu_maxpool3d(x, weight)
+    with forward_ad.dual_level():
+        grad = forward_ad.make_dual(torch.randn_like(output), torch.randn_like(output))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            torch.autograd.grad(output, x, grad)
+
+
+@forward_mode
 def test_jacobian_and_hessian_on_the_reference():
     layer = fastrcn.ConvGRU(1, 1, backend="reference").double()
     x = torch.randn(2, 1, 1, 2, 1, dtype=torch.float64)

@@ -4,7 +4,7 @@ one, with addresses of CPU tensors, but what is started does nothing and is reco
 import ctypes
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ _TYPES = {"64": ctypes.c_uint64, "32": ctypes.c_int32, "16": ctypes.c_int16, "8"
 @dataclass(frozen=True)
 class Start:
     """One start of a kernel: its name, its programs along each axis, threads and bytes of shared memory of a program,
-    whether all run at once, and the values of its parameters, addresses as numbers."""
+    whether all run at once, the values of its parameters, addresses as numbers, and what Triton made of its source."""
 
     kernel: str
     grid: tuple[int, ...]
@@ -25,6 +25,7 @@ class Start:
     shared: int
     cooperative: bool
     parameters: tuple[int, ...]
+    code: str = field(compare=False, repr=False)
 
 
 def install(folder, monkeypatch) -> list[Start]:
@@ -41,21 +42,26 @@ def install(folder, monkeypatch) -> list[Start]:
     flags = ["-shared", "-fPIC", "-I", str(include), "-Wl,-soname,libcuda.so.1"]
     subprocess.run(["cc", *flags, str(source), "-o", str(library)], check=True)
     monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(folder))
+    # Nothing that was compiled before: Triton's cache knows a kernel by its source, not by its names.
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     # By its name Triton finds this one, loaded already.
     cuda = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     starts: list[Start] = []
     layouts: dict[int, tuple] = {}
 
     def loaded(module, function, name, files, hash):
-        text = next(Path(path) for file, path in files.items() if file.endswith(".ptx")).read_text()
-        entry = re.search(rf"\.entry {re.escape(name)}\((.*?)\)", text, re.S)
-        layouts[function] = name, [_TYPES[size] for size in re.findall(r"\.param \.\w(\d+)", entry[1])]
+        code, ptx = (
+            next(Path(path).read_text() for file, path in files.items() if file.endswith(end))
+            for end in (".source", ".ptx")
+        )
+        entry = re.search(rf"\.entry {re.escape(name)}\((.*?)\)", ptx, re.S)
+        layouts[function] = name, [_TYPES[size] for size in re.findall(r"\.param \.\w(\d+)", entry[1])], code
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_void_p))
     def started(function, sizes, parameters):
-        name, types = layouts[function]
+        name, types, code = layouts[function]
         values = tuple(kind.from_address(parameters[n]).value for n, kind in enumerate(types))
-        starts.append(Start(name, tuple(sizes[:3]), sizes[3], sizes[4], bool(sizes[5]), values))
+        starts.append(Start(name, tuple(sizes[:3]), sizes[3], sizes[4], bool(sizes[5]), values, code))
 
     cuda.set_listener(started)
     monkeypatch.setattr(triton.knobs.runtime, "kernel_load_end_hook", loaded)

@@ -1,6 +1,7 @@
 """Run by test_triton_starts.py: how compiled kernels are started, on a driver that records it. What is started does
 nothing, so results are not looked at."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.relu_maxpool3d import triton_passes
 from tests.helpers import cuda_driver, normed
 from tests.helpers.cells import SUBJECTS, Case, make_tensors, run_package
+from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
 
 CASE = Case(steps=6, batch=2, inputs=16, channels=16, height=9, width=8, states=True)
 
@@ -137,6 +139,23 @@ def test_a_walk_passes_what_its_steps_pass(name, loops, starts):
         assert walk.grid == max(start.grid for start in steps[1])
         assert {walk.threads} == {start.threads for start in steps[1]}
         check_sizes(starts, walk)
+
+
+def test_each_phase_of_a_walk_is_a_function_of_its_own(loops, starts):
+    """Triton knows a function by its name and the types of its arguments, which two phases may share."""
+    # Three phases; as many channels in all maps as in a state, so that their constants are the same.
+    leaves = [t.float().requires_grad_() for t in random_leaves(OTHER_CELLS["deep"], steps=6, channels=2)]
+    results(OTHER_CELLS["deep"], leaves, "triton")
+    walked = 0
+    for loop, steps in loops:
+        if triton_time_loop._can_walk(loop):
+            del starts[:]
+            triton_time_loop._walk(loop)
+            walk = starts[len(steps[0])]
+            calls = re.findall(r"tt\.call @\"?([^\s(\"]*conv_recurrent_\w+_kernel[^\s(\"]*)", walk.code)
+            assert len(calls) == len(set(calls)) == len(loop.step(1)) > 1
+            walked += 1
+    assert walked == 2
 
 
 @pytest.mark.parametrize("method", ["fused", "library"])
