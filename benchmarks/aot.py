@@ -15,7 +15,7 @@ from benchmarks.machine_code import POINTERS, Row, analyse, compile_kernel
 from fastrcn import cells
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.emit_triton_walk import walk_kernel_of
-from fastrcn.compiler.phase import Walk
+from fastrcn.compiler.phase import Walk, by_phase
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import fused
 from fastrcn.ops.conv_recurrent.geometry import Geometry
@@ -111,10 +111,8 @@ def compile_launch(launch, arch, both=False):
 def compile_walk(launches, arch, both=False):
     """The kernel that walks over time with these phases, compiled; ``both``: in two directions."""
     walk, one = Walk(tuple(replace(launch.phase, both=both) for launch in launches)), launches[0]
-    types, constants = {"p_counter": "*i32"}, {}
-    for k, launch in enumerate(launches):
-        types |= {f"{name}_of_{k}": kind for name, kind in _types(launch).items()}
-        constants |= {f"{name}_of_{k}": value for name, value in launch.constants.items()}
+    types = {"p_counter": "*i32"} | by_phase(map(_types, launches))
+    constants = by_phase(launch.constants for launch in launches)
     kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, walk)
     return _compile(kernel, walk, types, constants, arch, one.options | {"launch_cooperative_grid": True})
 

@@ -125,12 +125,15 @@ __global__ void __launch_bounds__(kStepThreads, kLeastBlocks) step_kernel(const 
 struct StepStream {
   void* stream;
 
-  static int processors() {
-    int device = 0, count = 1;
+  // Of the current device; 0 where something is wrong, which the next launch reports.
+  static int attribute(cudaDeviceAttr which) {
+    int device = 0, value = 0;
     cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
+    cudaDeviceGetAttribute(&value, which, device);
+    return value;
   }
+
+  static int processors() { return std::max(1, attribute(cudaDevAttrMultiProcessorCount)); }
 
   template <class Body>
   std::string step(const FusedStep& a, int64_t groups, int64_t parts, int room) const {

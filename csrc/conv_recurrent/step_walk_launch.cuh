@@ -53,14 +53,6 @@ struct WalkStream : StepStream {
         static_cast<size_t>(room), static_cast<cudaStream_t>(stream));
     return status == cudaSuccess ? StageStream::state() : cudaGetErrorString(status);
   }
-
- private:
-  static int attribute(cudaDeviceAttr which) {
-    int device = 0, value = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&value, which, device);
-    return value;
-  }
 };
 
 }  // namespace FRCN_ISA

@@ -121,6 +121,11 @@ class Phase:
         return f"conv_recurrent_{'bwd' if backward else 'fwd'}_kernel"
 
 
+def by_phase(values):
+    """Values by name, one dictionary for each phase, as one: by the names that a walk's kernel has for them."""
+    return {f"{name}_of_{k}": value for k, own in enumerate(values) for name, value in own.items()}
+
+
 @dataclass(frozen=True)
 class Walk:
     """The phases of a step in one kernel, which walks over many times itself. Its arguments are those of all phases,

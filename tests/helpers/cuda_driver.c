@@ -11,7 +11,6 @@ static Listener listener;
 
 void set_listener(Listener given) { listener = given; }
 
-CUresult cuInit(unsigned flags) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int* version) {
   *version = 13000;
   return CUDA_SUCCESS;
@@ -81,14 +80,6 @@ CUresult cuOccupancyMaxActiveClusters(int* clusters, CUfunction function, const 
 }
 CUresult cuPointerGetAttribute(void* data, CUpointer_attribute which, CUdeviceptr pointer) {
   *(CUdeviceptr*)data = pointer;
-  return CUDA_SUCCESS;
-}
-CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute* which, void** data, CUdeviceptr pointer) {
-  for (unsigned n = 0; n < count; ++n)
-    if (which[n] == CU_POINTER_ATTRIBUTE_DEVICE_POINTER)
-      *(CUdeviceptr*)data[n] = pointer;
-    else
-      *(unsigned*)data[n] = 0;
   return CUDA_SUCCESS;
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters, void** extra) {

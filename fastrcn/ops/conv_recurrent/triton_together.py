@@ -42,9 +42,13 @@ class _Twins:
 
     def arguments(self, times, other_times):
         """The kernel's tensors, and its other arguments: numbers, and what the second direction has of its own."""
-        (tensors, numbers), other = self.launch.arguments(*times), self.other.arguments(*other_times)
-        theirs = [*other[0], *other[1]]
-        return tensors, [*numbers, *(theirs[k] for k in self.own)]
+        tensors, numbers = self.launch.arguments(*times)
+        return tensors, [*numbers, *self._theirs(*self.other.arguments(*other_times))]
+
+    def _theirs(self, pointers, numbers):
+        """What the second direction has of its own."""
+        found = [*pointers, *numbers]
+        return [found[k] for k in self.own]
 
     def __call__(self, times, other_times):
         """Launch; the times are those of a single launch, of each direction."""
@@ -52,12 +56,10 @@ class _Twins:
         (tensors, numbers), (other_tensors, other_numbers) = launch.arguments(*times), other.arguments(*other_times)
         usual = tensors is launch.tensors and other_tensors is other.tensors
         if self.compiled is not None and usual:
-            theirs = [*other.addresses, *other_numbers]
-            own = [theirs[k] for k in self.own]
+            own = self._theirs(other.addresses, other_numbers)
             self.compiled(*launch.addresses, *numbers, *own, *launch.constants.values())
             return
-        theirs = [*other_tensors, *other_numbers]
-        own = [theirs[k] for k in self.own]
+        own = self._theirs(other_tensors, other_numbers)
         grid = (launch.tiles, 2)
         compiled = self.kernel[grid](*tensors, *numbers, *own, **launch.constants, **launch.options)
         if compiled is not None and usual:

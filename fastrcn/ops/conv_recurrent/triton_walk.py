@@ -3,7 +3,7 @@
 import torch
 
 from fastrcn.compiler.emit_triton_walk import walk_kernel_of
-from fastrcn.compiler.phase import Walk
+from fastrcn.compiler.phase import Walk, by_phase
 from fastrcn.ops.triton_support import interpreting
 
 
@@ -19,13 +19,12 @@ def can_walk(launches):
 def walk(calls, following, turns):
     """Take ``turns`` steps in one launch, none of them the sequence's first. ``calls``: those of the first of them, as
     (launch, its arguments); ``following``: those of the second."""
-    launches, arguments, constants = [launch for launch, _ in calls], [], {}
-    for k, ((launch, times), (_, later)) in enumerate(zip(calls, following, strict=True)):
+    launches, arguments = [launch for launch, _ in calls], []
+    for (launch, times), (_, later) in zip(calls, following, strict=True):
         (tensors, numbers), (_, next_numbers) = launch.arguments(*times), launch.arguments(*later)
         time = launch.phase.arguments.index("i_time") - len(tensors)
         arguments += [*tensors, *numbers, next_numbers[time] - numbers[time]]
-        constants |= {f"{name}_of_{k}": value for name, value in launch.constants.items()}
-    one = launches[0]
+    one, constants = launches[0], by_phase(launch.constants for launch in launches)
     kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, Walk(tuple(a.phase for a in launches)))
     counter = torch.zeros(1, dtype=torch.int32, device=one.tensors[0].device)
     options = one.options if interpreting() else one.options | {"launch_cooperative_grid": True}
