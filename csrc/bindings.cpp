@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -78,6 +80,48 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
       },
       &task);
 }
+
+class PyWinograd {
+ public:
+  PyWinograd(const std::string& isa, std::tuple<int64_t, int64_t, int64_t> counts, const Triple& source_size,
+             const Triple& size, int64_t kernel_frames, const Triple& padding, int threads)
+      : table_(frcn::find_kernels(isa).convolutions->winograd), threads_(threads) {
+    std::tie(args_.images, args_.inputs, args_.outputs) = counts;
+    set(args_.source_size, source_size);
+    set(args_.size, size);
+    args_.kernel_frames = kernel_frames;
+    set(args_.padding, padding);
+  }
+
+  int64_t room(bool gradient) const { return frcn::winograd_room(table_, args_, gradient, threads_); }
+
+  void convolve(uintptr_t source, uintptr_t weight, const std::array<int64_t, 5>& weight_step, uintptr_t bias,
+                uintptr_t target, bool add, uintptr_t room) {
+    auto args = args_;
+    args.source = reinterpret_cast<const float*>(source);
+    args.weight = reinterpret_cast<const float*>(weight);
+    std::copy(weight_step.begin(), weight_step.end(), args.weight_step);
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.target = reinterpret_cast<float*>(target);
+    args.add = add;
+    py::gil_scoped_release release;
+    frcn::winograd(table_, args, false, threads_, reinterpret_cast<float*>(room));
+  }
+
+  void weight_gradient(uintptr_t source, uintptr_t grad, uintptr_t total, uintptr_t room) {
+    auto args = args_;
+    args.source = reinterpret_cast<const float*>(source);
+    args.grad = reinterpret_cast<const float*>(grad);
+    args.total = reinterpret_cast<float*>(total);
+    py::gil_scoped_release release;
+    frcn::winograd(table_, args, true, threads_, reinterpret_cast<float*>(room));
+  }
+
+ private:
+  const frcn::WinogradTable& table_;
+  frcn::WinogradArgs args_{};
+  int threads_;
+};
 
 void copy_maps_last(uintptr_t source, uintptr_t target, std::tuple<int64_t, int64_t> maps, const Triple& source_bytes,
                     const Triple& target_bytes, int64_t channels, int64_t pixels, int64_t element, int threads) {
@@ -209,6 +253,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("register_stages", &frcn::register_stages, "Load a library of stages, compiled from stage_source.");
   m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
+  py::class_<PyWinograd>(m, "Winograd",
+                         "A convolution of 3x3 rows and columns, and its weight gradient, by F(2x2,3x3).")
+      .def(py::init<const std::string&, std::tuple<int64_t, int64_t, int64_t>, const Triple&, const Triple&, int64_t,
+                    const Triple&, int>())
+      .def("room", &PyWinograd::room)
+      .def("convolve", &PyWinograd::convolve)
+      .def("weight_gradient", &PyWinograd::weight_gradient);
   py::class_<PyProgram>(m, "Program",
                         "The time loop: fills, convolutions, normalisations and stages, run once per step.")
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())

@@ -2,6 +2,7 @@
 #include "convolution/convolution_kernel.h"
 #include "convolution/weight_gradient_kernel.h"
 #include "convolution/weight_gradient_packed.h"
+#include "convolution/winograd_kernel.h"
 
 namespace FRCN_ISA {
 
@@ -23,6 +24,7 @@ const frcn::ConvolutionTable convolution_table = {add_convolution<float>,
                                                   add_weight_gradient_packed<double>,
                                                   kRowsBfloat16,
                                                   kPackedBfloat16,
+                                                  kWinograd,
                                                   kVectorBytes};
 
 }  // namespace FRCN_ISA

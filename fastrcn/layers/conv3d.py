@@ -67,14 +67,16 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
     return output if input.dim() == 5 else output[0]
 
 
-def _gains(conv, input):
-    """Whether a convolution without ReLU and pooling is worth the operator on a CPU. A graph that is being compiled
-    always has the operator: it should serve all sizes."""
+def _gains(conv, input, trains=True):
+    """Whether a convolution without ReLU and pooling is worth the operator on a CPU, in training or without. A graph
+    that is being compiled always has the operator where some sizes gain: it should serve all."""
+    if not trains and tuple(conv.kernel_size[1:]) != (3, 3):
+        return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return True
     if input.dim() != 5 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return True
-    return gains(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
+    return gains(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups), trains)
 
 
 def run_batch_norm(norm, input, relu, pool: Pool, backend):
@@ -339,8 +341,8 @@ class FusedConv3d(nn.Conv3d):
     def forward(self, input):
         """Convolution, ReLU and pooling."""
         alone = not self.relu and self.pool.identity and self.backend is None
-        trains = input.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad
-        if alone and not (trains and _gains(self, input)):
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if alone and not (input.device.type == "cpu" and _gains(self, input, trains)):
             return super().forward(input)
         return run_conv(self, input, self.weight, self.bias, self.relu, self.pool, self.backend)
 

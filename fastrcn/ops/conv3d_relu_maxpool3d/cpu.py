@@ -1,12 +1,12 @@
 """The ``cpu`` backend.
 
-Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else the
-library convolves a few clips at a time and one compiled pass adds the bias, applies the ReLU and pools. So the tensor
-before pooling is never there for the whole batch, neither forward nor backward. Without pooling the library's result is
-that of the call.
+Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else a
+few clips at a time are convolved, by compiled kernels with fewer multiplications where they can (``winograd.py``) or by
+the library, and one compiled pass adds the bias, applies the ReLU and pools. So the tensor before pooling is never there
+for the whole batch, neither forward nor backward. Without pooling the convolution's result is that of the call.
 
-Inside, maps are channels-last where they are pooled or the compiled kernel takes the weight's gradient, unless they are
-few. Where nothing gains from it they stay as they are: the library's convolutions take about as long in both layouts.
+Inside, maps are channels-last where they are pooled or compiled kernels convolve them, unless they are few. Where
+nothing gains from it they stay as they are: the library's convolutions take about as long in both layouts.
 """
 
 from typing import Any
@@ -15,8 +15,10 @@ import torch
 
 from fastrcn import memory, native
 from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    by_winograd,
     converts,
     converts_unpooled,
+    gradient_by_winograd,
     is_product,
     keeps_last,
     owns_weight_gradient,
@@ -24,6 +26,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
     runs_in_strips,
 )
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.convolution import winograd
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, loses_taps, to_weight
 from fastrcn.ops.relu_maxpool3d import cpu as passes
@@ -39,7 +42,8 @@ def can_run(what, dtype, device):
     ok, reason = passes.can_run(pool, dtype, device)
     if not ok:
         return ok, reason
-    how = "the library's convolution, then " + reason
+    how = "the library's convolution, or one with fewer multiplications for 3x3 rows and columns in float32, then "
+    how += reason
     if pools_in_strips(conv, pool) and dtype != torch.bfloat16:
         how = "few inputs convolved and pooled strip by strip, with more " + how
     if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():
@@ -71,8 +75,9 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     strips = runs_in_strips(x, weight, conv, pool)
     convert = converts_unpooled if pool.identity else converts
     inside = last or (not strips and convert(x, weight, conv, size))
+    convolve = _winograd if by_winograd(x, weight, conv, size) else torch.conv3d
     if not strips and pool.identity:
-        y = dense(torch.conv3d(dense(x, inside, keep=True), weight, bias, *conv), last)
+        y = dense(convolve(dense(x, inside, keep=True), weight, bias, *conv), last)
         return (y.relu_() if relu else y).to(dtype), None
     out = torch.empty(shape, dtype=x.dtype, memory_format=format_of(inside))
     index = torch.empty(shape, dtype=torch.uint8, memory_format=format_of(inside)) if keep else None
@@ -84,9 +89,14 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
         low = x.dtype.itemsize == 2
         shift = None if bias is None or low else bias
         for span in _spans(size, weight, x.shape[0], x.element_size()):
-            y = dense(torch.conv3d(x[span], weight, bias if low else None, *conv), inside)
+            y = dense(convolve(x[span], weight, bias if low else None, *conv), inside)
             passes.forward(y, None, shift, relu, pool, keep, out[span], None if index is None else index[span])
     return dense(out, last).to(dtype), dense(index, last)
+
+
+def _winograd(x, weight, bias, stride, padding, dilation, groups):
+    """``torch.conv3d`` of channels-last maps by compiled kernels, for what ``by_winograd`` names."""
+    return winograd.convolve(x.movedim(1, -1), Weight(weight), padding, bias).movedim(-1, 1)
 
 
 def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out, index):
@@ -134,18 +144,23 @@ def _before_pooling(grad, gate, size, pool: Pool, last):
 
 
 class _Gradients:
-    """Gradients of input and weight, collected part by part of the batch: by matrix products, by the compiled kernel
-    (of the weight, in channels-last), or by the library (in the layout ``last`` says)."""
+    """Gradients of input and weight, collected part by part of the batch: by matrix products, by compiled kernels (in
+    channels-last), or by the library (in the layout ``last`` says)."""
 
     def __init__(self, x, weight, conv: Conv, needs, last, own):
         self.weight, self.conv, self.last = weight, conv, last
         needs_x, needs_weight, _ = needs
         self.product = not last and is_product(weight, conv)
         self.own_weight = own and not self.product
-        self.library = [needs_x and not self.product, needs_weight and not self.product and not self.own_weight, False]
-        self.layouts = ({True} if self.own_weight else set()) | ({last} if self.product or any(self.library) else set())
+        self.own_x = needs_x and not self.product and gradient_by_winograd(x, weight, conv)
+        library = [needs_x and not self.own_x, needs_weight and not self.own_weight, False]
+        self.library = [needed and not self.product for needed in library]
+        self.layouts = {True} if self.own_weight or self.own_x else set()
+        self.layouts |= {last} if self.product or any(self.library) else set()
         self.x = {layout: dense(x, layout, keep=True) for layout in self.layouts}
-        self.dx: Any = torch.empty(x.shape, dtype=x.dtype) if needs_x and self.product else None
+        self.dx: Any = None
+        if needs_x and (self.product or self.own_x):
+            self.dx = torch.empty(x.shape, dtype=x.dtype, memory_format=format_of(self.own_x))
         self.total: Any = empty_total(weight.shape, x) if self.own_weight else None
         self.sum: Any = torch.zeros(weight.shape, dtype=x.dtype) if needs_weight and self.product else None
 
@@ -155,6 +170,10 @@ class _Gradients:
         if self.own_weight:
             maps = (self.x[True][span].movedim(1, -1), dy[True].movedim(1, -1))
             conv_weight_gradient(*maps, self.weight.shape, conv.stride, conv.padding, conv.dilation, self.total)
+        if self.own_x:
+            rest = [k - 1 - p for k, p in zip(self.weight.shape[2:], conv.padding, strict=True)]
+            part, into = dy[True].movedim(1, -1), self.dx.movedim(1, -1)[span]
+            winograd.convolve(part, Weight(self.weight, True), rest, out=into)
         if self.product:
             rows = self.weight.flatten(1)
             for x, g, n in zip(self.x[False][span], dy[False].flatten(2), range(len(self.x[False]))[span], strict=True):

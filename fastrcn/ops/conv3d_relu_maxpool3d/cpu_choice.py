@@ -4,6 +4,7 @@ import torch
 
 from fastrcn import native
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.convolution import winograd
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import is_last
 
@@ -38,14 +39,27 @@ def keeps_last(x, weight):
     return is_last(x) or is_last(weight)
 
 
-def gains(x, weight, conv: Conv):
-    """Whether a convolution without ReLU and pooling is worth the operator in training: for the gradient of the weight,
-    for another layout, or, with types below float32, for computing in float32 where the processor has no such
-    convolution."""
-    if x.dtype != torch.float32:
-        return True
+def by_winograd(x, weight, conv: Conv, size):
+    """Whether a convolution and its weight's gradient are computed with fewer multiplications."""
+    return winograd.pays(x.dtype, weight.shape, x.shape[0], size, conv.stride, conv.dilation, conv.groups)
+
+
+def gradient_by_winograd(x, weight, conv: Conv):
+    """The same for the gradient of its input, a convolution with the reflected weight."""
+    inside = all(p < k for p, k in zip(conv.padding, weight.shape[2:], strict=True))
+    return inside and by_winograd(x, weight, conv, x.shape[2:])
+
+
+def gains(x, weight, conv: Conv, trains):
+    """Whether a convolution without ReLU and pooling is worth the operator: for fewer multiplications; in training for
+    the gradient of the weight, for another layout, or, with types below float32, for computing in float32 where the
+    processor has no such convolution."""
     size = conv.output_size(x.shape[2:], weight.shape[2:])
-    if owns_weight_gradient(x, weight, conv, size):
+    if by_winograd(x, weight, conv, size):
+        return True
+    if not trains:
+        return False
+    if x.dtype != torch.float32 or owns_weight_gradient(x, weight, conv, size):
         return True
     return not keeps_last(x, weight) and (is_product(weight, conv) or converts_unpooled(x, weight, conv, size))
 
@@ -58,15 +72,19 @@ def is_product(weight, conv: Conv):
 
 def converts(x, weight, conv: Conv, size):
     """Whether maps are worth a change to channels-last where they are pooled or the compiled kernel takes the weight's
-    gradient: not for a mere product, and not where they are smaller than the weights, which the library would then have
+    gradient: always where that has fewer multiplications, else not for a mere product, and not where they are smaller than the weights, which the library would then have
     to change too. ``size``: (D,H,W) after the convolution."""
+    if by_winograd(x, weight, conv, size):
+        return True
     return not is_product(weight, conv) and _maps(x, weight, size) > weight.numel()
 
 
 def converts_unpooled(x, weight, conv: Conv, size):
-    """Whether they are worth it for a convolution alone. With AVX-512 the library makes blocks of 16 outputs of
+    """Whether they are worth it for a convolution alone: for fewer multiplications. With AVX-512 the library makes blocks of 16 outputs of
     contiguous maps and keeps two to five of these in registers, if that divides their number: else channels-last is
     faster, as long as the maps are not much smaller than the weights."""
+    if by_winograd(x, weight, conv, size):
+        return True
     blocks, rest = divmod(weight.shape[0], 16)
     filled = rest == 0 and (blocks == 1 or any(blocks % n == 0 for n in (2, 3, 4, 5)))
     if filled or conv.groups > 1 or is_product(weight, conv) or not _has_fast_library(x):
@@ -83,6 +101,8 @@ def owns_weight_gradient(x, weight, conv: Conv, size):
     pixels = x.shape[0] * size[0] * size[1] * size[2]
     if conv.groups > 1 or x.dtype.itemsize < 4:
         return False
+    if by_winograd(x, weight, conv, size):
+        return True
     # The library's direct kernel leaves taps of some kernels unwritten where a stride goes over frames.
     return conv.stride[0] > 1 or (pixels >= _FEWEST_OWN_PIXELS and not _has_direct_kernel(x, weight, conv))
 

@@ -27,6 +27,16 @@ class Weight:
         turned, kernel = self.data.transpose(0, 1), self.shape[2:]
         return turned if all(k == 1 for k in kernel) else turned.flip(*range(2, 2 + len(kernel)))
 
+    def strided(self):
+        """Where its first value is, and the steps from there over outputs, inputs and the kernel's three axes."""
+        outputs, inputs, *kernel = self.data.stride()
+        kernel = [0] * (3 - len(kernel)) + kernel
+        if not self.reflected:
+            return self.data.data_ptr(), [outputs, inputs, *kernel]
+        sizes = (1,) * (5 - self.data.dim()) + tuple(self.data.shape[2:])
+        last = sum((n - 1) * step for n, step in zip(sizes, kernel, strict=True))
+        return self.data.data_ptr() + last * self.data.element_size(), [inputs, outputs, *(-k for k in kernel)]
+
     def packed(self, block, together=1):
         """(blocks of outputs, kernel ..., Ci, outputs of a block), zeros behind the last output; with ``together`` 2
         (..., pairs of inputs, outputs of a block, 2), zeros behind an odd number of inputs."""

@@ -1,0 +1,112 @@
+#include "convolution/winograd.h"
+
+#include <algorithm>
+
+#include "common/parallel.h"
+
+namespace frcn {
+namespace {
+
+constexpr int64_t kChunkBytes = 16 << 20;  // of transformed maps: about what the last cache keeps
+
+// How a call is divided into chunks, and where in its room what they need is.
+struct Plan {
+  const WinogradTable& table;
+  const WinogradArgs& a;
+  bool gradient;
+  int64_t rows, columns, chunk_rows, chunk_images, source_values, grad_values, thread_values;
+
+  Plan(const WinogradTable& t, const WinogradArgs& args, bool grad) : table(t), a(args), gradient(grad) {
+    rows = (a.size[1] + 1) / 2;
+    columns = (a.size[2] + 1) / 2;
+    const int64_t row_bytes = 16 * columns * sizeof(float) *
+                              (a.source_size[0] * table.input_blocks(a) * table.lanes +
+                               (gradient ? a.size[0] * table.output_blocks(a) * 2 * table.lanes : 0));
+    chunk_rows = even(rows, kChunkBytes / row_bytes);
+    chunk_images = chunk_rows < rows ? 1 : even(a.images, kChunkBytes / (row_bytes * rows));
+    const int64_t plane = chunk_images * chunk_rows * columns;
+    source_values = 16 * point_step(table.input_blocks(a) * a.source_size[0] * plane);
+    grad_values = gradient ? 16 * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
+    const int64_t block = 16 * a.kernel_frames * table.input_blocks(a) * table.lanes * 2 * table.lanes;
+    thread_values = block + (gradient ? 0 : 16 * point_step(2 * kWinogradPieceTiles));
+  }
+
+  // As equal parts of `count` as there are, at most `most` each.
+  static int64_t even(int64_t count, int64_t most) {
+    const int64_t parts = (count + std::max<int64_t>(1, most) - 1) / std::max<int64_t>(1, most);
+    return (count + parts - 1) / parts;
+  }
+
+  int64_t point_step(int64_t vectors) const { return winograd_point_step(vectors, table.lanes); }
+};
+
+std::vector<WinogradPiece> pieces_of(const WinogradArgs& a, int64_t images, int64_t plane) {
+  const auto first_tap = [&](int64_t frame) { return std::max<int64_t>(0, a.padding[0] - frame); };
+  const auto last_tap = [&](int64_t frame) {
+    return std::max(first_tap(frame), std::min(a.kernel_frames, a.source_size[0] + a.padding[0] - frame));
+  };
+  std::vector<WinogradPiece> pieces;
+  for (int64_t image = 0; image < images; ++image) {
+    for (int64_t frame = 0, next; frame < a.size[0]; frame = next) {
+      next = frame + 1;
+      while (next < a.size[0] && first_tap(next) == first_tap(frame) && last_tap(next) == last_tap(frame)) ++next;
+      const int64_t tiles = (next - frame) * plane;
+      const int64_t parts = (tiles + kWinogradPieceTiles - 1) / kWinogradPieceTiles;
+      for (int64_t k = 0; k < parts; ++k)
+        pieces.push_back({image, frame * plane + tiles * k / parts, frame * plane + tiles * (k + 1) / parts,
+                          first_tap(frame), last_tap(frame)});
+    }
+  }
+  return pieces;
+}
+
+struct Task {
+  WinogradTable::Function function;
+  const WinogradArgs& args;
+  const WinogradChunk& chunk;
+  int64_t units;
+  float* room;
+  int64_t room_step;
+};
+
+void run(int threads, Task task) {
+  parallel(
+      threads,
+      [](void* context, int part, int parts) {
+        const Task& t = *static_cast<const Task*>(context);
+        t.function(t.args, t.chunk, t.units * part / parts, t.units * (part + 1) / parts, t.room + part * t.room_step);
+      },
+      &task);
+}
+
+}  // namespace
+
+int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads) {
+  const Plan plan(table, args, gradient);
+  return (plan.source_values + plan.grad_values + threads * plan.thread_values) * sizeof(float);
+}
+
+void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads, float* room) {
+  const Plan plan(table, args, gradient);
+  float* const own = room + plan.source_values + plan.grad_values;
+  for (int64_t image = 0; image < args.images; image += plan.chunk_images) {
+    for (int64_t row = 0; row < plan.rows; row += plan.chunk_rows) {
+      const int64_t images = std::min(plan.chunk_images, args.images - image);
+      const int64_t rows = std::min(plan.chunk_rows, plan.rows - row);
+      WinogradChunk chunk{image, images, row, rows, plan.columns, room, room + plan.source_values, {}};
+      chunk.pieces = pieces_of(args, images, chunk.plane());
+      const auto step = [&](WinogradTable::Function function, int64_t units) {
+        run(threads, {function, args, chunk, units, own, plan.thread_values});
+      };
+      step(table.transform_source, images * args.source_size[0] * rows);
+      if (gradient) {
+        step(table.transform_grad, images * args.size[0] * rows);
+        step(table.weight_gradient, table.output_blocks(args) * table.input_blocks(args));
+      } else {
+        step(table.convolve, table.output_blocks(args) * static_cast<int64_t>(chunk.pieces.size()));
+      }
+    }
+  }
+}
+
+}  // namespace frcn

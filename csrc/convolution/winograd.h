@@ -1,0 +1,71 @@
+// Convolutions of 3x3 rows and columns with fewer multiplications: Winograd's minimal filtering F(2x2,3x3), as Lavin
+// and Gray 2016 (arXiv 1509.09308) apply it; the kernel's frames are summed as they are.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace frcn {
+
+// The result is in tiles of 2x2 pixels. 4x4 pixels of the source, the kernel and a tile are each taken to 16 points, at
+// which they are multiplied. Maps are float, channels-last and dense; stride and dilation are 1.
+struct WinogradArgs {
+  const float* source;  // (images, source_size, inputs)
+  int64_t images, inputs, outputs;
+  int64_t source_size[3], size[3];  // of frames, rows and columns, before and after the convolution
+  int64_t kernel_frames, padding[3];
+
+  // Convolution: (images, size, outputs), from a weight with these steps over outputs, inputs, frames, rows and
+  // columns.
+  float* target;
+  const float* weight;
+  const float* bias;  // or null
+  int64_t weight_step[5];
+  bool add;  // to what the target holds
+
+  // Weight gradient: added to total (kernel_frames, 3, 3, inputs, outputs).
+  const float* grad;  // (images, size, outputs)
+  float* total;
+};
+
+// Tiles [begin, end) of one image of a chunk, and the kernel's frames that lie in the source there.
+struct WinogradPiece {
+  int64_t image, begin, end, first_tap, last_tap;
+};
+
+// The tiles that are computed at a time: some rows of tiles of some images. Tiles of one image count through frames,
+// rows and columns.
+struct WinogradChunk {
+  int64_t first_image, images, first_row, rows, columns;
+  float* source;  // (16 points, blocks of inputs, images, source frames, rows, columns, inputs of a block)
+  float* grad;    // (16 points, blocks of outputs, images, frames, rows, columns, outputs of a block)
+  std::vector<WinogradPiece> pieces;
+
+  int64_t plane() const { return rows * columns; }
+};
+
+constexpr int64_t kWinogradPieceTiles = 96;
+
+// What was compiled for one instruction set, each over a range of its units.
+struct WinogradTable {
+  using Function = void (*)(const WinogradArgs&, const WinogradChunk&, int64_t begin, int64_t end, float* room);
+
+  Function transform_source;  // rows of tiles of all images and source frames
+  Function transform_grad;    // the same of frames
+  Function convolve;          // blocks of outputs by pieces
+  Function weight_gradient;   // blocks of outputs by blocks of inputs
+  int lanes;                  // inputs of a block; outputs of one are twice as many
+
+  int64_t input_blocks(const WinogradArgs& a) const { return (a.inputs + lanes - 1) / lanes; }
+  int64_t output_blocks(const WinogradArgs& a) const { return (a.outputs + 2 * lanes - 1) / (2 * lanes); }
+};
+
+// Values between two points of so many vectors: an odd number of cache lines, so that points differ in their sets.
+inline int64_t winograd_point_step(int64_t vectors, int lanes) { return (vectors | 1) * lanes; }
+
+// Bytes that a call needs beside its tensors.
+int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads);
+
+void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads, float* room);
+
+}  // namespace frcn

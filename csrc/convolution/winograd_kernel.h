@@ -1,0 +1,297 @@
+// The kernels of Winograd's convolution; included once per instruction set.
+//
+// A chunk's transformed maps lie by points and blocks of channels, tile after tile. At each point a block of up to 12
+// (AVX2: 6) tiles by two vectors of outputs stays in registers over all inputs and the kernel's frames; in the weight
+// gradient, 8 (4) inputs by two vectors of outputs over the tiles of a piece. The weights of a block of outputs are
+// transformed by the thread that multiplies them.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/vector.h"
+#include "convolution/winograd.h"
+#include "convolution/winograd_transform.h"
+
+namespace FRCN_ISA {
+
+using Floats = Vector<float>::Type;
+constexpr int kFloats = kLanes<float>;
+constexpr int kWinogradTiles = kVectorBytes == 64 ? 12 : 6;
+constexpr int kWinogradInputs = kVectorBytes == 64 ? 8 : 4;
+
+// The channels [0, count) of a pixel, zeros behind them.
+FRCN_HD Floats load_channels(const float* from, int64_t count) {
+  if (count >= kFloats) return load_vector(from);
+  Floats found{};
+  for (int64_t k = 0; k < count; ++k) found[k] = from[k];
+  return found;
+}
+
+FRCN_HD void store_channels(float* to, Floats values, int64_t count) {
+  if (count >= kFloats) return store_vector(to, values);
+  for (int64_t k = 0; k < count; ++k) to[k] = values[k];
+}
+
+// Where rows of tiles and their points are, of the source or of the result's gradient.
+struct TransformedMaps {
+  const frcn::WinogradChunk& chunk;
+  float* values;
+  int64_t frames, vectors, point_step;  // vectors: of a tile and a point, for all channels
+
+  TransformedMaps(const frcn::WinogradChunk& c, float* v, int64_t f, int64_t n)
+      : chunk(c), values(v), frames(f), vectors(n) {
+    point_step = frcn::winograd_point_step(vectors * c.images * frames * c.plane(), kFloats);
+  }
+  int64_t tiles() const { return chunk.images * frames * chunk.plane(); }
+  // The first tile of an image in a block of `together` vectors of channels.
+  float* at(int64_t block, int64_t image, int64_t together) const {
+    return values + (block * tiles() + image * frames * chunk.plane()) * together * kFloats;
+  }
+};
+
+inline TransformedMaps source_maps(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c) {
+  return {c, c.source, a.source_size[0], (a.inputs + kFloats - 1) / kFloats};
+}
+
+inline TransformedMaps grad_maps(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c) {
+  return {c, c.grad, a.size[0], (a.outputs + 2 * kFloats - 1) / (2 * kFloats) * 2};
+}
+
+// Rows of tiles [begin, end): Side x Side pixels each, the first tile's at -padding, taken to 16 points by `transform`.
+// A block of channels has `Together` vectors.
+template <int Side, int Together, class Transform>
+void transform_maps(const TransformedMaps& maps, const float* pixels, int64_t channels, const int64_t (&size)[3],
+                    const int64_t (&padding)[2], int64_t begin, int64_t end, Transform transform) {
+  const frcn::WinogradChunk& c = maps.chunk;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t row = unit % c.rows, frame = unit / c.rows % maps.frames, image = unit / c.rows / maps.frames;
+    const int64_t top = 2 * (c.first_row + row) - padding[0];
+    const float* plane = pixels + ((c.first_image + image) * maps.frames + frame) * size[1] * size[2] * channels;
+    for (int64_t vector = 0; vector < maps.vectors; ++vector) {
+      const int64_t first = vector * kFloats, count = channels - first;
+      float* to = maps.at(vector / Together, image, Together) +
+                  ((frame * c.rows + row) * c.columns * Together + vector % Together) * kFloats;
+      for (int64_t column = 0; column < c.columns; ++column, to += Together * kFloats) {
+        const int64_t left = 2 * column - padding[1];
+        Floats values[Side][Side], points[4][4];
+        const bool inside = top >= 0 && top + Side <= size[1] && left >= 0 && left + Side <= size[2];
+        const float* from = plane + (top * size[2] + left) * channels + first;
+        if (inside && count >= kFloats) {
+#pragma GCC unroll 4
+          for (int i = 0; i < Side; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < Side; ++j) values[i][j] = load_vector(from + (i * size[2] + j) * channels);
+        } else {
+          for (int i = 0; i < Side; ++i)
+            for (int j = 0; j < Side; ++j) {
+              const int64_t y = top + i, x = left + j;
+              values[i][j] = y >= 0 && y < size[1] && x >= 0 && x < size[2]
+                                 ? load_channels(from + (i * size[2] + j) * channels, count)
+                                 : Floats{};
+            }
+        }
+        both_ways<Side, 4>(values, points, transform);
+        for (int k = 0; k < 16; ++k) store_vector(to + k * maps.point_step, points[k / 4][k % 4]);
+      }
+    }
+  }
+}
+
+inline void transform_source(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
+                             float*) {
+  transform_maps<4, 1>(source_maps(a, c), a.source, a.inputs, a.source_size, {a.padding[1], a.padding[2]}, begin, end,
+                       [](const auto& from, auto& to) { source_points(from, to); });
+}
+
+inline void transform_grad(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
+                           float*) {
+  transform_maps<2, 2>(grad_maps(a, c), a.grad, a.outputs, a.size, {0, 0}, begin, end,
+                       [](const auto& from, auto& to) { result_gradient_points(from, to); });
+}
+
+// The weights of one block of outputs, to (16 points, frames, inputs, outputs of the block).
+inline void transform_weight(const frcn::WinogradArgs& a, int64_t block, float* to) {
+  constexpr int width = 2 * kFloats;
+  const int64_t first = block * width, count = std::min<int64_t>(width, a.outputs - first);
+  const int64_t step = a.kernel_frames * a.inputs * width;
+  const int64_t* s = a.weight_step;
+  alignas(kVectorBytes) float taps[3][3][width] = {};
+  for (int64_t frame = 0; frame < a.kernel_frames; ++frame) {
+    for (int64_t c = 0; c < a.inputs; ++c, to += width) {
+      const float* from = a.weight + first * s[0] + c * s[1] + frame * s[2];
+      for (int64_t n = 0; n < count; ++n, from += s[0])
+        for (int i = 0; i < 3; ++i)
+          for (int j = 0; j < 3; ++j) taps[i][j][n] = from[i * s[3] + j * s[4]];
+      for (int half = 0; half < width; half += kFloats) {
+        Floats values[3][3], points[4][4];
+        for (int i = 0; i < 3; ++i)
+          for (int j = 0; j < 3; ++j) values[i][j] = load_vector(taps[i][j] + half);
+        both_ways<3, 4>(values, points, [](const auto& g, auto& found) { weight_points(g, found); });
+        for (int k = 0; k < 16; ++k) store_vector(to + k * step + half, points[k / 4][k % 4]);
+      }
+    }
+  }
+}
+
+// Where the sums of a point meet what they are made of.
+struct WinogradProduct {
+  int64_t frames, inputs, tap_step, block_step;  // of the source: from one frame, one block of inputs to the next
+};
+
+template <int Tiles, int Vectors>
+void multiply_tiles(const WinogradProduct& p, const float* source, const float* weight, float* to) {
+  Floats sum[Tiles][Vectors] = {};
+  for (int64_t frame = 0; frame < p.frames; ++frame) {
+    for (int64_t first = 0; first < p.inputs; first += kFloats) {
+      const float* x = source + frame * p.tap_step + first / kFloats * p.block_step;
+      const int64_t count = std::min<int64_t>(kFloats, p.inputs - first);
+      for (int64_t c = 0; c < count; ++c, ++x, weight += 2 * kFloats) {
+        Floats column[Vectors];
+        for (int n = 0; n < Vectors; ++n) column[n] = load_vector(weight + n * kFloats);
+#pragma GCC unroll 12
+        for (int m = 0; m < Tiles; ++m)
+          for (int n = 0; n < Vectors; ++n) sum[m][n] += x[m * kFloats] * column[n];
+      }
+    }
+  }
+  for (int m = 0; m < Tiles; ++m)
+    for (int n = 0; n < Vectors; ++n) store_vector(to + (m * 2 + n) * kFloats, sum[m][n]);
+}
+
+template <int Vectors, int Tiles = kWinogradTiles>
+void multiply(int64_t tiles, const WinogradProduct& p, const float* source, const float* weight, float* to) {
+  if (tiles == Tiles) return multiply_tiles<Tiles, Vectors>(p, source, weight, to);
+  if constexpr (Tiles > 1) multiply<Vectors, Tiles - 1>(tiles, p, source, weight, to);
+}
+
+// The points of a piece's tiles for one block of outputs, to (16 points, tiles, outputs of the block).
+template <int Vectors>
+void multiply_piece(const frcn::WinogradArgs& a, const TransformedMaps& source, const frcn::WinogradPiece& piece,
+                    const float* weight, float* to, int64_t to_step) {
+  const int64_t tiles = piece.end - piece.begin, blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles;
+  const int64_t plane = source.chunk.plane(), weight_frame = a.inputs * 2 * kFloats;
+  const WinogradProduct p{piece.last_tap - piece.first_tap, a.inputs, plane * kFloats, source.tiles() * kFloats};
+  const float* first =
+      source.at(0, piece.image, 1) + (piece.begin + (piece.first_tap - a.padding[0]) * plane) * kFloats;
+  for (int k = 0; k < 16; ++k) {
+    const float* w = weight + (k * a.kernel_frames + piece.first_tap) * weight_frame;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t begin = tiles * b / blocks, end = tiles * (b + 1) / blocks;
+      multiply<Vectors>(end - begin, p, first + k * source.point_step + begin * kFloats, w,
+                        to + k * to_step + begin * 2 * kFloats);
+    }
+  }
+}
+
+// Takes a piece's points to pixels of the target.
+inline void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, const frcn::WinogradPiece& piece,
+                          int64_t block, const float* from, int64_t from_step) {
+  for (int64_t tile = piece.begin; tile < piece.end; ++tile, from += 2 * kFloats) {
+    const int64_t frame = tile / c.plane(), row = tile % c.plane() / c.columns, column = tile % c.columns;
+    const int64_t y = 2 * (c.first_row + row), x = 2 * column;
+    const int64_t image_row = ((c.first_image + piece.image) * a.size[0] + frame) * a.size[1] + y;
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t output = (2 * block + half) * kFloats, count = a.outputs - output;
+      if (count <= 0) break;
+      const Floats bias = a.bias ? load_channels(a.bias + output, count) : Floats{};
+      Floats points[4][4], values[2][2];
+      for (int k = 0; k < 16; ++k) points[k / 4][k % 4] = load_vector(from + k * from_step + half * kFloats);
+      both_ways<4, 2>(points, values, [](const auto& m, auto& found) { results(m, found); });
+      for (int i = 0; i < 2 && y + i < a.size[1]; ++i) {
+        for (int j = 0; j < 2 && x + j < a.size[2]; ++j) {
+          float* to = a.target + ((image_row + i) * a.size[2] + x + j) * a.outputs + output;
+          const Floats before = a.add ? load_channels(to, count) : bias;
+          store_channels(to, before + values[i][j], count);
+        }
+      }
+    }
+  }
+}
+
+inline void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
+                              float* room) {
+  const TransformedMaps source = source_maps(a, c);
+  const int64_t count = static_cast<int64_t>(c.pieces.size());
+  const int64_t step = frcn::winograd_point_step(2 * frcn::kWinogradPieceTiles, kFloats);
+  float* weight = room + 16 * step;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t block = item / count;
+    if (item == begin || item % count == 0) transform_weight(a, block, weight);
+    const auto& piece = c.pieces[item % count];
+    const bool two = a.outputs - block * 2 * kFloats > kFloats;
+    (two ? multiply_piece<2> : multiply_piece<1>)(a, source, piece, weight, room, step);
+    write_results(a, c, piece, block, room, step);
+  }
+}
+
+// sum (inputs, outputs of a block) += the products over tiles.
+inline void add_tiles(int64_t tiles, const float* source, const float* grad, float* sums) {
+  Floats sum[kWinogradInputs][2];
+  for (int m = 0; m < kWinogradInputs; ++m)
+    for (int n = 0; n < 2; ++n) sum[m][n] = load_vector(sums + (m * 2 + n) * kFloats);
+  for (int64_t t = 0; t < tiles; ++t, source += kFloats, grad += 2 * kFloats) {
+    const Floats first = load_vector(grad), second = load_vector(grad + kFloats);
+#pragma GCC unroll 8
+    for (int m = 0; m < kWinogradInputs; ++m) {
+      sum[m][0] += source[m] * first;
+      sum[m][1] += source[m] * second;
+    }
+  }
+  for (int m = 0; m < kWinogradInputs; ++m)
+    for (int n = 0; n < 2; ++n) store_vector(sums + (m * 2 + n) * kFloats, sum[m][n]);
+}
+
+// Blocks of inputs [first, last) by one block of outputs.
+inline void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t block,
+                                   int64_t first, int64_t last, float* room) {
+  constexpr int width = 2 * kFloats;
+  const TransformedMaps source = source_maps(a, c), grad = grad_maps(a, c);
+  const int64_t inputs = (last - first) * kFloats, tap_step = inputs * width, step = a.kernel_frames * tap_step;
+  std::fill(room, room + 16 * step, 0.0f);
+  for (int k = 0; k < 16; ++k) {
+    for (const auto& piece : c.pieces) {
+      const float* g = grad.at(block, piece.image, 2) + k * grad.point_step + piece.begin * width;
+      for (int64_t b = first; b < last; ++b) {
+        for (int64_t tap = piece.first_tap; tap < piece.last_tap; ++tap) {
+          const float* x = source.at(b, piece.image, 1) + k * source.point_step +
+                           (piece.begin + (tap - a.padding[0]) * c.plane()) * kFloats;
+          float* sums = room + k * step + tap * tap_step + (b - first) * kFloats * width;
+          for (int m = 0; m < kFloats; m += kWinogradInputs)
+            add_tiles(piece.end - piece.begin, x + m, g, sums + m * width);
+        }
+      }
+    }
+  }
+  for (int64_t tap = 0; tap < a.kernel_frames; ++tap) {
+    for (int64_t m = 0; m < inputs && first * kFloats + m < a.inputs; ++m) {
+      for (int half = 0; half < 2; ++half) {
+        const int64_t output = (2 * block + half) * kFloats, count = a.outputs - output;
+        if (count <= 0) break;
+        Floats points[4][4], values[3][3];
+        const float* from = room + tap * tap_step + m * width + half * kFloats;
+        for (int k = 0; k < 16; ++k) points[k / 4][k % 4] = load_vector(from + k * step);
+        both_ways<4, 3>(points, values, [](const auto& d, auto& found) { weight_gradients(d, found); });
+        for (int i = 0; i < 9; ++i) {
+          float* to = a.total + ((tap * 9 + i) * a.inputs + first * kFloats + m) * a.outputs + output;
+          store_channels(to, load_channels(to, count) + values[i / 3][i % 3], count);
+        }
+      }
+    }
+  }
+}
+
+inline void weight_gradient_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin,
+                                     int64_t end, float* room) {
+  const int64_t blocks = (a.inputs + kFloats - 1) / kFloats;
+  for (int64_t item = begin; item < end;) {
+    const int64_t block = item / blocks, next = std::min(end, (block + 1) * blocks);
+    add_weight_gradient_of(a, c, block, item % blocks, item % blocks + next - item, room);
+    item = next;
+  }
+}
+
+constexpr frcn::WinogradTable kWinograd = {transform_source, transform_grad, convolve_winograd,
+                                           weight_gradient_winograd, kFloats};
+
+}  // namespace FRCN_ISA
