@@ -8,13 +8,15 @@ namespace frcn {
 namespace {
 
 constexpr int64_t kChunkBytes = 16 << 20;  // of transformed maps: about what the last cache keeps
+constexpr int64_t kWeightBytes = 4 << 20;  // of a thread's transformed weights, beyond those of one block of outputs
+constexpr int64_t kGroupOutputs = 64;
 
 // How a call is divided into chunks, and where in its room what they need is.
 struct Plan {
   const WinogradTable& table;
   const WinogradArgs& a;
   bool gradient;
-  int64_t rows, columns, chunk_rows, chunk_images, source_values, grad_values, thread_values;
+  int64_t rows, columns, chunk_rows, chunk_images, group, source_values, grad_values, thread_values;
 
   Plan(const WinogradTable& t, const WinogradArgs& args, bool grad) : table(t), a(args), gradient(grad) {
     rows = (a.size[1] + 1) / 2;
@@ -22,13 +24,18 @@ struct Plan {
     const int64_t row_bytes = 16 * columns * sizeof(float) *
                               (a.source_size[0] * table.input_blocks(a) * table.lanes +
                                (gradient ? a.size[0] * table.output_blocks(a) * 2 * table.lanes : 0));
-    chunk_rows = even(rows, kChunkBytes / row_bytes);
-    chunk_images = chunk_rows < rows ? 1 : even(a.images, kChunkBytes / (row_bytes * rows));
+    // A chunk goes over the weight or its gradient, which should not take longer than the maps.
+    const int64_t weight_bytes = a.kernel_frames * 9 * a.inputs * a.outputs * sizeof(float);
+    const int64_t bytes = std::max(kChunkBytes, weight_bytes);
+    chunk_rows = even(rows, bytes / row_bytes);
+    chunk_images = chunk_rows < rows ? 1 : even(a.images, bytes / (row_bytes * rows));
     const int64_t plane = chunk_images * chunk_rows * columns;
     source_values = 16 * point_step(table.input_blocks(a) * a.source_size[0] * plane);
     grad_values = gradient ? 16 * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
-    const int64_t block = 16 * a.kernel_frames * table.input_blocks(a) * table.lanes * 2 * table.lanes;
-    thread_values = block + (gradient ? 0 : 16 * point_step(2 * kWinogradPieceTiles));
+    const int64_t block = 16 * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
+    const int64_t most = std::min(kGroupOutputs / (2 * table.lanes), kWeightBytes / (block * int64_t{sizeof(float)}));
+    group = gradient ? 1 : even(table.output_blocks(a), most);
+    thread_values = group * (block + (gradient ? 0 : 16 * point_step(2 * piece_tiles())));
   }
 
   // As equal parts of `count` as there are, at most `most` each.
@@ -37,10 +44,11 @@ struct Plan {
     return (count + parts - 1) / parts;
   }
 
+  int64_t piece_tiles() const { return kWinogradPieceTiles / group; }
   int64_t point_step(int64_t vectors) const { return winograd_point_step(vectors, table.lanes); }
 };
 
-std::vector<WinogradPiece> pieces_of(const WinogradArgs& a, int64_t images, int64_t plane) {
+std::vector<WinogradPiece> pieces_of(const WinogradArgs& a, int64_t images, int64_t plane, int64_t most) {
   const auto first_tap = [&](int64_t frame) { return std::max<int64_t>(0, a.padding[0] - frame); };
   const auto last_tap = [&](int64_t frame) {
     return std::max(first_tap(frame), std::min(a.kernel_frames, a.source_size[0] + a.padding[0] - frame));
@@ -51,7 +59,7 @@ std::vector<WinogradPiece> pieces_of(const WinogradArgs& a, int64_t images, int6
       next = frame + 1;
       while (next < a.size[0] && first_tap(next) == first_tap(frame) && last_tap(next) == last_tap(frame)) ++next;
       const int64_t tiles = (next - frame) * plane;
-      const int64_t parts = (tiles + kWinogradPieceTiles - 1) / kWinogradPieceTiles;
+      const int64_t parts = (tiles + most - 1) / most;
       for (int64_t k = 0; k < parts; ++k)
         pieces.push_back({image, frame * plane + tiles * k / parts, frame * plane + tiles * (k + 1) / parts,
                           first_tap(frame), last_tap(frame)});
@@ -93,8 +101,8 @@ void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradien
     for (int64_t row = 0; row < plan.rows; row += plan.chunk_rows) {
       const int64_t images = std::min(plan.chunk_images, args.images - image);
       const int64_t rows = std::min(plan.chunk_rows, plan.rows - row);
-      WinogradChunk chunk{image, images, row, rows, plan.columns, room, room + plan.source_values, {}};
-      chunk.pieces = pieces_of(args, images, chunk.plane());
+      WinogradChunk chunk{image, images, row, rows, plan.columns, room, room + plan.source_values, {}, plan.group};
+      chunk.pieces = pieces_of(args, images, chunk.plane(), plan.piece_tiles());
       const auto step = [&](WinogradTable::Function function, int64_t units) {
         run(threads, {function, args, chunk, units, own, plan.thread_values});
       };
@@ -103,7 +111,7 @@ void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradien
         step(table.transform_grad, images * args.size[0] * rows);
         step(table.weight_gradient, table.output_blocks(args) * table.input_blocks(args));
       } else {
-        step(table.convolve, table.output_blocks(args) * static_cast<int64_t>(chunk.pieces.size()));
+        step(table.convolve, table.output_vectors(args) * static_cast<int64_t>(chunk.pieces.size()));
       }
     }
   }

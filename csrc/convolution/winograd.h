@@ -40,11 +40,12 @@ struct WinogradChunk {
   float* source;  // (16 points, blocks of inputs, images, source frames, rows, columns, inputs of a block)
   float* grad;    // (16 points, blocks of outputs, images, frames, rows, columns, outputs of a block)
   std::vector<WinogradPiece> pieces;
+  int64_t group;  // blocks of outputs that are computed together, so that the source is read once for them
 
   int64_t plane() const { return rows * columns; }
 };
 
-constexpr int64_t kWinogradPieceTiles = 96;
+constexpr int64_t kWinogradPieceTiles = 144;  // for one block of outputs; for a group as many fewer
 
 // What was compiled for one instruction set, each over a range of its units.
 struct WinogradTable {
@@ -52,11 +53,12 @@ struct WinogradTable {
 
   Function transform_source;  // rows of tiles of all images and source frames
   Function transform_grad;    // the same of frames
-  Function convolve;          // blocks of outputs by pieces
+  Function convolve;          // vectors of outputs by pieces
   Function weight_gradient;   // blocks of outputs by blocks of inputs
   int lanes;                  // inputs of a block; outputs of one are twice as many
 
   int64_t input_blocks(const WinogradArgs& a) const { return (a.inputs + lanes - 1) / lanes; }
+  int64_t output_vectors(const WinogradArgs& a) const { return (a.outputs + lanes - 1) / lanes; }
   int64_t output_blocks(const WinogradArgs& a) const { return (a.outputs + 2 * lanes - 1) / (2 * lanes); }
 };
 

@@ -110,15 +110,20 @@ inline void transform_grad(const frcn::WinogradArgs& a, const frcn::WinogradChun
                        [](const auto& from, auto& to) { result_gradient_points(from, to); });
 }
 
-// The weights of one block of outputs, to (16 points, frames, inputs, outputs of the block).
+// From one point of a block's weights to the next; (frames, inputs, outputs of the block) each.
+inline int64_t weight_point_step(const frcn::WinogradArgs& a) {
+  return frcn::winograd_point_step(2 * a.kernel_frames * a.inputs, kFloats);
+}
+
+// The weights of one block of outputs, to their points.
 inline void transform_weight(const frcn::WinogradArgs& a, int64_t block, float* to) {
   constexpr int width = 2 * kFloats;
   const int64_t first = block * width, count = std::min<int64_t>(width, a.outputs - first);
-  const int64_t step = a.kernel_frames * a.inputs * width;
+  const int64_t step = weight_point_step(a);
   const int64_t* s = a.weight_step;
   alignas(kVectorBytes) float taps[3][3][width] = {};
-  for (int64_t frame = 0; frame < a.kernel_frames; ++frame) {
-    for (int64_t c = 0; c < a.inputs; ++c, to += width) {
+  for (int64_t c = 0; c < a.inputs; ++c) {
+    for (int64_t frame = 0; frame < a.kernel_frames; ++frame) {
       const float* from = a.weight + first * s[0] + c * s[1] + frame * s[2];
       for (int64_t n = 0; n < count; ++n, from += s[0])
         for (int i = 0; i < 3; ++i)
@@ -128,7 +133,8 @@ inline void transform_weight(const frcn::WinogradArgs& a, int64_t block, float* 
         for (int i = 0; i < 3; ++i)
           for (int j = 0; j < 3; ++j) values[i][j] = load_vector(taps[i][j] + half);
         both_ways<3, 4>(values, points, [](const auto& g, auto& found) { weight_points(g, found); });
-        for (int k = 0; k < 16; ++k) store_vector(to + k * step + half, points[k / 4][k % 4]);
+        float* target = to + (frame * a.inputs + c) * width + half;
+        for (int k = 0; k < 16; ++k) store_vector(target + k * step, points[k / 4][k % 4]);
       }
     }
   }
@@ -165,22 +171,19 @@ void multiply(int64_t tiles, const WinogradProduct& p, const float* source, cons
   if constexpr (Tiles > 1) multiply<Vectors, Tiles - 1>(tiles, p, source, weight, to);
 }
 
-// The points of a piece's tiles for one block of outputs, to (16 points, tiles, outputs of the block).
-template <int Vectors>
-void multiply_piece(const frcn::WinogradArgs& a, const TransformedMaps& source, const frcn::WinogradPiece& piece,
-                    const float* weight, float* to, int64_t to_step) {
-  const int64_t tiles = piece.end - piece.begin, blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles;
-  const int64_t plane = source.chunk.plane(), weight_frame = a.inputs * 2 * kFloats;
+// One point of a piece's tiles for one block of outputs, to (tiles, outputs of the block).
+inline void multiply_piece(const frcn::WinogradArgs& a, const TransformedMaps& source, const frcn::WinogradPiece& piece,
+                           int64_t point, int64_t block, const float* weight, float* to) {
+  const int64_t tiles = piece.end - piece.begin, parts = (tiles + kWinogradTiles - 1) / kWinogradTiles;
+  const int64_t plane = source.chunk.plane();
   const WinogradProduct p{piece.last_tap - piece.first_tap, a.inputs, plane * kFloats, source.tiles() * kFloats};
-  const float* first =
-      source.at(0, piece.image, 1) + (piece.begin + (piece.first_tap - a.padding[0]) * plane) * kFloats;
-  for (int k = 0; k < 16; ++k) {
-    const float* w = weight + (k * a.kernel_frames + piece.first_tap) * weight_frame;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t begin = tiles * b / blocks, end = tiles * (b + 1) / blocks;
-      multiply<Vectors>(end - begin, p, first + k * source.point_step + begin * kFloats, w,
-                        to + k * to_step + begin * 2 * kFloats);
-    }
+  const float* first = source.at(0, piece.image, 1) + point * source.point_step +
+                       (piece.begin + (piece.first_tap - a.padding[0]) * plane) * kFloats;
+  const auto add = a.outputs - block * 2 * kFloats > kFloats ? multiply<2> : multiply<1>;
+  for (int64_t k = 0; k < parts; ++k) {
+    const int64_t begin = tiles * k / parts, end = tiles * (k + 1) / parts;
+    add(end - begin, p, first + begin * kFloats, weight + piece.first_tap * a.inputs * 2 * kFloats,
+        to + begin * 2 * kFloats);
   }
 }
 
@@ -209,33 +212,60 @@ inline void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk
   }
 }
 
-inline void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
-                              float* room) {
+// Which piece of which group a unit begins with: a thread's share is in vectors of outputs, as groups differ in them.
+inline int64_t item_of(int64_t unit, int64_t group_vectors, int64_t vectors, int64_t pieces) {
+  const int64_t group = unit / (group_vectors * pieces), first = group * group_vectors;
+  const int64_t own = std::max<int64_t>(1, std::min(group_vectors, vectors - first));
+  return group * pieces + (unit - first * pieces + own - 1) / own;
+}
+
+inline void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin_unit,
+                              int64_t end_unit, float* room) {
   const TransformedMaps source = source_maps(a, c);
-  const int64_t count = static_cast<int64_t>(c.pieces.size());
-  const int64_t step = frcn::winograd_point_step(2 * frcn::kWinogradPieceTiles, kFloats);
-  float* weight = room + 16 * step;
+  const int64_t pieces = static_cast<int64_t>(c.pieces.size()), vectors = (a.outputs + kFloats - 1) / kFloats;
+  const int64_t blocks = (vectors + 1) / 2;
+  const int64_t begin = item_of(begin_unit, 2 * c.group, vectors, pieces);
+  const int64_t end = item_of(end_unit, 2 * c.group, vectors, pieces);
+  const int64_t step = frcn::winograd_point_step(2 * frcn::kWinogradPieceTiles / c.group, kFloats);
+  const int64_t weight_step = weight_point_step(a);
+  float* weight = room + c.group * 16 * step;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t block = item / count;
-    if (item == begin || item % count == 0) transform_weight(a, block, weight);
-    const auto& piece = c.pieces[item % count];
-    const bool two = a.outputs - block * 2 * kFloats > kFloats;
-    (two ? multiply_piece<2> : multiply_piece<1>)(a, source, piece, weight, room, step);
-    write_results(a, c, piece, block, room, step);
+    const int64_t first = item / pieces * c.group, last = std::min(blocks, first + c.group);
+    if (item == begin || item % pieces == 0)
+      for (int64_t block = first; block < last; ++block)
+        transform_weight(a, block, weight + (block - first) * 16 * weight_step);
+    const auto& piece = c.pieces[item % pieces];
+    for (int k = 0; k < 16; ++k)
+      for (int64_t block = first; block < last; ++block)
+        multiply_piece(a, source, piece, k, block, weight + ((block - first) * 16 + k) * weight_step,
+                       room + ((block - first) * 16 + k) * step);
+    for (int64_t block = first; block < last; ++block)
+      write_results(a, c, piece, block, room + (block - first) * 16 * step, step);
   }
 }
 
-// sum (inputs, outputs of a block) += the products over tiles.
-inline void add_tiles(int64_t tiles, const float* source, const float* grad, float* sums) {
+// The tiles whose sums stay in registers: those of some pieces at one point, for one block of outputs.
+struct WinogradBatch {
+  const frcn::WinogradPiece *first, *last;
+  int64_t tap, source_image, grad_image, shift;  // values from one image to the next; from a tile to its source
+};
+
+// sum (inputs, outputs of a block) += the products over the batch's tiles.
+inline void add_tiles(const WinogradBatch& batch, const float* source, const float* grad, float* sums) {
   Floats sum[kWinogradInputs][2];
   for (int m = 0; m < kWinogradInputs; ++m)
     for (int n = 0; n < 2; ++n) sum[m][n] = load_vector(sums + (m * 2 + n) * kFloats);
-  for (int64_t t = 0; t < tiles; ++t, source += kFloats, grad += 2 * kFloats) {
-    const Floats first = load_vector(grad), second = load_vector(grad + kFloats);
+  for (const auto* p = batch.first; p < batch.last; ++p) {
+    if (batch.tap < p->first_tap || batch.tap >= p->last_tap) continue;
+    const float* x = source + p->image * batch.source_image + p->begin * kFloats + batch.shift;
+    const float* g = grad + p->image * batch.grad_image + p->begin * 2 * kFloats;
+    for (int64_t t = p->begin; t < p->end; ++t, x += kFloats, g += 2 * kFloats) {
+      const Floats first = load_vector(g), second = load_vector(g + kFloats);
 #pragma GCC unroll 8
-    for (int m = 0; m < kWinogradInputs; ++m) {
-      sum[m][0] += source[m] * first;
-      sum[m][1] += source[m] * second;
+      for (int m = 0; m < kWinogradInputs; ++m) {
+        sum[m][0] += x[m] * first;
+        sum[m][1] += x[m] * second;
+      }
     }
   }
   for (int m = 0; m < kWinogradInputs; ++m)
@@ -247,18 +277,27 @@ inline void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::Wino
                                    int64_t first, int64_t last, float* room) {
   constexpr int width = 2 * kFloats;
   const TransformedMaps source = source_maps(a, c), grad = grad_maps(a, c);
-  const int64_t inputs = (last - first) * kFloats, tap_step = inputs * width, step = a.kernel_frames * tap_step;
+  const int64_t inputs = (last - first) * kFloats, tap_step = inputs * width;
+  const int64_t step = frcn::winograd_point_step(2 * a.kernel_frames * inputs, kFloats), plane = c.plane();
   std::fill(room, room + 16 * step, 0.0f);
   for (int k = 0; k < 16; ++k) {
-    for (const auto& piece : c.pieces) {
-      const float* g = grad.at(block, piece.image, 2) + k * grad.point_step + piece.begin * width;
+    const auto* const pieces_end = c.pieces.data() + c.pieces.size();
+    for (const auto *piece = c.pieces.data(), *next = piece; piece < pieces_end; piece = next) {
+      int64_t tiles = 0;
+      while (next < pieces_end && (next == piece || tiles + next->end - next->begin <= frcn::kWinogradPieceTiles))
+        tiles += next->end - next->begin, ++next;
+      const float* g = grad.at(block, 0, 2) + k * grad.point_step;
       for (int64_t b = first; b < last; ++b) {
-        for (int64_t tap = piece.first_tap; tap < piece.last_tap; ++tap) {
-          const float* x = source.at(b, piece.image, 1) + k * source.point_step +
-                           (piece.begin + (tap - a.padding[0]) * c.plane()) * kFloats;
+        for (int64_t tap = 0; tap < a.kernel_frames; ++tap) {
+          const WinogradBatch batch{piece,
+                                    next,
+                                    tap,
+                                    source.frames * plane * kFloats,
+                                    grad.frames * plane * width,
+                                    (tap - a.padding[0]) * plane * kFloats};
+          const float* x = source.at(b, 0, 1) + k * source.point_step;
           float* sums = room + k * step + tap * tap_step + (b - first) * kFloats * width;
-          for (int m = 0; m < kFloats; m += kWinogradInputs)
-            add_tiles(piece.end - piece.begin, x + m, g, sums + m * width);
+          for (int m = 0; m < kFloats; m += kWinogradInputs) add_tiles(batch, x + m, g, sums + m * width);
         }
       }
     }

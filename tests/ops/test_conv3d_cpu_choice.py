@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from fastrcn import native
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts, converts_unpooled, owns_weight_gradient
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    by_winograd,
+    converts,
+    converts_unpooled,
+    gains,
+    gradient_by_winograd,
+    owns_weight_gradient,
+)
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.convolution import winograd
 
 pytestmark = pytest.mark.skipif(native.module() is None, reason="needs the native extension")
 
@@ -20,11 +28,66 @@ def call(sizes, kernel=(3, 3, 3), dilation=(1, 1, 1), dtype=torch.float32):
     return x, weight, conv, conv.output_size(size, kernel)
 
 
+@pytest.fixture
+def direct(monkeypatch):
+    """What is chosen among convolutions with all multiplications."""
+    monkeypatch.setattr(winograd, "pays", lambda *_: False)
+
+
 C3D_3A, C3D_4A, C3D_5A = (1, 128, 256, 8, 28, 28), (2, 256, 512, 4, 14, 14), (4, 512, 512, 2, 7, 7)
 I3D_2C, I3D_4B, I3D_5B = (1, 64, 192, 4, 56, 56), (2, 96, 208, 4, 14, 14), (4, 160, 320, 4, 7, 7)
 
 
+@pytest.mark.parametrize("sizes", [C3D_3A, C3D_4A, C3D_5A, I3D_2C, I3D_4B, I3D_5B, (2, 32, 32, 2, 7, 7)])
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_fewer_multiplications(sizes, isa, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    given = call(sizes)
+    assert by_winograd(*given)
+    assert gradient_by_winograd(*given[:3])
+    assert owns_weight_gradient(*given)
+    assert converts(*given)
+    assert converts_unpooled(*given)
+    assert gains(*given[:3], trains=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": (4, 8, 64, 4, 28, 28)},
+        {"sizes": (4, 64, 8, 4, 28, 28)},
+        {"sizes": (1, 64, 64, 1, 7, 7)},  # few tiles
+        {"sizes": (16, 64, 64, 4, 1, 1)},
+        {"sizes": (16, 64, 64, 4, 1, 9)},
+        {"sizes": C3D_3A, "kernel": (3, 5, 5)},
+        {"sizes": C3D_3A, "kernel": (3, 1, 3)},
+        {"sizes": C3D_3A, "dilation": (1, 2, 2)},
+        {"sizes": C3D_3A, "dilation": (2, 1, 1)},
+        {"sizes": C3D_3A, "dtype": torch.float64},
+        {"sizes": C3D_3A, "dtype": torch.bfloat16},
+    ],
+)
+def test_all_multiplications(options):
+    x, weight, conv, size = call(**options)
+    assert not by_winograd(x, weight, conv, size)
+    assert not gradient_by_winograd(x, weight, conv)
+    assert not gains(x, weight, conv, trains=False)
+
+
+def test_fewer_multiplications_are_not_for_every_gradient():
+    x, weight, conv, size = call((2, 16, 64, 8, 28, 28))
+    assert by_winograd(x, weight, conv, size)
+    assert not winograd.gradient_pays(x.dtype, weight.shape, 2, size, conv.stride, conv.dilation)
+    wide = conv._replace(padding=(1, 3, 1))
+    assert by_winograd(x, weight, wide, wide.output_size(x.shape[2:], weight.shape[2:]))
+    assert not gradient_by_winograd(x, weight, wide)
+    for other in (conv._replace(stride=(1, 2, 2)), conv._replace(stride=(2, 1, 1))):
+        assert not by_winograd(x, weight, other, other.output_size(x.shape[2:], weight.shape[2:]))
+    assert not by_winograd(x, weight[:, :8], conv._replace(groups=2), size)
+
+
 @pytest.mark.parametrize("sizes", [C3D_3A, C3D_4A, I3D_4B, I3D_5B, (2, 16, 64, 8, 28, 28)])
+@pytest.mark.usefixtures("direct")
 def test_weight_gradients_of_the_librarys_direct_kernel(sizes, monkeypatch):
     x, weight, conv, size = call(sizes)
     for isa, own in (("avx512", False), ("avx2", True)):
@@ -42,11 +105,13 @@ def test_weight_gradients_of_the_librarys_direct_kernel(sizes, monkeypatch):
         {"sizes": C3D_4A, "dtype": torch.float64},
     ],
 )
+@pytest.mark.usefixtures("direct")
 def test_weight_gradients_without_a_direct_kernel(options, monkeypatch):
     monkeypatch.setattr(native, "isa", lambda: "avx512")
     assert owns_weight_gradient(*call(**options))
 
 
+@pytest.mark.usefixtures("direct")
 def test_weight_gradients_that_are_never_compiled(monkeypatch):
     monkeypatch.setattr(native, "isa", lambda: "avx2")
     x, weight, conv, size = call(C3D_5A)
@@ -56,6 +121,7 @@ def test_weight_gradients_that_are_never_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(("outputs", "expected"), [(16, False), (192, False), (400, False), (100, True), (208, True)])
+@pytest.mark.usefixtures("direct")
 def test_outputs_that_do_not_fill_registers(outputs, expected, monkeypatch):
     given = call((2, 96, outputs, 4, 14, 14))
     monkeypatch.setattr(native, "isa", lambda: "avx512")
@@ -65,6 +131,7 @@ def test_outputs_that_do_not_fill_registers(outputs, expected, monkeypatch):
     assert not converts_unpooled(*given)
 
 
+@pytest.mark.usefixtures("direct")
 def test_maps_and_weights_of_most_values():
     assert converts(*call(C3D_3A))
     assert not converts(*call(C3D_5A))

@@ -39,9 +39,13 @@ def keeps_last(x, weight):
     return is_last(x) or is_last(weight)
 
 
+def _described(x, weight, conv: Conv, size):
+    return x.dtype, weight.shape, x.shape[0], size, conv.stride, conv.dilation, conv.groups
+
+
 def by_winograd(x, weight, conv: Conv, size):
-    """Whether a convolution and its weight's gradient are computed with fewer multiplications."""
-    return winograd.pays(x.dtype, weight.shape, x.shape[0], size, conv.stride, conv.dilation, conv.groups)
+    """Whether a convolution is computed with fewer multiplications. ``size``: its (D,H,W)."""
+    return winograd.pays(*_described(x, weight, conv, size))
 
 
 def gradient_by_winograd(x, weight, conv: Conv):
@@ -72,17 +76,17 @@ def is_product(weight, conv: Conv):
 
 def converts(x, weight, conv: Conv, size):
     """Whether maps are worth a change to channels-last where they are pooled or the compiled kernel takes the weight's
-    gradient: always where that has fewer multiplications, else not for a mere product, and not where they are smaller than the weights, which the library would then have
-    to change too. ``size``: (D,H,W) after the convolution."""
+    gradient: for fewer multiplications always, else not for a mere product, and not where they are smaller than the
+    weights, which the library would then have to change too. ``size``: (D,H,W) after the convolution."""
     if by_winograd(x, weight, conv, size):
         return True
     return not is_product(weight, conv) and _maps(x, weight, size) > weight.numel()
 
 
 def converts_unpooled(x, weight, conv: Conv, size):
-    """Whether they are worth it for a convolution alone: for fewer multiplications. With AVX-512 the library makes blocks of 16 outputs of
-    contiguous maps and keeps two to five of these in registers, if that divides their number: else channels-last is
-    faster, as long as the maps are not much smaller than the weights."""
+    """Whether they are worth it for a convolution alone: for fewer multiplications. With AVX-512 the library makes
+    blocks of 16 outputs of contiguous maps and keeps two to five of these in registers, if that divides their number:
+    else channels-last is faster, as long as the maps are not much smaller than the weights."""
     if by_winograd(x, weight, conv, size):
         return True
     blocks, rest = divmod(weight.shape[0], 16)
@@ -101,7 +105,7 @@ def owns_weight_gradient(x, weight, conv: Conv, size):
     pixels = x.shape[0] * size[0] * size[1] * size[2]
     if conv.groups > 1 or x.dtype.itemsize < 4:
         return False
-    if by_winograd(x, weight, conv, size):
+    if winograd.gradient_pays(*_described(x, weight, conv, size)):
         return True
     # The library's direct kernel leaves taps of some kernels unwritten where a stride goes over frames.
     return conv.stride[0] > 1 or (pixels >= _FEWEST_OWN_PIXELS and not _has_direct_kernel(x, weight, conv))

@@ -35,7 +35,7 @@ def conv_weight_gradient(x, grad, weight_shape, stride, padding, dilation, total
             x, grad = (t.flatten(0, 3).to(total.dtype) for t in (x, grad))
             return total[0, 0, 0].addmm_(x.t(), grad)
     compiled = x.device.type == "cpu" and _is_compiled(x.dtype, stride) and total.is_contiguous()
-    if compiled and winograd.pays(x.dtype, weight_shape, x.shape[0], grad.shape[1:4], stride, dilation):
+    if compiled and winograd.gradient_pays(x.dtype, weight_shape, x.shape[0], grad.shape[1:4], stride, dilation):
         return winograd.add_weight_gradient(x, grad, padding, total)
     return (_compiled if compiled else _library)(x, grad, weight_shape, stride, padding, dilation, total)
 

@@ -10,8 +10,11 @@ import torch
 from fastrcn import memory, native
 from fastrcn.ops.convolution.weight import Weight
 
-_FEWEST_INPUTS, _FEWEST_OUTPUTS = 16, 16
-"""Of fewer channels, the transforms take longer than the products."""
+_FEWEST_CHANNELS = 16
+"""Inputs and outputs; of fewer, the transforms take longer than the products."""
+
+_FEWEST_GRADIENT_CHANNELS = 24, 32
+"""Inputs and outputs in the weight's gradient, where both maps are transformed and products are shared out by them."""
 
 _FEWEST_TILES = 32
 """Of fewer tiles, transforming the weight takes longer than the products."""
@@ -19,16 +22,22 @@ _FEWEST_TILES = 32
 
 def pays(dtype, weight_shape, images, size, stride, dilation, groups=1):
     """Whether a convolution can be computed so, and faster than directly. ``weight_shape`` (Co,Ci,kd,kh,kw); ``size``:
-    (D,H,W) of its result, or of its input for the gradients."""
+    (D,H,W) of its result."""
     c_out, c_in, *kernel = weight_shape
-    if dtype != torch.float32 or native.module() is None or groups > 1 or kernel[1:] != [3, 3]:
+    if dtype != torch.float32 or native.module() is None or groups > 1 or tuple(kernel[1:]) != (3, 3):
         return False
-    if {*stride, *dilation} != {1} or c_in < _FEWEST_INPUTS or c_out < _FEWEST_OUTPUTS:
+    if {*stride, *dilation} != {1} or min(c_in, c_out) < _FEWEST_CHANNELS:
         return False
-    frames, *area = size
-    tiles = images * frames * -(-area[0] // 2) * -(-area[1] // 2)
-    # What tiles at the edges waste: of 2.25 times fewer products nothing would be left.
-    return tiles >= _FEWEST_TILES and 2 * tiles <= images * frames * area[0] * area[1]
+    frames, height, width = size
+    tiles = images * frames * -(-height // 2) * -(-width // 2)
+    # Tiles reach over odd edges: where half of their pixels are outside, nothing is left of 2.25 times fewer products.
+    return tiles >= _FEWEST_TILES and 2 * tiles <= images * frames * height * width
+
+
+def gradient_pays(dtype, weight_shape, *call):
+    """The same for the gradient of the weight."""
+    inputs, outputs = _FEWEST_GRADIENT_CHANNELS
+    return weight_shape[1] >= inputs and weight_shape[0] >= outputs and pays(dtype, weight_shape, *call)
 
 
 def _call(counts, source_size, size, kernel_frames, padding, gradient):
