@@ -231,10 +231,11 @@ def test_a_convolution_alone_is_the_module_where_the_operator_gains_nothing(isa,
     monkeypatch.setattr(native, "isa", lambda: isa)
     run, calls = conv3d.run_conv, []
     monkeypatch.setattr(conv3d, "run_conv", lambda *given: calls.append(given) or run(*given))
-    layer, fused = fastrcn.ConvBNReLUPool3d(16, 32, 3, padding=1), conv3d.FusedConv3d(16, 32, 3, padding=1)
+    window = {"kernel_size": (3, 1, 3), "padding": (1, 0, 1)}
+    layer, fused = fastrcn.ConvBNReLUPool3d(16, 32, **window), conv3d.FusedConv3d(16, 32, **window)
     fused.relu = False
     x = torch.randn(2, 16, 4, 7, 8)
-    for module, plain in ((layer, nn.Sequential(*copy.deepcopy(layer))), (fused, nn.Conv3d(16, 32, 3, padding=1))):
+    for module, plain in ((layer, nn.Sequential(*copy.deepcopy(layer))), (fused, nn.Conv3d(16, 32, **window))):
         plain.load_state_dict(module.state_dict())
         calls.clear()
         assert_close(module(x), plain.double()(x.double()))
@@ -242,6 +243,19 @@ def test_a_convolution_alone_is_the_module_where_the_operator_gains_nothing(isa,
         with torch.autocast("cpu", torch.bfloat16):
             module(x)
         assert calls
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 3)])
+def test_a_convolution_alone_in_inference(kernel, monkeypatch):
+    """Only fewer multiplications make the operator worth its start."""
+    run, calls = conv3d.run_conv, []
+    monkeypatch.setattr(conv3d, "run_conv", lambda *given: calls.append(given) or run(*given))
+    fused = conv3d.FusedConv3d(16, 32, kernel)
+    fused.relu = False
+    x = torch.randn(2, 16, 4, 7, 8)
+    with torch.no_grad():
+        assert_close(fused(x), nn.functional.conv3d(x.double(), fused.weight.double(), fused.bias.double()))
+    assert bool(calls) is (kernel == (3, 3, 3) and native.module() is not None)
 
 
 def test_lazy_convolution():

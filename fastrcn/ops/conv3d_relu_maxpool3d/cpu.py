@@ -1,9 +1,9 @@
 """The ``cpu`` backend.
 
 Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else a
-few clips at a time are convolved, by compiled kernels with fewer multiplications where there are such (``winograd.py``)
-or by the library, and one compiled pass adds the bias, applies the ReLU and pools. So the tensor before pooling is never
-there for the whole batch, neither forward nor backward. Without pooling the convolution's result is that of the call.
+few clips at a time are convolved, with fewer multiplications where ``winograd.py`` can or by the library, and one
+compiled pass adds the bias, applies the ReLU and pools. So the tensor before pooling is never there for the whole
+batch, neither forward nor backward. Without pooling the convolution's result is that of the call.
 
 Inside, maps are channels-last where they are pooled or compiled kernels convolve them, unless they are few. Where
 nothing gains from it they stay as they are: the library's convolutions take about as long in both layouts.
