@@ -93,14 +93,26 @@ class PyWinograd {
     set(args_.padding, padding);
   }
 
+  // Values of the weight's points, and bytes that a call works in.
+  int64_t points() const { return table_.output_blocks(args_) * frcn::winograd_block_values(args_, table_.lanes); }
   int64_t room(bool gradient) const { return frcn::winograd_room(table_, args_, gradient, threads_); }
 
-  void convolve(uintptr_t source, uintptr_t weight, const std::array<int64_t, 5>& weight_step, uintptr_t bias,
-                uintptr_t target, bool add, uintptr_t room) {
+  void transform_weight(uintptr_t weight, const std::array<int64_t, 5>& weight_step, uintptr_t points) {
+    set_weight(weight, weight_step);
+    py::gil_scoped_release release;
+    frcn::winograd_points(table_, args_, threads_, reinterpret_cast<float*>(points));
+  }
+
+  // Of points that were made before.
+  void set_points(uintptr_t points) { args_.points = reinterpret_cast<const float*>(points); }
+  void set_weight(uintptr_t weight, const std::array<int64_t, 5>& weight_step) {
+    args_.weight = reinterpret_cast<const float*>(weight);
+    std::copy(weight_step.begin(), weight_step.end(), args_.weight_step);
+  }
+
+  void convolve(uintptr_t source, uintptr_t bias, uintptr_t target, bool add, uintptr_t room) const {
     auto args = args_;
     args.source = reinterpret_cast<const float*>(source);
-    args.weight = reinterpret_cast<const float*>(weight);
-    std::copy(weight_step.begin(), weight_step.end(), args.weight_step);
     args.bias = reinterpret_cast<const float*>(bias);
     args.target = reinterpret_cast<float*>(target);
     args.add = add;
@@ -108,7 +120,14 @@ class PyWinograd {
     frcn::winograd(table_, args, false, threads_, reinterpret_cast<float*>(room));
   }
 
-  void weight_gradient(uintptr_t source, uintptr_t grad, uintptr_t total, uintptr_t room) {
+  frcn::WinogradStep step(uintptr_t bias, bool add, uintptr_t room) const {
+    frcn::WinogradStep found{{}, {}, args_, &table_, reinterpret_cast<float*>(room), false};
+    found.args.bias = reinterpret_cast<const float*>(bias);
+    found.args.add = add;
+    return found;
+  }
+
+  void weight_gradient(uintptr_t source, uintptr_t grad, uintptr_t total, uintptr_t room) const {
     auto args = args_;
     args.source = reinterpret_cast<const float*>(source);
     args.grad = reinterpret_cast<const float*>(grad);
@@ -188,6 +207,16 @@ class PyProgram {
     program_.convolutions.push_back(c);
   }
 
+  void add_winograd(const BufferTuple& source, const BufferTuple& target, const PyWinograd& convolution, uintptr_t bias,
+                    bool add, bool skip_first, uintptr_t room) {
+    auto found = convolution.step(bias, add, room);
+    found.source = buffer(source);
+    found.target = buffer(target);
+    found.skip_first = skip_first;
+    program_.steps.push_back({frcn::Program::Kind::winograd, program_.winograds.size()});
+    program_.winograds.push_back(found);
+  }
+
   void add_normalize(const BufferTuple& target, const BufferTuple& scale, int64_t channels, double eps) {
     const auto& table = *kernels_.normalizes;
     const int type = program_.type == frcn::DataType::float64;
@@ -257,7 +286,11 @@ PYBIND11_MODULE(_C, m) {
                          "A convolution of 3x3 rows and columns, and its weight gradient, by F(2x2,3x3).")
       .def(py::init<const std::string&, std::tuple<int64_t, int64_t, int64_t>, const Triple&, const Triple&, int64_t,
                     const Triple&, int>())
+      .def("points", &PyWinograd::points)
       .def("room", &PyWinograd::room)
+      .def("transform_weight", &PyWinograd::transform_weight)
+      .def("set_points", &PyWinograd::set_points)
+      .def("set_weight", &PyWinograd::set_weight)
       .def("convolve", &PyWinograd::convolve)
       .def("weight_gradient", &PyWinograd::weight_gradient);
   py::class_<PyProgram>(m, "Program",
@@ -265,6 +298,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())
       .def("add_fill", &PyProgram::add_fill)
       .def("add_convolution", &PyProgram::add_convolution)
+      .def("add_winograd", &PyProgram::add_winograd)
       .def("add_normalize", &PyProgram::add_normalize)
       .def("add_normalize_backward", &PyProgram::add_normalize_backward)
       .def("add_stage", &PyProgram::add_stage)

@@ -205,6 +205,16 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         task.convolution_args = c.args;
         task.convolution_args.source = c.source.at(time, first);
         task.convolution_args.target = c.target.at(time, first);
+      } else if (step.kind == Kind::winograd) {
+        const WinogradStep& c = winograds[step.index];
+        if (first && c.skip_first) continue;
+        flush(phase);
+        WinogradArgs args = c.args;
+        args.source = reinterpret_cast<const float*>(c.source.at(time, first));
+        args.target = reinterpret_cast<float*>(c.target.at(time, first));
+        winograd(*c.table, args, false, threads, c.room);
+        ended = false;
+        continue;
       } else if (step.kind == Kind::normalize) {
         const NormalizeStep& s = normalizes[step.index];
         if (ended || waits(phase, s)) flush(phase);

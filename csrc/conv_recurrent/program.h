@@ -28,6 +28,16 @@ struct ConvolutionStep {
   bool skip_first;  // nothing to do at the first step: the source is zero there, or nobody needs the result
 };
 
+// The same with fewer multiplications, by all threads at once; where `args.add` is false, it begins with the bias.
+struct WinogradStep {
+  Buffer source;
+  Buffer target;
+  WinogradArgs args;  // without the maps
+  const WinogradTable* table;
+  float* room;
+  bool skip_first;
+};
+
 // Normalises the images of its target, or turns the gradient of what was normalised into that of what it was made of.
 struct NormalizeStep {
   Buffer target;
@@ -51,7 +61,7 @@ struct StageStep {
 };
 
 struct Program {
-  enum class Kind { fill, convolution, normalize, stage };
+  enum class Kind { fill, convolution, winograd, normalize, stage };
   struct Step {
     Kind kind;
     size_t index;
@@ -59,6 +69,7 @@ struct Program {
   std::vector<Step> steps;
   std::vector<FillStep> fills;
   std::vector<ConvolutionStep> convolutions;
+  std::vector<WinogradStep> winograds;
   std::vector<NormalizeStep> normalizes;
   std::vector<StageStep> stages;
   DataType type = DataType::float32;

@@ -32,9 +32,10 @@ struct Plan {
     const int64_t plane = chunk_images * chunk_rows * columns;
     source_values = 16 * point_step(table.input_blocks(a) * a.source_size[0] * plane);
     grad_values = gradient ? 16 * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
-    const int64_t block = 16 * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
-    const int64_t most = std::min(kGroupOutputs / (2 * table.lanes), kWeightBytes / (block * int64_t{sizeof(float)}));
-    group = gradient ? 1 : even(table.output_blocks(a), most);
+    const int64_t padded = 16 * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
+    const int64_t block = gradient ? padded : a.points ? 0 : winograd_block_values(a, table.lanes);
+    const int64_t fitting = block ? kWeightBytes / (block * int64_t{sizeof(float)}) : kGroupOutputs;
+    group = gradient ? 1 : even(table.output_blocks(a), std::min(kGroupOutputs / (2 * table.lanes), fitting));
     thread_values = group * (block + (gradient ? 0 : 16 * point_step(2 * piece_tiles())));
   }
 
@@ -88,6 +89,22 @@ void run(int threads, Task task) {
 }
 
 }  // namespace
+
+void winograd_points(const WinogradTable& table, const WinogradArgs& args, int threads, float* points) {
+  struct Weights {
+    const WinogradTable& table;
+    const WinogradArgs& args;
+    float* points;
+  } weights{table, args, points};
+  parallel(
+      threads,
+      [](void* context, int part, int parts) {
+        const auto& w = *static_cast<const Weights*>(context);
+        const int64_t blocks = w.table.output_blocks(w.args);
+        w.table.transform_weight(w.args, blocks * part / parts, blocks * (part + 1) / parts, w.points);
+      },
+      &weights);
+}
 
 int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads) {
   const Plan plan(table, args, gradient);

@@ -19,9 +19,10 @@ struct WinogradArgs {
   // columns.
   float* target;
   const float* weight;
-  const float* bias;  // or null
   int64_t weight_step[5];
-  bool add;  // to what the target holds
+  const float* points;  // or null: the weight's, (blocks of outputs, those of one block)
+  const float* bias;    // or null
+  bool add;             // to what the target holds
 
   // Weight gradient: added to total (kernel_frames, 3, 3, inputs, outputs).
   const float* grad;  // (images, size, outputs)
@@ -51,6 +52,7 @@ constexpr int64_t kWinogradPieceTiles = 144;  // for one block of outputs; for a
 struct WinogradTable {
   using Function = void (*)(const WinogradArgs&, const WinogradChunk&, int64_t begin, int64_t end, float* room);
 
+  void (*transform_weight)(const WinogradArgs&, int64_t begin, int64_t end, float* points);  // blocks of outputs
   Function transform_source;  // rows of tiles of all images and source frames
   Function transform_grad;    // the same of frames
   Function convolve;          // vectors of outputs by pieces
@@ -65,7 +67,13 @@ struct WinogradTable {
 // Values between two points of so many vectors: an odd number of cache lines, so that points differ in their sets.
 inline int64_t winograd_point_step(int64_t vectors, int lanes) { return (vectors | 1) * lanes; }
 
-// Bytes that a call needs beside its tensors.
+// Values of the weight's points for one block of outputs, and of all blocks', which `winograd_points` writes.
+inline int64_t winograd_block_values(const WinogradArgs& a, int lanes) {
+  return 16 * winograd_point_step(2 * a.kernel_frames * a.inputs, lanes);
+}
+void winograd_points(const WinogradTable& table, const WinogradArgs& args, int threads, float* points);
+
+// Bytes that a call needs beside its tensors; a convolution with `points` needs fewer.
 int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads);
 
 void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads, float* room);

@@ -116,7 +116,7 @@ inline int64_t weight_point_step(const frcn::WinogradArgs& a) {
 }
 
 // The weights of one block of outputs, to their points.
-inline void transform_weight(const frcn::WinogradArgs& a, int64_t block, float* to) {
+inline void transform_block(const frcn::WinogradArgs& a, int64_t block, float* to) {
   constexpr int width = 2 * kFloats;
   const int64_t first = block * width, count = std::min<int64_t>(width, a.outputs - first);
   const int64_t step = weight_point_step(a);
@@ -138,6 +138,11 @@ inline void transform_weight(const frcn::WinogradArgs& a, int64_t block, float* 
       }
     }
   }
+}
+
+inline void transform_weight(const frcn::WinogradArgs& a, int64_t begin, int64_t end, float* points) {
+  const int64_t step = frcn::winograd_block_values(a, kFloats);
+  for (int64_t block = begin; block < end; ++block) transform_block(a, block, points + block * step);
 }
 
 // Where the sums of a point meet what they are made of.
@@ -226,18 +231,18 @@ inline void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradC
   const int64_t blocks = (vectors + 1) / 2;
   const int64_t begin = item_of(begin_unit, 2 * c.group, vectors, pieces);
   const int64_t end = item_of(end_unit, 2 * c.group, vectors, pieces);
-  const int64_t step = frcn::winograd_point_step(2 * frcn::kWinogradPieceTiles / c.group, kFloats);
-  const int64_t weight_step = weight_point_step(a);
-  float* weight = room + c.group * 16 * step;
+  const int64_t step = frcn::winograd_point_step(2 * (frcn::kWinogradPieceTiles / c.group), kFloats);
+  const int64_t block_step = frcn::winograd_block_values(a, kFloats);
+  float* own = room + c.group * 16 * step;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item / pieces * c.group, last = std::min(blocks, first + c.group);
-    if (item == begin || item % pieces == 0)
-      for (int64_t block = first; block < last; ++block)
-        transform_weight(a, block, weight + (block - first) * 16 * weight_step);
+    if (!a.points && (item == begin || item % pieces == 0))
+      for (int64_t block = first; block < last; ++block) transform_block(a, block, own + (block - first) * block_step);
+    const float* weight = a.points ? a.points + first * block_step : own;
     const auto& piece = c.pieces[item % pieces];
     for (int k = 0; k < 16; ++k)
       for (int64_t block = first; block < last; ++block)
-        multiply_piece(a, source, piece, k, block, weight + ((block - first) * 16 + k) * weight_step,
+        multiply_piece(a, source, piece, k, block, weight + (block - first) * block_step + k * weight_point_step(a),
                        room + ((block - first) * 16 + k) * step);
     for (int64_t block = first; block < last; ++block)
       write_results(a, c, piece, block, room + (block - first) * 16 * step, step);
@@ -330,7 +335,7 @@ inline void weight_gradient_winograd(const frcn::WinogradArgs& a, const frcn::Wi
   }
 }
 
-constexpr frcn::WinogradTable kWinograd = {transform_source, transform_grad, convolve_winograd,
-                                           weight_gradient_winograd, kFloats};
+constexpr frcn::WinogradTable kWinograd = {transform_weight,  transform_source,         transform_grad,
+                                           convolve_winograd, weight_gradient_winograd, kFloats};
 
 }  // namespace FRCN_ISA

@@ -40,26 +40,31 @@ def gradient_pays(dtype, weight_shape, *call):
     return weight_shape[1] >= inputs and weight_shape[0] >= outputs and pays(dtype, weight_shape, *call)
 
 
-def _call(counts, source_size, size, kernel_frames, padding, gradient):
-    """The compiled call and the memory that it works in."""
+def _native(counts, source_size, size, kernel_frames, padding):
     threads = torch.get_num_threads()
-    call = native.module().Winograd(native.isa(), counts, source_size, size, kernel_frames, tuple(padding), threads)
-    return call, memory.empty((call.room(gradient) // 4,), torch.float32, "cpu")
+    return native.module().Winograd(native.isa(), counts, source_size, size, kernel_frames, tuple(padding), threads)
+
+
+def _room(call, gradient):
+    """The memory that a call works in."""
+    return memory.empty((call.room(gradient) // 4,), torch.float32, "cpu")
+
+
+def _convolution(images, source_size, weight: Weight, padding):
+    c_out, c_in, frames, *_ = weight.shape
+    size = tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.shape[2:], strict=True))
+    return _native((images, c_in, c_out), tuple(source_size), size, frames, padding), size
 
 
 def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
     """Convolution of ``x`` (N,D,H,W,Ci) with ``weight`` and ``bias``, written to ``out`` (N,D',H',W',Co) where that is
     given, or with ``add`` added to it."""
-    c_out, c_in, frames, *_ = weight.shape
-    source_size = tuple(x.shape[1:4])
-    size = tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.shape[2:], strict=True))
-    out = x.new_empty(x.shape[0], *size, c_out) if out is None else out
-    if not out.numel():
-        return out
-    call, room = _call((x.shape[0], c_in, c_out), source_size, size, frames, padding, False)
-    first, steps = weight.strided()
-    bias = None if bias is None else bias.contiguous()
-    call.convolve(x.data_ptr(), first, steps, native.address(bias), out.data_ptr(), add, room.data_ptr())
+    call, size = _convolution(x.shape[0], x.shape[1:4], weight, padding)
+    out = x.new_empty(x.shape[0], *size, weight.shape[0]) if out is None else out
+    if out.numel():
+        call.set_weight(*weight.strided())
+        bias, room = None if bias is None else bias.contiguous(), _room(call, False)
+        call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, room.data_ptr())
     return out
 
 
@@ -67,5 +72,6 @@ def add_weight_gradient(x, grad, padding, total):
     """Add to ``total`` (kd,3,3,Ci,Co), dense, the weight gradient of the convolution of ``x`` (N,D,H,W,Ci) whose result
     has the gradient ``grad`` (N,D',H',W',Co)."""
     counts = x.shape[0], x.shape[4], grad.shape[4]
-    call, room = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[0], padding, True)
+    call = _native(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[0], padding)
+    room = _room(call, True)
     call.weight_gradient(x.data_ptr(), grad.data_ptr(), total.data_ptr(), room.data_ptr())
