@@ -20,6 +20,12 @@ class Weight:
         c_out, c_in, *kernel = self.data.shape
         return (c_in, c_out, *kernel) if self.reflected else (c_out, c_in, *kernel)
 
+    @property
+    def kernel(self):
+        """(kd,kh,kw); of a convolution of maps (H,W) one frame."""
+        kernel = self.data.shape[2:]
+        return (*(1,) * (3 - len(kernel)), *kernel)
+
     def dense(self):
         """The weight as a tensor of that shape."""
         if not self.reflected:
@@ -33,8 +39,7 @@ class Weight:
         kernel = [0] * (3 - len(kernel)) + kernel
         if not self.reflected:
             return self.data.data_ptr(), [outputs, inputs, *kernel]
-        sizes = (1,) * (5 - self.data.dim()) + tuple(self.data.shape[2:])
-        last = sum((n - 1) * step for n, step in zip(sizes, kernel, strict=True))
+        last = sum((n - 1) * step for n, step in zip(self.kernel, kernel, strict=True))
         return self.data.data_ptr() + last * self.data.element_size(), [inputs, outputs, *(-k for k in kernel)]
 
     def packed(self, block, together=1):

@@ -51,9 +51,10 @@ def _room(call, gradient):
 
 
 def _convolution(images, source_size, weight: Weight, padding):
-    c_out, c_in, frames, *_ = weight.shape
-    size = tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.shape[2:], strict=True))
-    return _native((images, c_in, c_out), tuple(source_size), size, frames, padding), size
+    """A call without its maps, and (D,H,W) of its result."""
+    c_out, c_in, *_ = weight.shape
+    size = tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.kernel, strict=True))
+    return _native((images, c_in, c_out), tuple(source_size), size, weight.kernel[0], padding), size
 
 
 def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
@@ -66,6 +67,17 @@ def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
         bias, room = None if bias is None else bias.contiguous(), _room(call, False)
         call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, room.data_ptr())
     return out
+
+
+def prepared(images, source_size, weight: Weight, padding, points=None):
+    """(the call, the weight's points, the memory that it works in) of a convolution that comes again and again with the
+    same weight, for the time loop. The last two must outlive it. ``points``: from an earlier one with this weight."""
+    call, _ = _convolution(images, source_size, weight, padding)
+    if points is None:
+        points = memory.empty((call.points(),), torch.float32, "cpu")
+        call.transform_weight(*weight.strided(), points.data_ptr())
+    call.set_points(points.data_ptr())
+    return call, points, _room(call, False)
 
 
 def add_weight_gradient(x, grad, padding, total):
