@@ -120,10 +120,16 @@ class PyWinograd {
     frcn::winograd(table_, args, false, threads_, reinterpret_cast<float*>(room));
   }
 
-  frcn::WinogradStep step(uintptr_t bias, bool add, uintptr_t room) const {
-    frcn::WinogradStep found{{}, {}, args_, &table_, reinterpret_cast<float*>(room), false};
-    found.args.bias = reinterpret_cast<const float*>(bias);
-    found.args.add = add;
+  // As a step of a program, with points.
+  frcn::ConvolutionStep step(uintptr_t room) const {
+    frcn::ConvolutionStep found{};
+    found.args.inputs = args_.inputs;
+    found.args.outputs = args_.outputs;
+    std::copy_n(args_.size, 3, found.args.size);
+    const int64_t kernel[3] = {args_.kernel_frames, 3, 3};
+    std::copy_n(kernel, 3, found.args.kernel);
+    found.winograd = {&table_, args_, reinterpret_cast<char*>(room), frcn::winograd_rows(table_, args_)};
+    found.winograd.args.add = true;
     return found;
   }
 
@@ -189,7 +195,7 @@ class PyProgram {
                        std::tuple<int64_t, int64_t> channels, const Triple& source_size, const Triple& size,
                        const Triple& kernel, const Triple& stride, const Triple& dilation, const Triple& padding,
                        bool skip_first) {
-    frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first};
+    frcn::ConvolutionStep c{buffer(source), buffer(target), {}, nullptr, skip_first, {}};
     const auto& table = *kernels_.convolutions;
     c.function = program_.type == frcn::DataType::float64    ? table.convolve_double
                  : program_.type == frcn::DataType::bfloat16 ? table.convolve_bfloat16
@@ -207,14 +213,14 @@ class PyProgram {
     program_.convolutions.push_back(c);
   }
 
-  void add_winograd(const BufferTuple& source, const BufferTuple& target, const PyWinograd& convolution, uintptr_t bias,
-                    bool add, bool skip_first, uintptr_t room) {
-    auto found = convolution.step(bias, add, room);
-    found.source = buffer(source);
-    found.target = buffer(target);
-    found.skip_first = skip_first;
-    program_.steps.push_back({frcn::Program::Kind::winograd, program_.winograds.size()});
-    program_.winograds.push_back(found);
+  void add_winograd(const BufferTuple& source, const BufferTuple& target, const PyWinograd& convolution,
+                    bool skip_first, uintptr_t room) {
+    auto step = convolution.step(room);
+    step.source = buffer(source);
+    step.target = buffer(target);
+    step.skip_first = skip_first;
+    program_.steps.push_back({frcn::Program::Kind::convolution, program_.convolutions.size()});
+    program_.convolutions.push_back(step);
   }
 
   void add_normalize(const BufferTuple& target, const BufferTuple& scale, int64_t channels, double eps) {

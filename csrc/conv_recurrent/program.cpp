@@ -85,33 +85,58 @@ void run_with_gradients(const StageStep& s, StageArgs a, int64_t pixels, int par
 }
 
 // The channels [first, last) of a buffer with whole slots of `channels` each, on the pixels [begin, end).
-void run_tasks(const Phase& phase, int part, int64_t begin, int64_t end, int64_t first, int64_t last) {
+void run_task(const Phase& phase, const Task& task, int part, int64_t begin, int64_t end, int64_t first,
+              int64_t last) {
   const int64_t channels = phase.program.channels, size = phase.element();
   const bool all = first == 0 && last == channels;
+  if (task.fill) {
+    const int64_t pitch = task.fill->bytes, slot = all ? pitch : channels * size;
+    const int64_t from = all ? 0 : first * size, count = all ? pitch : (last - first) * size;
+    for (int64_t p = begin; p < end; ++p)
+      for (int64_t at = from; at < pitch; at += slot)
+        std::memcpy(task.target + p * pitch + at, task.fill->row + at, count);
+  } else if (task.convolution) {
+    const auto& args = task.convolution_args;
+    const int64_t slot = all ? args.outputs : channels;
+    for (int64_t at = 0; at < args.outputs; at += slot)
+      task.convolution->function(args, begin, end, all ? at : at + first, all ? at + slot : at + last);
+  } else if (task.normalize) {
+    const auto& args = task.normalize_args;
+    const NormalizeRange range{begin, end, channels, all ? 0 : first, all ? args.channels : last};
+    if (task.applies)
+      task.normalize->apply(args, range);
+    else
+      task.normalize->sums(args, range, part);
+  } else {
+    StageArgs args = task.stage_args;
+    args.channels = last - first;
+    for (size_t k = 0; k < task.stage->buffers.size(); ++k) args.data[k] += first * task.stage->element[k];
+    task.stage->function(args, begin, end);
+  }
+}
+
+// The convolution with fewer multiplications among the tasks, whose rows of tiles then are what threads share out.
+const WinogradConvolution* find_winograd(const Phase& phase) {
+  for (const Task& task : phase.tasks)
+    if (task.convolution && task.convolution->winograd.table) return &task.convolution->winograd;
+  return nullptr;
+}
+
+// All tasks for rows of tiles of one image: two rows of each of its frames.
+void run_tile_rows(const Phase& phase, int part, int64_t image, int64_t first, int64_t rows, const int64_t (&size)[3]) {
+  const int64_t width = size[2], last = std::min(size[1], 2 * (first + rows));
   for (const Task& task : phase.tasks) {
-    if (task.fill) {
-      const int64_t pitch = task.fill->bytes, slot = all ? pitch : channels * size;
-      const int64_t from = all ? 0 : first * size, count = all ? pitch : (last - first) * size;
-      for (int64_t p = begin; p < end; ++p)
-        for (int64_t at = from; at < pitch; at += slot)
-          std::memcpy(task.target + p * pitch + at, task.fill->row + at, count);
-    } else if (task.convolution) {
-      const auto& args = task.convolution_args;
-      const int64_t slot = all ? args.outputs : channels;
-      for (int64_t at = 0; at < args.outputs; at += slot)
-        task.convolution->function(args, begin, end, all ? at : at + first, all ? at + slot : at + last);
-    } else if (task.normalize) {
-      const auto& args = task.normalize_args;
-      const NormalizeRange range{begin, end, channels, all ? 0 : first, all ? args.channels : last};
-      if (task.applies)
-        task.normalize->apply(args, range);
-      else
-        task.normalize->sums(args, range, part);
-    } else {
-      StageArgs args = task.stage_args;
-      args.channels = last - first;
-      for (size_t k = 0; k < task.stage->buffers.size(); ++k) args.data[k] += first * task.stage->element[k];
-      task.stage->function(args, begin, end);
+    if (task.convolution && task.convolution->winograd.table) {
+      const auto& w = task.convolution->winograd;
+      WinogradArgs args = w.args;
+      args.source = reinterpret_cast<const float*>(task.convolution_args.source);
+      args.target = reinterpret_cast<float*>(task.convolution_args.target);
+      winograd_run_rows(*w.table, args, image, first, rows, reinterpret_cast<float*>(w.room + part * w.rows.bytes));
+      continue;
+    }
+    for (int64_t frame = 0; frame < size[0]; ++frame) {
+      const int64_t begin = (image * size[0] + frame) * size[1] * width;
+      run_task(phase, task, part, begin + 2 * first * width, begin + last * width, 0, phase.program.channels);
     }
   }
 }
@@ -152,16 +177,27 @@ void run_part(void* context, int part, int parts) {
       run_with_gradients<float>(*task.stage, task.stage_args, pixels, part, parts);
     return;
   }
+  if (const auto* winograd = find_winograd(phase)) {
+    const int64_t rows = (winograd->args.size[1] + 1) / 2, units = phase.program.images * rows;
+    const int64_t end = units * (part + 1) / parts;
+    for (int64_t unit = units * part / parts, count; unit < end; unit += count) {
+      count = std::min({winograd->rows.rows, rows - unit % rows, end - unit});
+      run_tile_rows(phase, part, unit / rows, unit % rows, count, winograd->args.size);
+    }
+    return;
+  }
   if (split_channels(phase, parts)) {
     const int64_t block = phase.program.block_outputs, blocks = channels / block;
-    run_tasks(phase, part, 0, pixels, blocks * part / parts * block, blocks * (part + 1) / parts * block);
+    for (const Task& task : phase.tasks)
+      run_task(phase, task, part, 0, pixels, blocks * part / parts * block, blocks * (part + 1) / parts * block);
     return;
   }
   // Whole rows where there are enough of them, so that runs of pixels stay long.
   const int64_t unit = pixels / width >= 8 * parts ? width : 1, units = pixels / unit;
   const int64_t begin = units * part / parts * unit, end = units * (part + 1) / parts * unit;
   const int64_t step = strip(phase);
-  for (int64_t p = begin; p < end; p += step) run_tasks(phase, part, p, std::min(end, p + step), 0, channels);
+  for (int64_t p = begin; p < end; p += step)
+    for (const Task& task : phase.tasks) run_task(phase, task, part, p, std::min(end, p + step), 0, channels);
 }
 
 // Whether a normalisation is about to be finished, from sums that a new one would overwrite.
@@ -205,16 +241,6 @@ void Program::run(int64_t start, int64_t count, int64_t direction, bool at_start
         task.convolution_args = c.args;
         task.convolution_args.source = c.source.at(time, first);
         task.convolution_args.target = c.target.at(time, first);
-      } else if (step.kind == Kind::winograd) {
-        const WinogradStep& c = winograds[step.index];
-        if (first && c.skip_first) continue;
-        flush(phase);
-        WinogradArgs args = c.args;
-        args.source = reinterpret_cast<const float*>(c.source.at(time, first));
-        args.target = reinterpret_cast<float*>(c.target.at(time, first));
-        winograd(*c.table, args, false, threads, c.room);
-        ended = false;
-        continue;
       } else if (step.kind == Kind::normalize) {
         const NormalizeStep& s = normalizes[step.index];
         if (ended || waits(phase, s)) flush(phase);

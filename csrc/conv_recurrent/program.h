@@ -19,6 +19,14 @@ struct FillStep {
   int64_t bytes;
 };
 
+// A convolution with fewer multiplications, of rows of tiles; each thread works in memory of its own.
+struct WinogradConvolution {
+  const WinogradTable* table;
+  WinogradArgs args;  // without the maps
+  char* room;
+  WinogradRows rows;
+};
+
 // Accumulates a convolution into its target.
 struct ConvolutionStep {
   Buffer source;
@@ -26,16 +34,7 @@ struct ConvolutionStep {
   ConvolutionArgs args;  // without the pointers, which belong to a time
   ConvolutionFunction function;
   bool skip_first;  // nothing to do at the first step: the source is zero there, or nobody needs the result
-};
-
-// The same with fewer multiplications, by all threads at once; where `args.add` is false, it begins with the bias.
-struct WinogradStep {
-  Buffer source;
-  Buffer target;
-  WinogradArgs args;  // without the maps
-  const WinogradTable* table;
-  float* room;
-  bool skip_first;
+  WinogradConvolution winograd;  // where its table is given, in place of the function
 };
 
 // Normalises the images of its target, or turns the gradient of what was normalised into that of what it was made of.
@@ -61,7 +60,7 @@ struct StageStep {
 };
 
 struct Program {
-  enum class Kind { fill, convolution, winograd, normalize, stage };
+  enum class Kind { fill, convolution, normalize, stage };
   struct Step {
     Kind kind;
     size_t index;
@@ -69,7 +68,6 @@ struct Program {
   std::vector<Step> steps;
   std::vector<FillStep> fills;
   std::vector<ConvolutionStep> convolutions;
-  std::vector<WinogradStep> winograds;
   std::vector<NormalizeStep> normalizes;
   std::vector<StageStep> stages;
   DataType type = DataType::float32;

@@ -10,6 +10,7 @@ namespace {
 constexpr int64_t kChunkBytes = 16 << 20;  // of transformed maps: about what the last cache keeps
 constexpr int64_t kWeightBytes = 4 << 20;  // of a thread's transformed weights, beyond those of one block of outputs
 constexpr int64_t kGroupOutputs = 64;
+constexpr int64_t kRowsBytes = 384 * 1024;  // of the maps that a thread transforms by itself: some of its own cache
 
 // How a call is divided into chunks, and where in its room what they need is.
 struct Plan {
@@ -33,8 +34,8 @@ struct Plan {
     source_values = 16 * point_step(table.input_blocks(a) * a.source_size[0] * plane);
     grad_values = gradient ? 16 * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
     const int64_t padded = 16 * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
-    const int64_t block = gradient ? padded : a.points ? 0 : winograd_block_values(a, table.lanes);
-    const int64_t fitting = block ? kWeightBytes / (block * int64_t{sizeof(float)}) : kGroupOutputs;
+    const int64_t block = gradient ? padded : winograd_block_values(a, table.lanes);
+    const int64_t fitting = kWeightBytes / (block * int64_t{sizeof(float)});
     group = gradient ? 1 : even(table.output_blocks(a), std::min(kGroupOutputs / (2 * table.lanes), fitting));
     thread_values = group * (block + (gradient ? 0 : 16 * point_step(2 * piece_tiles())));
   }
@@ -106,12 +107,69 @@ void winograd_points(const WinogradTable& table, const WinogradArgs& args, int t
       &weights);
 }
 
+namespace {
+
+int64_t rows_group(const WinogradTable& table, const WinogradArgs& a) {
+  return std::min(table.output_blocks(a), kGroupOutputs / (2 * table.lanes));
+}
+
+int64_t rows_source_values(const WinogradTable& table, const WinogradArgs& a, int64_t rows) {
+  const int64_t columns = (a.size[2] + 1) / 2;
+  return 16 * winograd_point_step(table.input_blocks(a) * a.source_size[0] * rows * columns, table.lanes);
+}
+
+}  // namespace
+
+WinogradRows winograd_rows(const WinogradTable& table, const WinogradArgs& a) {
+  const int64_t all = (a.size[1] + 1) / 2, one = rows_source_values(table, a, 1) * sizeof(float);
+  const int64_t rows = std::min(all, std::max<int64_t>(1, kRowsBytes / one)), group = rows_group(table, a);
+  const int64_t points = group * 16 * winograd_point_step(2 * (kWinogradPieceTiles / group), table.lanes);
+  return {rows, static_cast<int64_t>((rows_source_values(table, a, rows) + points) * sizeof(float))};
+}
+
+void winograd_run_rows(const WinogradTable& table, const WinogradArgs& a, int64_t image, int64_t first_row,
+                       int64_t rows, float* room) {
+  const int64_t columns = (a.size[2] + 1) / 2, group = rows_group(table, a);
+  WinogradChunk chunk{image, 1, first_row, rows, columns, room, nullptr, {}, group};
+  chunk.pieces = pieces_of(a, 1, chunk.plane(), kWinogradPieceTiles / group);
+  table.transform_source(a, chunk, 0, a.source_size[0] * rows, nullptr);
+  table.convolve(a, chunk, 0, table.output_vectors(a) * static_cast<int64_t>(chunk.pieces.size()),
+                 room + rows_source_values(table, a, rows));
+}
+
+namespace {
+
+void run_all_rows(const WinogradTable& table, const WinogradArgs& args, int threads, float* room) {
+  struct Rows {
+    const WinogradTable& table;
+    const WinogradArgs& args;
+    char* room;
+    WinogradRows most;
+  } rows{table, args, reinterpret_cast<char*>(room), winograd_rows(table, args)};
+  parallel(
+      threads,
+      [](void* context, int part, int parts) {
+        const auto& r = *static_cast<const Rows*>(context);
+        const int64_t all = (r.args.size[1] + 1) / 2, units = r.args.images * all, end = units * (part + 1) / parts;
+        for (int64_t unit = units * part / parts, count; unit < end; unit += count) {
+          count = std::min({r.most.rows, all - unit % all, end - unit});
+          winograd_run_rows(r.table, r.args, unit / all, unit % all, count,
+                            reinterpret_cast<float*>(r.room + part * r.most.bytes));
+        }
+      },
+      &rows);
+}
+
+}  // namespace
+
 int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads) {
+  if (args.points && !gradient) return threads * winograd_rows(table, args).bytes;
   const Plan plan(table, args, gradient);
   return (plan.source_values + plan.grad_values + threads * plan.thread_values) * sizeof(float);
 }
 
 void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads, float* room) {
+  if (args.points && !gradient) return run_all_rows(table, args, threads, room);
   const Plan plan(table, args, gradient);
   float* const own = room + plan.source_values + plan.grad_values;
   for (int64_t image = 0; image < args.images; image += plan.chunk_images) {

@@ -73,7 +73,17 @@ inline int64_t winograd_block_values(const WinogradArgs& a, int lanes) {
 }
 void winograd_points(const WinogradTable& table, const WinogradArgs& args, int threads, float* points);
 
-// Bytes that a call needs beside its tensors; a convolution with `points` needs fewer.
+// How a thread computes rows of tiles of one image by itself, with `points`: how many at a time, so that they stay in
+// its cache, and the bytes that it works in.
+struct WinogradRows {
+  int64_t rows, bytes;
+};
+WinogradRows winograd_rows(const WinogradTable& table, const WinogradArgs& args);
+
+void winograd_run_rows(const WinogradTable& table, const WinogradArgs& args, int64_t image, int64_t first_row,
+                       int64_t rows, float* room);
+
+// All of a call by all threads, and the bytes that they work in. With `points` each thread computes rows by itself.
 int64_t winograd_room(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads);
 
 void winograd(const WinogradTable& table, const WinogradArgs& args, bool gradient, int threads, float* room);

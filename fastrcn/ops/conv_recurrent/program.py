@@ -22,8 +22,6 @@ from fastrcn.ops.convolution.weight import Weight
 DTYPE_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _NORMALIZED_TYPES = _CONVOLVED_TYPES = (torch.float32, torch.float64)
 _FEWEST_LOOP_PIXELS = 64
-_FEWEST_WINOGRAD_CHANNELS = 32
-"""Of a step's convolution with fewer multiplications, which begins and ends with all threads at one place."""
 _MOST_PRODUCT_PIXELS = {True: 256, False: 16}
 """With so many pixels, in one step or over several, a product by the library is done before a weight is packed."""
 _CALL_WEIGHTS = 1 << 14
@@ -187,17 +185,13 @@ class Program:
     def make_runs(self, keep):
         """Functions of (start, count, direction, at_start), to be called in this order at every time."""
         stages, others = has_compiled_stages(self.geometry, self.dtype), self.convolves(self.dtype)
-        runs, loop, begun = [], None, None
-        for n, step in enumerate(self.steps):
-            if isinstance(step, Fill) and self._is_begun_by(step, self.steps[n + 1 : n + 2]):
-                begun = step
-                continue
+        runs, loop = [], None
+        for step in self.steps:
             if stages if isinstance(step, StageCall) else others and not self._is_left_out(step):
                 if loop is None:
                     loop = self._native()
                     runs.append(loop.run)
-                self._add(loop, step, begun)
-                begun = None
+                self._add(loop, step)
             else:
                 loop = None
                 runs.append(each(self._in_python(step)))
@@ -239,24 +233,15 @@ class Program:
         """Whether a convolution of the loop is computed with fewer multiplications."""
         weight, size = step.weight, step.target.data.shape[-1 - self.geometry.axes : -1]
         shape, options = (*weight.shape[:2], *weight.kernel), map(of_three_axes, (size, step.stride, step.dilation))
-        many = min(weight.shape[:2]) >= _FEWEST_WINOGRAD_CHANNELS
-        return many and winograd.pays(self.dtype, shape, self.images, *options)
+        return winograd.pays(self.dtype, shape, self.images, *options)
 
-    def _is_begun_by(self, fill: Fill, following):
-        """Whether the step that follows a fill writes the filled values together with its own."""
-        return any(
-            isinstance(step, Convolution) and step.target is fill.target and not step.skip_first
-            and self.convolves(self.dtype) and self._by_winograd(step)
-            for step in following
-        )  # fmt: skip
-
-    def _add(self, loop, step, begun: Fill | None = None):
+    def _add(self, loop, step):
         if isinstance(step, Fill):
             row = step.target.data.new_zeros(step.target.width) if step.row is None else step.row.contiguous()
             self.packed[id(row)] = row, row
             loop.add_fill(step.target.address(), row.data_ptr(), row.nbytes)
         elif isinstance(step, Convolution) and self._by_winograd(step):
-            self._add_winograd(loop, step, begun)
+            self._add_winograd(loop, step)
         elif isinstance(step, Convolution):
             self._add_convolution(loop, step)
         elif isinstance(step, Normalize):
@@ -304,22 +289,16 @@ class Program:
             step.skip_first,
         )  # fmt: skip
 
-    def _add_winograd(self, loop, step: Convolution, begun: Fill | None):
-        """``begun``: the fill of the target that is part of this step."""
+    def _add_winograd(self, loop, step: Convolution):
         key, size = ("points", id(step.weight)), step.source.data.shape[-1 - self.geometry.axes : -1]
         points, _ = self.packed.get(key, (None, None))
         call, points, room = winograd.prepared(
             self.images, of_three_axes(size), step.weight, of_three_axes(step.padding, 0), points
         )
-        self.packed[key] = points, step.weight  # the weight too: its id must stay its own
-        row = None if begun is None or begun.row is None else begun.row.contiguous()
-        # One is worked in at a time.
+        # The weight too: its id must stay its own. One memory serves all, which work in turn.
+        self.packed[key] = points, step.weight
         room, _ = self.packed.setdefault(("room", len(room)), (room, None))
-        self.packed[id(row)] = row, row
-        loop.add_winograd(
-            step.source.address(), step.target.address(), call, native.address(row), begun is None, step.skip_first,
-            room.data_ptr(),
-        )  # fmt: skip
+        loop.add_winograd(step.source.address(), step.target.address(), call, step.skip_first, room.data_ptr())
 
     def _in_python(self, step):
         if isinstance(step, Fill):

@@ -10,8 +10,8 @@ import torch
 from fastrcn import memory, native
 from fastrcn.ops.convolution.weight import Weight
 
-_FEWEST_CHANNELS = 16
-"""Inputs and outputs; of fewer, the transforms take longer than the products."""
+_FEWEST_CHANNELS, _FEWEST_WEIGHTS = 16, 512
+"""Inputs and outputs, and their product; of fewer, the transforms take longer than the products."""
 
 _FEWEST_GRADIENT_CHANNELS = 24, 32
 """Inputs and outputs in the weight's gradient, where both maps are transformed and products are shared out by them."""
@@ -26,7 +26,7 @@ def pays(dtype, weight_shape, images, size, stride, dilation, groups=1):
     c_out, c_in, *kernel = weight_shape
     if dtype != torch.float32 or native.module() is None or groups > 1 or tuple(kernel[1:]) != (3, 3):
         return False
-    if {*stride, *dilation} != {1} or min(c_in, c_out) < _FEWEST_CHANNELS:
+    if {*stride, *dilation} != {1} or min(c_in, c_out) < _FEWEST_CHANNELS or c_in * c_out < _FEWEST_WEIGHTS:
         return False
     frames, height, width = size
     tiles = images * frames * -(-height // 2) * -(-width // 2)
@@ -40,7 +40,8 @@ def gradient_pays(dtype, weight_shape, *call):
     return weight_shape[1] >= inputs and weight_shape[0] >= outputs and pays(dtype, weight_shape, *call)
 
 
-def _native(counts, source_size, size, kernel_frames, padding):
+def _call(counts, source_size, size, kernel_frames, padding):
+    """A compiled call, without its maps and weights. ``counts``: images, inputs, outputs."""
     threads = torch.get_num_threads()
     return native.module().Winograd(native.isa(), counts, source_size, size, kernel_frames, tuple(padding), threads)
 
@@ -50,29 +51,21 @@ def _room(call, gradient):
     return memory.empty((call.room(gradient) // 4,), torch.float32, "cpu")
 
 
+def _size(source_size, weight: Weight, padding):
+    """(D,H,W) after the convolution."""
+    return tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.kernel, strict=True))
+
+
 def _convolution(images, source_size, weight: Weight, padding):
-    """A call without its maps, and (D,H,W) of its result."""
     c_out, c_in, *_ = weight.shape
-    size = tuple(n + 2 * p - k + 1 for n, p, k in zip(source_size, padding, weight.kernel, strict=True))
-    return _native((images, c_in, c_out), tuple(source_size), size, weight.kernel[0], padding), size
-
-
-def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
-    """Convolution of ``x`` (N,D,H,W,Ci) with ``weight`` and ``bias``, written to ``out`` (N,D',H',W',Co) where that is
-    given, or with ``add`` added to it."""
-    call, size = _convolution(x.shape[0], x.shape[1:4], weight, padding)
-    out = x.new_empty(x.shape[0], *size, weight.shape[0]) if out is None else out
-    if out.numel():
-        call.set_weight(*weight.strided())
-        bias, room = None if bias is None else bias.contiguous(), _room(call, False)
-        call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, room.data_ptr())
-    return out
+    size = _size(source_size, weight, padding)
+    return _call((images, c_in, c_out), tuple(source_size), size, weight.kernel[0], padding)
 
 
 def prepared(images, source_size, weight: Weight, padding, points=None):
-    """(the call, the weight's points, the memory that it works in) of a convolution that comes again and again with the
-    same weight, for the time loop. The last two must outlive it. ``points``: from an earlier one with this weight."""
-    call, _ = _convolution(images, source_size, weight, padding)
+    """(the call, the weight's points, the memory that it works in): a convolution of whose rows each thread computes
+    some by itself. The last two must outlive the first. ``points``: from an earlier one with the same weight."""
+    call = _convolution(images, source_size, weight, padding)
     if points is None:
         points = memory.empty((call.points(),), torch.float32, "cpu")
         call.transform_weight(*weight.strided(), points.data_ptr())
@@ -80,10 +73,30 @@ def prepared(images, source_size, weight: Weight, padding, points=None):
     return call, points, _room(call, False)
 
 
+def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
+    """Convolution of ``x`` (N,D,H,W,Ci) with ``weight`` and ``bias``, written to ``out`` (N,D',H',W',Co) where that is
+    given, or with ``add`` added to it."""
+    images, *source_size, _ = x.shape
+    if out is None:
+        out = x.new_empty(images, *_size(source_size, weight, padding), weight.shape[0])
+    if not out.numel():
+        return out
+    if weight.kernel[0] == 1 and not padding[0]:  # frames are images then, and their rows fit a thread's cache
+        images, source_size[0] = images * source_size[0], 1
+        call, points, room = prepared(images, source_size, weight, padding)
+    else:
+        call = _convolution(images, source_size, weight, padding)
+        call.set_weight(*weight.strided())
+        room = _room(call, False)
+    bias = None if bias is None else bias.contiguous()
+    call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, room.data_ptr())
+    return out
+
+
 def add_weight_gradient(x, grad, padding, total):
     """Add to ``total`` (kd,3,3,Ci,Co), dense, the weight gradient of the convolution of ``x`` (N,D,H,W,Ci) whose result
     has the gradient ``grad`` (N,D',H',W',Co)."""
     counts = x.shape[0], x.shape[4], grad.shape[4]
-    call = _native(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[0], padding)
+    call = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[0], padding)
     room = _room(call, True)
     call.weight_gradient(x.data_ptr(), grad.data_ptr(), total.data_ptr(), room.data_ptr())
