@@ -232,8 +232,9 @@ class Program:
     def _by_winograd(self, step: Convolution):
         """Whether a convolution of the loop is computed with fewer multiplications."""
         weight, size = step.weight, step.target.data.shape[-1 - self.geometry.axes : -1]
-        shape, options = (*weight.shape[:2], *weight.kernel), map(of_three_axes, (size, step.stride, step.dilation))
-        return winograd.pays(self.dtype, shape, self.images, *options)
+        shape = *weight.shape[:2], *weight.kernel
+        stride, dilation = of_three_axes(step.stride), of_three_axes(step.dilation)
+        return winograd.pays(self.dtype, shape, self.images, of_three_axes(size), stride, dilation)
 
     def _add(self, loop, step):
         if isinstance(step, Fill):

@@ -83,7 +83,7 @@ def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
         return out
     if weight.kernel[0] == 1 and not padding[0]:  # frames are images then, and their rows fit a thread's cache
         images, source_size[0] = images * source_size[0], 1
-        call, points, room = prepared(images, source_size, weight, padding)
+        call, _points, room = prepared(images, source_size, weight, padding)
     else:
         call = _convolution(images, source_size, weight, padding)
         call.set_weight(*weight.strided())
