@@ -10,6 +10,7 @@ from fastrcn.ops.conv_recurrent import input_schedule
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Program
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
+from fastrcn.ops.convolution import winograd
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.tolerances import assert_close, assert_draws_close, draws
 
@@ -228,9 +229,26 @@ def test_saturated_gates(size):
     assert_close(found, truth)
 
 
+@pytest.mark.skipif(native.module() is None, reason="needs the native extension")
+@pytest.mark.parametrize("depth", [None, 3])
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_fewer_multiplications(name, schedule, depth, monkeypatch):
+    """The convolutions of enough channels, of maps and of volumes, forward and backward."""
+    prepared, calls = winograd.prepared, []
+    monkeypatch.setattr(winograd, "prepared", lambda *given: calls.append(given) or prepared(*given))
+    kernel, sizes = (3,) * (2 if depth is None else 3), {"inputs": 16, "channels": 33, "height": 7, "width": 10}
+    for options in ({"states": False}, {"reverse": True, "lengths": (4, 2)}):
+        case = Case(steps=4, **sizes, depth=depth, kernel=kernel, scale=0.05, **options)
+        with input_schedule.use_schedule(schedule):
+            compare(SUBJECTS[name], case, torch.float32, "cpu")
+    assert calls
+
+
 @pytest.mark.parametrize("isa", native.module().usable_isas() if native.module() else [])
 def test_every_instruction_set(isa, monkeypatch):
     monkeypatch.setattr(native, "isa", lambda: isa)
     native.has_cell.cache_clear()
     compare(SUBJECTS["lstm_channel"], Case(channels=19), torch.float32, "cpu")
+    compare(SUBJECTS["lstm_full"], Case(channels=19, height=12, width=9), torch.float32, "cpu")
     compare(SUBJECTS["gru_before"], Case(channels=19), torch.float64, "cpu")

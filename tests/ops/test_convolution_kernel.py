@@ -28,6 +28,8 @@ SHAPES = {
     "strided_and_dilated": (2, 16, 15, 5, 20, (5, 3), (3, 2), (2, 4)),
     "pointwise": (2, 6, 7, 9, 37, (1, 1), (1, 1), (1, 1)),
     "few_pixels": (1, 3, 4, 40, 128, (3, 3), (1, 1), (1, 1)),
+    "fewer_multiplications": (2, 9, 11, 16, 40, (3, 3), (1, 1), (1, 1)),
+    "fewer_multiplications_by_rows": (3, 30, 90, 33, 17, (3, 3), (1, 1), (1, 1)),
     "no_pixels_inside": (1, 4, 1, 3, 16, (3, 3), (1, 1), (1, 4)),
 }
 VOLUMES = {
