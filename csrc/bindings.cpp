@@ -84,17 +84,19 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
 class PyWinograd {
  public:
   PyWinograd(const std::string& isa, std::tuple<int64_t, int64_t, int64_t> counts, const Triple& source_size,
-             const Triple& size, int64_t kernel_frames, const Triple& padding, int threads)
-      : table_(frcn::find_kernels(isa).convolutions->winograd), threads_(threads) {
+             const Triple& size, const Triple& kernel, const Triple& padding, int threads)
+      : table_(find(isa, kernel)), threads_(threads) {
     std::tie(args_.images, args_.inputs, args_.outputs) = counts;
     set(args_.source_size, source_size);
     set(args_.size, size);
-    args_.kernel_frames = kernel_frames;
+    args_.kernel_frames = std::get<0>(kernel);
     set(args_.padding, padding);
   }
 
   // Values of the weight's points, and bytes that a call works in.
-  int64_t points() const { return table_.output_blocks(args_) * frcn::winograd_block_values(args_, table_.lanes); }
+  int64_t points() const {
+    return table_.output_blocks(args_) * frcn::winograd_block_values(args_, table_.taps, table_.lanes);
+  }
   int64_t room(bool gradient) const { return frcn::winograd_room(table_, args_, gradient, threads_); }
 
   void transform_weight(uintptr_t weight, const std::array<int64_t, 5>& weight_step, uintptr_t points) {
@@ -126,7 +128,7 @@ class PyWinograd {
     found.args.inputs = args_.inputs;
     found.args.outputs = args_.outputs;
     std::copy_n(args_.size, 3, found.args.size);
-    const int64_t kernel[3] = {args_.kernel_frames, 3, 3};
+    const int64_t kernel[3] = {args_.kernel_frames, table_.taps, table_.taps};
     std::copy_n(kernel, 3, found.args.kernel);
     found.winograd = {&table_, args_, reinterpret_cast<char*>(room), frcn::winograd_rows(table_, args_)};
     found.winograd.args.add = true;
@@ -134,6 +136,8 @@ class PyWinograd {
   }
 
   void weight_gradient(uintptr_t source, uintptr_t grad, uintptr_t total, uintptr_t room) const {
+    if (!table_.weight_gradient)
+      throw std::invalid_argument("fastrcn: no weight gradient of such a kernel with fewer products");
     auto args = args_;
     args.source = reinterpret_cast<const float*>(source);
     args.grad = reinterpret_cast<const float*>(grad);
@@ -143,6 +147,12 @@ class PyWinograd {
   }
 
  private:
+  static const frcn::WinogradTable& find(const std::string& isa, const Triple& kernel) {
+    for (const auto& table : frcn::find_kernels(isa).convolutions->winograd)
+      if (table.taps == std::get<1>(kernel) && table.taps == std::get<2>(kernel)) return table;
+    throw std::invalid_argument("fastrcn: no convolution of such a kernel with fewer products");
+  }
+
   const frcn::WinogradTable& table_;
   frcn::WinogradArgs args_{};
   int threads_;
@@ -289,9 +299,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("copy_maps_last", &copy_maps_last, "Copy matrices (C,P) as (P,C).");
   m.def("weight_gradient", &weight_gradient, "Add a convolution's weight gradient.");
   py::class_<PyWinograd>(m, "Winograd",
-                         "A convolution of 3x3 rows and columns, and its weight gradient, by F(2x2,3x3).")
-      .def(py::init<const std::string&, std::tuple<int64_t, int64_t, int64_t>, const Triple&, const Triple&, int64_t,
-                    const Triple&, int>())
+                         "A convolution of 3x3 or 5x5 rows and columns, and its weight gradient, with fewer products.")
+      .def(py::init<const std::string&, std::tuple<int64_t, int64_t, int64_t>, const Triple&, const Triple&,
+                    const Triple&, const Triple&, int>())
       .def("points", &PyWinograd::points)
       .def("room", &PyWinograd::room)
       .def("transform_weight", &PyWinograd::transform_weight)

@@ -24,7 +24,7 @@ const frcn::ConvolutionTable convolution_table = {add_convolution<float>,
                                                   add_weight_gradient_packed<double>,
                                                   kRowsBfloat16,
                                                   kPackedBfloat16,
-                                                  kWinograd,
+                                                  {kWinograd3, kWinograd5},
                                                   kVectorBytes};
 
 }  // namespace FRCN_ISA

@@ -22,22 +22,22 @@ struct Plan {
   Plan(const WinogradTable& t, const WinogradArgs& args, bool grad) : table(t), a(args), gradient(grad) {
     rows = (a.size[1] + 1) / 2;
     columns = (a.size[2] + 1) / 2;
-    const int64_t row_bytes = 16 * columns * sizeof(float) *
+    const int64_t row_bytes = table.points() * columns * sizeof(float) *
                               (a.source_size[0] * table.input_blocks(a) * table.lanes +
                                (gradient ? a.size[0] * table.output_blocks(a) * 2 * table.lanes : 0));
     // A chunk goes over the weight or its gradient, which should not take longer than the maps.
-    const int64_t weight_bytes = a.kernel_frames * 9 * a.inputs * a.outputs * sizeof(float);
+    const int64_t weight_bytes = a.kernel_frames * table.taps * table.taps * a.inputs * a.outputs * sizeof(float);
     const int64_t bytes = std::max(kChunkBytes, weight_bytes);
     chunk_rows = even(rows, bytes / row_bytes);
     chunk_images = chunk_rows < rows ? 1 : even(a.images, bytes / (row_bytes * rows));
     const int64_t plane = chunk_images * chunk_rows * columns;
-    source_values = 16 * point_step(table.input_blocks(a) * a.source_size[0] * plane);
-    grad_values = gradient ? 16 * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
-    const int64_t padded = 16 * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
-    const int64_t block = gradient ? padded : winograd_block_values(a, table.lanes);
+    source_values = table.points() * point_step(table.input_blocks(a) * a.source_size[0] * plane);
+    grad_values = gradient ? table.points() * point_step(table.output_blocks(a) * 2 * a.size[0] * plane) : 0;
+    const int64_t padded = table.points() * point_step(2 * a.kernel_frames * table.input_blocks(a) * table.lanes);
+    const int64_t block = gradient ? padded : winograd_block_values(a, table.taps, table.lanes);
     const int64_t fitting = kWeightBytes / (block * int64_t{sizeof(float)});
     group = gradient ? 1 : even(table.output_blocks(a), std::min(kGroupOutputs / (2 * table.lanes), fitting));
-    thread_values = group * (block + (gradient ? 0 : 16 * point_step(2 * piece_tiles())));
+    thread_values = group * (block + (gradient ? 0 : table.points() * point_step(2 * piece_tiles())));
   }
 
   // As equal parts of `count` as there are, at most `most` each.
@@ -46,7 +46,7 @@ struct Plan {
     return (count + parts - 1) / parts;
   }
 
-  int64_t piece_tiles() const { return kWinogradPieceTiles / group; }
+  int64_t piece_tiles() const { return table.piece_tiles / group; }
   int64_t point_step(int64_t vectors) const { return winograd_point_step(vectors, table.lanes); }
 };
 
@@ -115,7 +115,7 @@ int64_t rows_group(const WinogradTable& table, const WinogradArgs& a) {
 
 int64_t rows_source_values(const WinogradTable& table, const WinogradArgs& a, int64_t rows) {
   const int64_t columns = (a.size[2] + 1) / 2;
-  return 16 * winograd_point_step(table.input_blocks(a) * a.source_size[0] * rows * columns, table.lanes);
+  return table.points() * winograd_point_step(table.input_blocks(a) * a.source_size[0] * rows * columns, table.lanes);
 }
 
 }  // namespace
@@ -123,7 +123,7 @@ int64_t rows_source_values(const WinogradTable& table, const WinogradArgs& a, in
 WinogradRows winograd_rows(const WinogradTable& table, const WinogradArgs& a) {
   const int64_t all = (a.size[1] + 1) / 2, one = rows_source_values(table, a, 1) * sizeof(float);
   const int64_t rows = std::min(all, std::max<int64_t>(1, kRowsBytes / one)), group = rows_group(table, a);
-  const int64_t points = group * 16 * winograd_point_step(2 * (kWinogradPieceTiles / group), table.lanes);
+  const int64_t points = group * table.points() * winograd_point_step(2 * (table.piece_tiles / group), table.lanes);
   return {rows, static_cast<int64_t>((rows_source_values(table, a, rows) + points) * sizeof(float))};
 }
 
@@ -131,7 +131,7 @@ void winograd_run_rows(const WinogradTable& table, const WinogradArgs& a, int64_
                        int64_t rows, float* room) {
   const int64_t columns = (a.size[2] + 1) / 2, group = rows_group(table, a);
   WinogradChunk chunk{image, 1, first_row, rows, columns, room, nullptr, {}, group};
-  chunk.pieces = pieces_of(a, 1, chunk.plane(), kWinogradPieceTiles / group);
+  chunk.pieces = pieces_of(a, 1, chunk.plane(), table.piece_tiles / group);
   table.transform_source(a, chunk, 0, a.source_size[0] * rows, nullptr);
   table.convolve(a, chunk, 0, table.output_vectors(a) * static_cast<int64_t>(chunk.pieces.size()),
                  room + rows_source_values(table, a, rows));

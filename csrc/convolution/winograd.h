@@ -7,8 +7,8 @@
 
 namespace frcn {
 
-// The result is in tiles of 2x2 pixels. 4x4 pixels of the source, the kernel and a tile are each taken to 16 points, at
-// which they are multiplied. Maps are float, channels-last and dense; stride and dilation are 1.
+// The result is in tiles of 2x2 pixels. 4x4 (6x6) pixels of the source, the kernel and a tile are each taken to 16 (36)
+// points, at which they are multiplied. Maps are float, channels-last and dense; stride and dilation are 1.
 struct WinogradArgs {
   const float* source;  // (images, source_size, inputs)
   int64_t images, inputs, outputs;
@@ -24,7 +24,7 @@ struct WinogradArgs {
   const float* bias;    // or null
   bool add;             // to what the target holds
 
-  // Weight gradient: added to total (kernel_frames, 3, 3, inputs, outputs).
+  // Weight gradient: added to total (kernel_frames, taps, taps, inputs, outputs).
   const float* grad;  // (images, size, outputs)
   float* total;
 };
@@ -38,15 +38,13 @@ struct WinogradPiece {
 // rows and columns.
 struct WinogradChunk {
   int64_t first_image, images, first_row, rows, columns;
-  float* source;  // (16 points, blocks of inputs, images, source frames, rows, columns, inputs of a block)
-  float* grad;    // (16 points, blocks of outputs, images, frames, rows, columns, outputs of a block)
+  float* source;  // (points, blocks of inputs, images, source frames, rows, columns, inputs of a block)
+  float* grad;    // (points, blocks of outputs, images, frames, rows, columns, outputs of a block)
   std::vector<WinogradPiece> pieces;
   int64_t group;  // blocks of outputs that are computed together, so that the source is read once for them
 
   int64_t plane() const { return rows * columns; }
 };
-
-constexpr int64_t kWinogradPieceTiles = 144;  // for one block of outputs; for a group as many fewer
 
 // What was compiled for one instruction set, each over a range of its units.
 struct WinogradTable {
@@ -54,10 +52,14 @@ struct WinogradTable {
 
   void (*transform_weight)(const WinogradArgs&, int64_t begin, int64_t end, float* points);  // blocks of outputs
   Function transform_source;  // rows of tiles of all images and source frames
-  Function transform_grad;    // the same of frames
+  Function transform_grad;    // the same of frames; null, as the last, where there is no weight gradient
   Function convolve;          // vectors of outputs by pieces
   Function weight_gradient;   // blocks of outputs by blocks of inputs
+  int taps;                   // of the kernel's rows and columns
   int lanes;                  // inputs of a block; outputs of one are twice as many
+  int64_t piece_tiles;        // that a piece has at most, for one block of outputs
+
+  int64_t points() const { return (taps + 1) * (taps + 1); }
 
   int64_t input_blocks(const WinogradArgs& a) const { return (a.inputs + lanes - 1) / lanes; }
   int64_t output_vectors(const WinogradArgs& a) const { return (a.outputs + lanes - 1) / lanes; }
@@ -68,8 +70,8 @@ struct WinogradTable {
 inline int64_t winograd_point_step(int64_t vectors, int lanes) { return (vectors | 1) * lanes; }
 
 // Values of the weight's points for one block of outputs, and of all blocks', which `winograd_points` writes.
-inline int64_t winograd_block_values(const WinogradArgs& a, int lanes) {
-  return 16 * winograd_point_step(2 * a.kernel_frames * a.inputs, lanes);
+inline int64_t winograd_block_values(const WinogradArgs& a, int taps, int lanes) {
+  return (taps + 1) * (taps + 1) * winograd_point_step(2 * a.kernel_frames * a.inputs, lanes);
 }
 void winograd_points(const WinogradTable& table, const WinogradArgs& args, int threads, float* points);
 

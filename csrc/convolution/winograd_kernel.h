@@ -20,6 +20,10 @@ constexpr int kFloats = kLanes<float>;
 constexpr int kWinogradTiles = kVectorBytes == 64 ? 12 : 6;
 constexpr int kWinogradInputs = kVectorBytes == 64 ? 8 : 4;
 
+// For one block of outputs, so that its points stay in cache; for a group as many fewer.
+template <int Taps>
+constexpr int64_t kPieceTiles = Taps == 3 ? 144 : 64;
+
 // The channels [0, count) of a pixel, zeros behind them.
 FRCN_HD Floats load_channels(const float* from, int64_t count) {
   if (count >= kFloats) return load_vector(from);
@@ -58,11 +62,12 @@ inline TransformedMaps grad_maps(const frcn::WinogradArgs& a, const frcn::Winogr
   return {c, c.grad, a.size[0], (a.outputs + 2 * kFloats - 1) / (2 * kFloats) * 2};
 }
 
-// Rows of tiles [begin, end): Side x Side pixels each, the first tile's at -padding, taken to 16 points by `transform`.
-// A block of channels has `Together` vectors.
-template <int Side, int Together, class Transform>
+// Rows of tiles [begin, end), the first tile's pixels at -padding, to points. A block of channels has `Together`
+// vectors.
+template <class Matrix, int Together>
 void transform_maps(const TransformedMaps& maps, const float* pixels, int64_t channels, const int64_t (&size)[3],
-                    const int64_t (&padding)[2], int64_t begin, int64_t end, Transform transform) {
+                    const int64_t (&padding)[2], int64_t begin, int64_t end) {
+  constexpr int Side = Matrix::kColumns, Axis = Matrix::kRows;
   const frcn::WinogradChunk& c = maps.chunk;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t row = unit % c.rows, frame = unit / c.rows % maps.frames, image = unit / c.rows / maps.frames;
@@ -74,13 +79,13 @@ void transform_maps(const TransformedMaps& maps, const float* pixels, int64_t ch
                   ((frame * c.rows + row) * c.columns * Together + vector % Together) * kFloats;
       for (int64_t column = 0; column < c.columns; ++column, to += Together * kFloats) {
         const int64_t left = 2 * column - padding[1];
-        Floats values[Side][Side], points[4][4];
+        Floats values[Side][Side], points[Axis][Axis];
         const bool inside = top >= 0 && top + Side <= size[1] && left >= 0 && left + Side <= size[2];
         const float* from = plane + (top * size[2] + left) * channels + first;
         if (inside && count >= kFloats) {
-#pragma GCC unroll 4
+#pragma GCC unroll 6
           for (int i = 0; i < Side; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (int j = 0; j < Side; ++j) values[i][j] = load_vector(from + (i * size[2] + j) * channels);
         } else {
           for (int i = 0; i < Side; ++i)
@@ -91,23 +96,22 @@ void transform_maps(const TransformedMaps& maps, const float* pixels, int64_t ch
                                  : Floats{};
             }
         }
-        both_ways<Side, 4>(values, points, transform);
-        for (int k = 0; k < 16; ++k) store_vector(to + k * maps.point_step, points[k / 4][k % 4]);
+        transform<Matrix>(values, points);
+        for (int k = 0; k < Axis * Axis; ++k) store_vector(to + k * maps.point_step, points[k / Axis][k % Axis]);
       }
     }
   }
 }
 
-inline void transform_source(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
-                             float*) {
-  transform_maps<4, 1>(source_maps(a, c), a.source, a.inputs, a.source_size, {a.padding[1], a.padding[2]}, begin, end,
-                       [](const auto& from, auto& to) { source_points(from, to); });
+template <int Taps>
+void transform_source(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end, float*) {
+  transform_maps<AsItIs<SourceMatrix<Taps>>, 1>(source_maps(a, c), a.source, a.inputs, a.source_size,
+                                                {a.padding[1], a.padding[2]}, begin, end);
 }
 
-inline void transform_grad(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
-                           float*) {
-  transform_maps<2, 2>(grad_maps(a, c), a.grad, a.outputs, a.size, {0, 0}, begin, end,
-                       [](const auto& from, auto& to) { result_gradient_points(from, to); });
+template <int Taps>
+void transform_grad(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end, float*) {
+  transform_maps<Transposed<ResultMatrix<Taps>>, 2>(grad_maps(a, c), a.grad, a.outputs, a.size, {0, 0}, begin, end);
 }
 
 // From one point of a block's weights to the next; (frames, inputs, outputs of the block) each.
@@ -116,33 +120,35 @@ inline int64_t weight_point_step(const frcn::WinogradArgs& a) {
 }
 
 // The weights of one block of outputs, to their points.
-inline void transform_block(const frcn::WinogradArgs& a, int64_t block, float* to) {
-  constexpr int width = 2 * kFloats;
+template <int Taps>
+void transform_block(const frcn::WinogradArgs& a, int64_t block, float* to) {
+  constexpr int width = 2 * kFloats, axis = Taps + 1;
   const int64_t first = block * width, count = std::min<int64_t>(width, a.outputs - first);
   const int64_t step = weight_point_step(a);
   const int64_t* s = a.weight_step;
-  alignas(kVectorBytes) float taps[3][3][width] = {};
+  alignas(kVectorBytes) float taps[Taps][Taps][width] = {};
   for (int64_t c = 0; c < a.inputs; ++c) {
     for (int64_t frame = 0; frame < a.kernel_frames; ++frame) {
       const float* from = a.weight + first * s[0] + c * s[1] + frame * s[2];
       for (int64_t n = 0; n < count; ++n, from += s[0])
-        for (int i = 0; i < 3; ++i)
-          for (int j = 0; j < 3; ++j) taps[i][j][n] = from[i * s[3] + j * s[4]];
+        for (int i = 0; i < Taps; ++i)
+          for (int j = 0; j < Taps; ++j) taps[i][j][n] = from[i * s[3] + j * s[4]];
       for (int half = 0; half < width; half += kFloats) {
-        Floats values[3][3], points[4][4];
-        for (int i = 0; i < 3; ++i)
-          for (int j = 0; j < 3; ++j) values[i][j] = load_vector(taps[i][j] + half);
-        both_ways<3, 4>(values, points, [](const auto& g, auto& found) { weight_points(g, found); });
+        Floats values[Taps][Taps], points[axis][axis];
+        for (int i = 0; i < Taps; ++i)
+          for (int j = 0; j < Taps; ++j) values[i][j] = load_vector(taps[i][j] + half);
+        transform<AsItIs<WeightMatrix<Taps>>>(values, points);
         float* target = to + (frame * a.inputs + c) * width + half;
-        for (int k = 0; k < 16; ++k) store_vector(target + k * step, points[k / 4][k % 4]);
+        for (int k = 0; k < axis * axis; ++k) store_vector(target + k * step, points[k / axis][k % axis]);
       }
     }
   }
 }
 
-inline void transform_weight(const frcn::WinogradArgs& a, int64_t begin, int64_t end, float* points) {
-  const int64_t step = frcn::winograd_block_values(a, kFloats);
-  for (int64_t block = begin; block < end; ++block) transform_block(a, block, points + block * step);
+template <int Taps>
+void transform_weight(const frcn::WinogradArgs& a, int64_t begin, int64_t end, float* points) {
+  const int64_t step = frcn::winograd_block_values(a, Taps, kFloats);
+  for (int64_t block = begin; block < end; ++block) transform_block<Taps>(a, block, points + block * step);
 }
 
 // Where the sums of a point meet what they are made of.
@@ -193,8 +199,10 @@ inline void multiply_piece(const frcn::WinogradArgs& a, const TransformedMaps& s
 }
 
 // Takes a piece's points to pixels of the target.
-inline void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, const frcn::WinogradPiece& piece,
-                          int64_t block, const float* from, int64_t from_step) {
+template <int Taps>
+void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, const frcn::WinogradPiece& piece,
+                   int64_t block, const float* from, int64_t from_step) {
+  constexpr int axis = Taps + 1;
   for (int64_t tile = piece.begin; tile < piece.end; ++tile, from += 2 * kFloats) {
     const int64_t frame = tile / c.plane(), row = tile % c.plane() / c.columns, column = tile % c.columns;
     const int64_t y = 2 * (c.first_row + row), x = 2 * column;
@@ -203,9 +211,10 @@ inline void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk
       const int64_t output = (2 * block + half) * kFloats, count = a.outputs - output;
       if (count <= 0) break;
       const Floats bias = a.bias ? load_channels(a.bias + output, count) : Floats{};
-      Floats points[4][4], values[2][2];
-      for (int k = 0; k < 16; ++k) points[k / 4][k % 4] = load_vector(from + k * from_step + half * kFloats);
-      both_ways<4, 2>(points, values, [](const auto& m, auto& found) { results(m, found); });
+      Floats points[axis][axis], values[2][2];
+      for (int k = 0; k < axis * axis; ++k)
+        points[k / axis][k % axis] = load_vector(from + k * from_step + half * kFloats);
+      transform<AsItIs<ResultMatrix<Taps>>>(points, values);
       for (int i = 0; i < 2 && y + i < a.size[1]; ++i) {
         for (int j = 0; j < 2 && x + j < a.size[2]; ++j) {
           float* to = a.target + ((image_row + i) * a.size[2] + x + j) * a.outputs + output;
@@ -224,28 +233,31 @@ inline int64_t item_of(int64_t unit, int64_t group_vectors, int64_t vectors, int
   return group * pieces + (unit - first * pieces + own - 1) / own;
 }
 
-inline void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin_unit,
-                              int64_t end_unit, float* room) {
+template <int Taps>
+void convolve_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin_unit, int64_t end_unit,
+                       float* room) {
   const TransformedMaps source = source_maps(a, c);
   const int64_t pieces = static_cast<int64_t>(c.pieces.size()), vectors = (a.outputs + kFloats - 1) / kFloats;
   const int64_t blocks = (vectors + 1) / 2;
   const int64_t begin = item_of(begin_unit, 2 * c.group, vectors, pieces);
   const int64_t end = item_of(end_unit, 2 * c.group, vectors, pieces);
-  const int64_t step = frcn::winograd_point_step(2 * (frcn::kWinogradPieceTiles / c.group), kFloats);
-  const int64_t block_step = frcn::winograd_block_values(a, kFloats);
-  float* own = room + c.group * 16 * step;
+  constexpr int points = (Taps + 1) * (Taps + 1);
+  const int64_t step = frcn::winograd_point_step(2 * (kPieceTiles<Taps> / c.group), kFloats);
+  const int64_t block_step = frcn::winograd_block_values(a, Taps, kFloats);
+  float* own = room + c.group * points * step;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item / pieces * c.group, last = std::min(blocks, first + c.group);
     if (!a.points && (item == begin || item % pieces == 0))
-      for (int64_t block = first; block < last; ++block) transform_block(a, block, own + (block - first) * block_step);
+      for (int64_t block = first; block < last; ++block)
+        transform_block<Taps>(a, block, own + (block - first) * block_step);
     const float* weight = a.points ? a.points + first * block_step : own;
     const auto& piece = c.pieces[item % pieces];
-    for (int k = 0; k < 16; ++k)
+    for (int k = 0; k < points; ++k)
       for (int64_t block = first; block < last; ++block)
         multiply_piece(a, source, piece, k, block, weight + (block - first) * block_step + k * weight_point_step(a),
-                       room + ((block - first) * 16 + k) * step);
+                       room + ((block - first) * points + k) * step);
     for (int64_t block = first; block < last; ++block)
-      write_results(a, c, piece, block, room + (block - first) * 16 * step, step);
+      write_results<Taps>(a, c, piece, block, room + (block - first) * points * step, step);
   }
 }
 
@@ -278,18 +290,19 @@ inline void add_tiles(const WinogradBatch& batch, const float* source, const flo
 }
 
 // Blocks of inputs [first, last) by one block of outputs.
-inline void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t block,
-                                   int64_t first, int64_t last, float* room) {
-  constexpr int width = 2 * kFloats;
+template <int Taps>
+void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t block, int64_t first,
+                            int64_t last, float* room) {
+  constexpr int width = 2 * kFloats, axis = Taps + 1;
   const TransformedMaps source = source_maps(a, c), grad = grad_maps(a, c);
   const int64_t inputs = (last - first) * kFloats, tap_step = inputs * width;
   const int64_t step = frcn::winograd_point_step(2 * a.kernel_frames * inputs, kFloats), plane = c.plane();
-  std::fill(room, room + 16 * step, 0.0f);
-  for (int k = 0; k < 16; ++k) {
+  std::fill(room, room + axis * axis * step, 0.0f);
+  for (int k = 0; k < axis * axis; ++k) {
     const auto* const pieces_end = c.pieces.data() + c.pieces.size();
     for (const auto *piece = c.pieces.data(), *next = piece; piece < pieces_end; piece = next) {
       int64_t tiles = 0;
-      while (next < pieces_end && (next == piece || tiles + next->end - next->begin <= frcn::kWinogradPieceTiles))
+      while (next < pieces_end && (next == piece || tiles + next->end - next->begin <= kPieceTiles<Taps>))
         tiles += next->end - next->begin, ++next;
       const float* g = grad.at(block, 0, 2) + k * grad.point_step;
       for (int64_t b = first; b < last; ++b) {
@@ -312,30 +325,40 @@ inline void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::Wino
       for (int half = 0; half < 2; ++half) {
         const int64_t output = (2 * block + half) * kFloats, count = a.outputs - output;
         if (count <= 0) break;
-        Floats points[4][4], values[3][3];
+        Floats points[axis][axis], values[Taps][Taps];
         const float* from = room + tap * tap_step + m * width + half * kFloats;
-        for (int k = 0; k < 16; ++k) points[k / 4][k % 4] = load_vector(from + k * step);
-        both_ways<4, 3>(points, values, [](const auto& d, auto& found) { weight_gradients(d, found); });
-        for (int i = 0; i < 9; ++i) {
-          float* to = a.total + ((tap * 9 + i) * a.inputs + first * kFloats + m) * a.outputs + output;
-          store_channels(to, load_channels(to, count) + values[i / 3][i % 3], count);
+        for (int k = 0; k < axis * axis; ++k) points[k / axis][k % axis] = load_vector(from + k * step);
+        transform<Transposed<WeightMatrix<Taps>>>(points, values);
+        for (int i = 0; i < Taps * Taps; ++i) {
+          float* to = a.total + ((tap * Taps * Taps + i) * a.inputs + first * kFloats + m) * a.outputs + output;
+          store_channels(to, load_channels(to, count) + values[i / Taps][i % Taps], count);
         }
       }
     }
   }
 }
 
-inline void weight_gradient_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin,
-                                     int64_t end, float* room) {
+template <int Taps>
+void weight_gradient_winograd(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, int64_t begin, int64_t end,
+                              float* room) {
   const int64_t blocks = (a.inputs + kFloats - 1) / kFloats;
   for (int64_t item = begin; item < end;) {
     const int64_t block = item / blocks, next = std::min(end, (block + 1) * blocks);
-    add_weight_gradient_of(a, c, block, item % blocks, item % blocks + next - item, room);
+    add_weight_gradient_of<Taps>(a, c, block, item % blocks, item % blocks + next - item, room);
     item = next;
   }
 }
 
-constexpr frcn::WinogradTable kWinograd = {transform_weight,  transform_source,         transform_grad,
-                                           convolve_winograd, weight_gradient_winograd, kFloats};
+constexpr frcn::WinogradTable kWinograd3 = {transform_weight<3>,
+                                            transform_source<3>,
+                                            transform_grad<3>,
+                                            convolve_winograd<3>,
+                                            weight_gradient_winograd<3>,
+                                            3,
+                                            kFloats,
+                                            kPieceTiles<3>};
+// Of 5 taps the weight's gradient would have ten times a direct sum's rounding errors.
+constexpr frcn::WinogradTable kWinograd5 = {
+    transform_weight<5>, transform_source<5>, nullptr, convolve_winograd<5>, nullptr, 5, kFloats, kPieceTiles<5>};
 
 }  // namespace FRCN_ISA

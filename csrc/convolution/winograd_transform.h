@@ -1,70 +1,111 @@
-// The transforms of F(2x2,3x3), of vectors of channels: to 16 points, and from them.
+// The transforms of F(2x2, k x k) as matrices, of vectors of channels: to points, and from them. Of k taps there are
+// k + 1 points an axis, at which polynomials are multiplied: 0, 1, -1 and infinity for 3 taps, 2 and -1/2 too for 5.
 #pragma once
 
 #include "common/vector.h"
 
 namespace FRCN_ISA {
 
-// B'd of four values, and B'dB of 4x4.
-template <class V>
-FRCN_HD void source_points(const V (&d)[4], V (&to)[4]) {
-  to[0] = d[0] - d[2];
-  to[1] = d[1] + d[2];
-  to[2] = d[2] - d[1];
-  to[3] = d[1] - d[3];
-}
+// From values of the source.
+template <int Taps>
+struct SourceMatrix;
+template <>
+struct SourceMatrix<3> {
+  static constexpr int kRows = 4, kColumns = 4;
+  static constexpr float kValues[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
+};
+template <>
+struct SourceMatrix<5> {
+  static constexpr int kRows = 6, kColumns = 6;
+  static constexpr float kValues[6][6] = {{1, 1.5f, -2, -1.5f, 1, 0}, {0, -1, -2.5f, -0.5f, 1, 0},
+                                          {0, 1, 0.5f, -2.5f, 1, 0},  {0, -0.5f, -1, 0.5f, 1, 0},
+                                          {0, 2, -1, -2, 1, 0},       {0, 1, 1.5f, -2, -1.5f, 1}};
+};
 
-// Gg of three weights.
-template <class V>
-FRCN_HD void weight_points(const V (&g)[3], V (&to)[4]) {
-  const V half = (g[0] + g[2]) * 0.5f;
-  to[0] = g[0];
-  to[1] = half + g[1] * 0.5f;
-  to[2] = half - g[1] * 0.5f;
-  to[3] = g[2];
-}
+// From weights.
+template <int Taps>
+struct WeightMatrix;
+template <>
+struct WeightMatrix<3> {
+  static constexpr int kRows = 4, kColumns = 3;
+  static constexpr float kValues[4][3] = {{1, 0, 0}, {0.5f, 0.5f, 0.5f}, {0.5f, -0.5f, 0.5f}, {0, 0, 1}};
+};
+template <>
+struct WeightMatrix<5> {
+  static constexpr float kThird = 1.0f / 3, kPart = 1.0f / 15;
+  static constexpr int kRows = 6, kColumns = 5;
+  static constexpr float kValues[6][5] = {{1, 0, 0, 0, 0},
+                                          {-kThird, -kThird, -kThird, -kThird, -kThird},
+                                          {kThird, -kThird, kThird, -kThird, kThird},
+                                          {kPart, 2 * kPart, 4 * kPart, 8 * kPart, 16 * kPart},
+                                          {-16 * kPart, 8 * kPart, -4 * kPart, 2 * kPart, -kPart},
+                                          {0, 0, 0, 0, 1}};
+};
 
-// A'm of four points: two results.
-template <class V>
-FRCN_HD void results(const V (&m)[4], V (&to)[2]) {
-  to[0] = m[0] + m[1] + m[2];
-  to[1] = m[1] - m[2] - m[3];
-}
+// To the two results.
+template <int Taps>
+struct ResultMatrix;
+template <>
+struct ResultMatrix<3> {
+  static constexpr int kRows = 2, kColumns = 4;
+  static constexpr float kValues[2][4] = {{1, 1, 1, 0}, {0, 1, -1, 1}};
+};
+template <>
+struct ResultMatrix<5> {
+  static constexpr int kRows = 2, kColumns = 6;
+  static constexpr float kValues[2][6] = {{1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -0.5f, 1}};
+};
 
-// The transposes: Ad of two results' gradients, and G'm of the four points' gradients.
-template <class V>
-FRCN_HD void result_gradient_points(const V (&d)[2], V (&to)[4]) {
-  to[0] = d[0];
-  to[1] = d[0] + d[1];
-  to[2] = d[0] - d[1];
-  to[3] = -d[1];
-}
+template <class Matrix>
+struct Transposed {
+  static constexpr int kRows = Matrix::kColumns, kColumns = Matrix::kRows;
+  static constexpr float at(int row, int column) { return Matrix::kValues[column][row]; }
+};
+template <class Matrix>
+struct AsItIs {
+  static constexpr int kRows = Matrix::kRows, kColumns = Matrix::kColumns;
+  static constexpr float at(int row, int column) { return Matrix::kValues[row][column]; }
+};
 
-template <class V>
-FRCN_HD void weight_gradients(const V (&m)[4], V (&to)[3]) {
-  const V sum = (m[1] + m[2]) * 0.5f;
-  to[0] = m[0] + sum;
-  to[1] = (m[1] - m[2]) * 0.5f;
-  to[2] = sum + m[3];
-}
-
-// One of them along columns, then along rows: (From, From) values to (To, To).
-template <int From, int To, class V, class Transform>
-FRCN_HD void both_ways(const V (&from)[From][From], V (&to)[To][To], Transform transform) {
-  V columns[From][To];
-#pragma GCC unroll 4
-  for (int j = 0; j < From; ++j) {
-    V column[From];
-    for (int i = 0; i < From; ++i) column[i] = from[i][j];
-    transform(column, columns[j]);
+// sum + one row's products from a column on; zeros take no work. `Begun`: whether there is a sum yet.
+template <class Matrix, int Row, int Column, bool Begun, class V>
+FRCN_HD V add_terms(V sum, const V* from) {
+  if constexpr (Column == Matrix::kColumns) {
+    return sum;
+  } else {
+    constexpr float factor = Matrix::at(Row, Column);
+    constexpr bool begun = Begun || factor != 0;
+    if constexpr (factor == 1)
+      sum = Begun ? sum + from[Column] : from[Column];
+    else if constexpr (factor == -1)
+      sum = Begun ? sum - from[Column] : -from[Column];
+    else if constexpr (factor != 0)
+      sum = Begun ? sum + from[Column] * factor : from[Column] * factor;
+    return add_terms<Matrix, Row, Column + 1, begun>(sum, from);
   }
-#pragma GCC unroll 4
-  for (int i = 0; i < To; ++i) {
-    V row[From], found[To];
-    for (int j = 0; j < From; ++j) row[j] = columns[j][i];
-    transform(row, found);
-    for (int j = 0; j < To; ++j) to[i][j] = found[j];
+}
+
+template <class Matrix, int Row = 0, class V>
+FRCN_HD void multiply_matrix(const V* from, V* to) {
+  if constexpr (Row < Matrix::kRows) {
+    to[Row] = add_terms<Matrix, Row, 0, false>(V{}, from);
+    multiply_matrix<Matrix, Row + 1>(from, to);
   }
+}
+
+// Along columns, then along rows.
+template <class Matrix, class V>
+FRCN_HD void transform(const V (&from)[Matrix::kColumns][Matrix::kColumns], V (&to)[Matrix::kRows][Matrix::kRows]) {
+  V columns[Matrix::kRows][Matrix::kColumns];
+#pragma GCC unroll 6
+  for (int j = 0; j < Matrix::kColumns; ++j) {
+    V column[Matrix::kColumns], found[Matrix::kRows];
+    for (int i = 0; i < Matrix::kColumns; ++i) column[i] = from[i][j];
+    multiply_matrix<Matrix>(column, found);
+    for (int i = 0; i < Matrix::kRows; ++i) columns[i][j] = found[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < Matrix::kRows; ++i) multiply_matrix<Matrix>(columns[i], to[i]);
 }
 
 }  // namespace FRCN_ISA

@@ -70,7 +70,7 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
 def _gains(conv, input, trains=True):
     """Whether a convolution without ReLU and pooling is worth the operator on a CPU, in training or without. A graph
     that is being compiled always has the operator where some sizes gain: it should serve all."""
-    if not trains and tuple(conv.kernel_size[1:]) != (3, 3):
+    if not trains and tuple(conv.kernel_size[1:]) not in ((3, 3), (5, 5)):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return True

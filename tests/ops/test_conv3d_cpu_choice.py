@@ -59,7 +59,8 @@ def test_fewer_multiplications(sizes, isa, monkeypatch):
         {"sizes": (1, 64, 64, 1, 7, 7)},  # few tiles
         {"sizes": (16, 64, 64, 4, 1, 1)},
         {"sizes": (16, 64, 64, 4, 1, 9)},
-        {"sizes": C3D_3A, "kernel": (3, 5, 5)},
+        {"sizes": C3D_3A, "kernel": (3, 7, 7)},
+        {"sizes": (2, 16, 64, 8, 28, 28), "kernel": (3, 5, 5)},
         {"sizes": C3D_3A, "kernel": (3, 1, 3)},
         {"sizes": C3D_3A, "dilation": (1, 2, 2)},
         {"sizes": C3D_3A, "dilation": (2, 1, 1)},
@@ -75,6 +76,10 @@ def test_all_multiplications(options):
 
 
 def test_fewer_multiplications_are_not_for_every_gradient():
+    x, weight, conv, size = call(C3D_3A, kernel=(1, 5, 5))
+    assert by_winograd(x, weight, conv, size)
+    assert gradient_by_winograd(x, weight, conv)
+    assert not winograd.gradient_pays(x.dtype, weight.shape, 1, size, conv.stride, conv.dilation)
     x, weight, conv, size = call((2, 16, 64, 8, 28, 28))
     assert by_winograd(x, weight, conv, size)
     assert not winograd.gradient_pays(x.dtype, weight.shape, 2, size, conv.stride, conv.dilation)

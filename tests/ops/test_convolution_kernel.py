@@ -30,6 +30,7 @@ SHAPES = {
     "few_pixels": (1, 3, 4, 40, 128, (3, 3), (1, 1), (1, 1)),
     "fewer_multiplications": (2, 9, 11, 16, 40, (3, 3), (1, 1), (1, 1)),
     "fewer_multiplications_by_rows": (3, 30, 90, 33, 17, (3, 3), (1, 1), (1, 1)),
+    "fewer_multiplications_of_five_taps": (2, 9, 12, 32, 40, (5, 5), (1, 1), (1, 1)),
     "no_pixels_inside": (1, 4, 1, 3, 16, (3, 3), (1, 1), (1, 4)),
 }
 VOLUMES = {

@@ -9,22 +9,25 @@ from fastrcn.ops.convolution import winograd
 from fastrcn.ops.convolution.weight import Weight
 from tests.helpers.tolerances import assert_close
 
-# images, (D,H,W), inputs, outputs, frames of the kernel, padding
+# images, (D,H,W), inputs, outputs, frames and rows of the kernel, padding
 SHAPES = {
-    "cube": (2, (5, 7, 9), 16, 32, 3, (1, 1, 1)),
-    "one_frame": (3, (1, 8, 12), 32, 64, 1, (0, 1, 1)),
-    "ragged_channels": (2, (3, 6, 5), 33, 17, 3, (1, 1, 1)),
-    "few_channels": (1, (3, 7, 6), 5, 3, 3, (1, 1, 1)),
-    "many_outputs": (1, (2, 5, 6), 20, 208, 3, (1, 1, 1)),
-    "no_padding": (2, (4, 9, 8), 18, 40, 3, (0, 0, 0)),
-    "more_padding": (1, (4, 6, 7), 18, 40, 3, (2, 2, 2)),
-    "padding_beyond_the_kernel": (1, (2, 5, 4), 17, 20, 3, (3, 4, 3)),
-    "frames_without_a_source": (1, (1, 6, 6), 16, 16, 2, (2, 1, 1)),
-    "two_frames": (1, (5, 6, 7), 16, 32, 2, (1, 1, 0)),
-    "one_row": (2, (3, 1, 11), 16, 32, 3, (1, 1, 1)),
-    "one_pixel": (2, (1, 1, 1), 16, 32, 3, (1, 1, 1)),
-    "chunks_of_images": (5, (6, 33, 70), 16, 24, 3, (1, 1, 1)),
-    "chunks_of_rows": (2, (8, 64, 141), 16, 24, 3, (1, 1, 1)),
+    "cube": (2, (5, 7, 9), 16, 32, (3, 3), (1, 1, 1)),
+    "one_frame": (3, (1, 8, 12), 32, 64, (1, 3), (0, 1, 1)),
+    "ragged_channels": (2, (3, 6, 5), 33, 17, (3, 3), (1, 1, 1)),
+    "few_channels": (1, (3, 7, 6), 5, 3, (3, 3), (1, 1, 1)),
+    "many_outputs": (1, (2, 5, 6), 20, 208, (3, 3), (1, 1, 1)),
+    "no_padding": (2, (4, 9, 8), 18, 40, (3, 3), (0, 0, 0)),
+    "more_padding": (1, (4, 6, 7), 18, 40, (3, 3), (2, 2, 2)),
+    "padding_beyond_the_kernel": (1, (2, 5, 4), 17, 20, (3, 3), (3, 4, 3)),
+    "frames_without_a_source": (1, (1, 6, 6), 16, 16, (2, 3), (2, 1, 1)),
+    "two_frames": (1, (5, 6, 7), 16, 32, (2, 3), (1, 1, 0)),
+    "one_row": (2, (3, 1, 11), 16, 32, (3, 3), (1, 1, 1)),
+    "one_pixel": (2, (1, 1, 1), 16, 32, (3, 3), (1, 1, 1)),
+    "five_taps": (2, (3, 7, 10), 16, 40, (3, 5), (1, 2, 2)),
+    "five_taps_of_one_frame": (3, (1, 9, 8), 33, 17, (1, 5), (0, 2, 1)),
+    "five_taps_smaller_map": (1, (2, 1, 4), 18, 32, (2, 5), (1, 2, 4)),
+    "chunks_of_images": (5, (6, 33, 70), 16, 24, (3, 3), (1, 1, 1)),
+    "chunks_of_rows": (2, (8, 64, 141), 16, 24, (3, 3), (1, 1, 1)),
 }
 ISAS = native.module().usable_isas() if native.module() else []
 pytestmark = pytest.mark.skipif(not ISAS, reason="needs the native extension")
@@ -32,10 +35,10 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="needs the native extension")
 
 def maps_of(name):
     """x (N,C,D,H,W) and weight of float64, the padding, and the weight's gradient for a gradient of the result."""
-    images, size, inputs, outputs, frames, padding = SHAPES[name]
+    images, size, inputs, outputs, (frames, taps), padding = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(images, inputs, *size, generator=generator, dtype=torch.float64)
-    weight = torch.randn(outputs, inputs, frames, 3, 3, generator=generator, dtype=torch.float64)
+    weight = torch.randn(outputs, inputs, frames, taps, taps, generator=generator, dtype=torch.float64)
     return x, weight, padding
 
 
@@ -86,7 +89,7 @@ def test_reflected_weight(name):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [n for n in SHAPES if not n.startswith("five")])
 @pytest.mark.usefixtures("isa")
 def test_weight_gradient(name, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -99,6 +102,14 @@ def test_weight_gradient(name, threads, monkeypatch):
     for _ in range(2):  # it adds
         winograd.add_weight_gradient(last(x), last(grad), padding, total)
     assert_close(total.permute(4, 3, 0, 1, 2) / 2, truth)
+
+
+def test_no_weight_gradient_of_five_taps():
+    x, y, total = torch.zeros(1, 1, 8, 8, 16), torch.zeros(1, 1, 8, 8, 16), torch.zeros(1, 5, 5, 16, 16)
+    with pytest.raises(ValueError, match="no weight gradient of such a kernel"):
+        winograd.add_weight_gradient(x, y, (0, 2, 2), total)
+    with pytest.raises(ValueError, match="no convolution of such a kernel"):
+        winograd.convolve(x, Weight(torch.zeros(16, 16, 1, 3, 5)), (0, 1, 2))
 
 
 def test_whole_numbers_are_exact():

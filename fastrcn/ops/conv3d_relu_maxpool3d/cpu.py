@@ -42,7 +42,9 @@ def can_run(what, dtype, device):
     ok, reason = passes.can_run(pool, dtype, device)
     if not ok:
         return ok, reason
-    how = "the library's convolution, or one with fewer multiplications for 3x3 rows and columns in float32, then "
+    how = (
+        "the library's convolution, or one with fewer multiplications for 3x3 or 5x5 rows and columns in float32, then "
+    )
     how += reason
     if pools_in_strips(conv, pool) and dtype != torch.bfloat16:
         how = "few inputs convolved and pooled strip by strip, with more " + how

@@ -1,17 +1,21 @@
-"""Convolutions with fewer multiplications on the CPU: Winograd's minimal filtering F(2x2,3x3) (Lavin and Gray 2016,
-arXiv 1509.09308) over rows and columns, the kernel's frames as they are; 16 products in the place of 36.
+"""Convolutions with fewer multiplications on the CPU: Winograd's minimal filtering (Lavin and Gray 2016, arXiv
+1509.09308) over rows and columns, the kernel's frames as they are; F(2x2,3x3) has 16 products in the place of 36,
+F(2x2,5x5) 36 in the place of 100.
 
-For float32, channels-last maps (N,D,H,W,C), kernels (k,3,3), stride and dilation 1. Its rounding errors are one to four
-times a direct sum's. A value that is not finite reaches all pixels of a tile of 2x2 that its window touches.
+For float32, channels-last maps (N,D,H,W,C), kernels (k,3,3) and (k,5,5), stride and dilation 1. Rounding errors are
+those of a direct sum for 3x3, two to four times as large in its weight's gradient and for 5x5. A value that is not
+finite reaches all pixels of a tile of 2x2 whose windows it touches.
 """
+
+import math
 
 import torch
 
 from fastrcn import memory, native
 from fastrcn.ops.convolution.weight import Weight
 
-_FEWEST_CHANNELS, _FEWEST_WEIGHTS = 16, 512
-"""Inputs and outputs, and their product; of fewer, the transforms take longer than the products."""
+_FEWEST_CHANNELS, _FEWEST_WEIGHTS = {3: 16, 5: 32}, 512
+"""Inputs and outputs by the kernel's rows, and their product; of fewer, transforms take longer than the products."""
 
 _FEWEST_GRADIENT_CHANNELS = 24, 32
 """Inputs and outputs in the weight's gradient, where both maps are transformed and products are shared out by them."""
@@ -23,10 +27,10 @@ _FEWEST_TILES = 32
 def pays(dtype, weight_shape, images, size, stride, dilation, groups=1):
     """Whether a convolution can be computed so, and faster than directly. ``weight_shape`` (Co,Ci,kd,kh,kw); ``size``:
     (D,H,W) of its result."""
-    c_out, c_in, *kernel = weight_shape
-    if dtype != torch.float32 or native.module() is None or groups > 1 or tuple(kernel[1:]) != (3, 3):
+    c_out, c_in, _, rows, columns = weight_shape
+    if dtype != torch.float32 or native.module() is None or groups > 1 or {*stride, *dilation} != {1}:
         return False
-    if {*stride, *dilation} != {1} or min(c_in, c_out) < _FEWEST_CHANNELS or c_in * c_out < _FEWEST_WEIGHTS:
+    if rows != columns or min(c_in, c_out) < _FEWEST_CHANNELS.get(rows, math.inf) or c_in * c_out < _FEWEST_WEIGHTS:
         return False
     frames, height, width = size
     tiles = images * frames * -(-height // 2) * -(-width // 2)
@@ -35,15 +39,17 @@ def pays(dtype, weight_shape, images, size, stride, dilation, groups=1):
 
 
 def gradient_pays(dtype, weight_shape, *call):
-    """The same for the gradient of the weight."""
+    """The same for the gradient of the weight, of 3x3 rows and columns: for 5x5 its errors would be ten times a direct
+    sum's."""
     inputs, outputs = _FEWEST_GRADIENT_CHANNELS
-    return weight_shape[1] >= inputs and weight_shape[0] >= outputs and pays(dtype, weight_shape, *call)
+    enough = weight_shape[1] >= inputs and weight_shape[0] >= outputs
+    return enough and weight_shape[3] == 3 and pays(dtype, weight_shape, *call)
 
 
-def _call(counts, source_size, size, kernel_frames, padding):
+def _call(counts, source_size, size, kernel, padding):
     """A compiled call, without its maps and weights. ``counts``: images, inputs, outputs."""
     threads = torch.get_num_threads()
-    return native.module().Winograd(native.isa(), counts, source_size, size, kernel_frames, tuple(padding), threads)
+    return native.module().Winograd(native.isa(), counts, source_size, size, tuple(kernel), tuple(padding), threads)
 
 
 def _room(call, gradient):
@@ -59,7 +65,7 @@ def _size(source_size, weight: Weight, padding):
 def _convolution(images, source_size, weight: Weight, padding):
     c_out, c_in, *_ = weight.shape
     size = _size(source_size, weight, padding)
-    return _call((images, c_in, c_out), tuple(source_size), size, weight.kernel[0], padding)
+    return _call((images, c_in, c_out), tuple(source_size), size, weight.kernel, padding)
 
 
 def prepared(images, source_size, weight: Weight, padding, points=None):
@@ -97,6 +103,6 @@ def add_weight_gradient(x, grad, padding, total):
     """Add to ``total`` (kd,3,3,Ci,Co), dense, the weight gradient of the convolution of ``x`` (N,D,H,W,Ci) whose result
     has the gradient ``grad`` (N,D',H',W',Co)."""
     counts = x.shape[0], x.shape[4], grad.shape[4]
-    call = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[0], padding)
+    call = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[:3], padding)
     room = _room(call, True)
     call.weight_gradient(x.data_ptr(), grad.data_ptr(), total.data_ptr(), room.data_ptr())
