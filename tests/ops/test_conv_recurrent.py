@@ -230,16 +230,16 @@ def test_saturated_gates(size):
 
 
 @pytest.mark.skipif(native.module() is None, reason="needs the native extension")
-@pytest.mark.parametrize("depth", [None, 3])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (3, 3, 3)], ids=str)
 @pytest.mark.parametrize("schedule", input_schedule.NAMES)
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_fewer_multiplications(name, schedule, depth, monkeypatch):
+def test_fewer_multiplications(name, schedule, kernel, monkeypatch):
     """The convolutions of enough channels, of maps and of volumes, forward and backward."""
     prepared, calls = winograd.prepared, []
     monkeypatch.setattr(winograd, "prepared", lambda *given: calls.append(given) or prepared(*given))
-    kernel, sizes = (3,) * (2 if depth is None else 3), {"inputs": 16, "channels": 33, "height": 7, "width": 10}
-    for options in ({"states": False}, {"reverse": True, "lengths": (4, 2)}):
-        case = Case(steps=4, **sizes, depth=depth, kernel=kernel, scale=0.05, **options)
+    sizes = {"inputs": 32, "channels": 33, "depth": 3 if len(kernel) == 3 else None, "height": 7, "width": 10}
+    for options in ({"states": False}, {"reverse": True, "lengths": (3, 2)}):
+        case = Case(steps=3, **sizes, kernel=kernel, scale=0.05, **options)
         with input_schedule.use_schedule(schedule):
             compare(SUBJECTS[name], case, torch.float32, "cpu")
     assert calls
