@@ -12,10 +12,10 @@ def main(path):
     package = types.ModuleType("fastrcn")
     package.__path__ = [str(ROOT / "fastrcn")]
     sys.modules["fastrcn"] = package
-    from fastrcn.cells import BUILT_IN, BUILT_IN_FOR_CPU
+    from fastrcn.cells import BUILT_IN
     from fastrcn.compiler.emit_cpp import header_source
 
-    text = header_source(BUILT_IN, BUILT_IN_FOR_CPU)
+    text = header_source(BUILT_IN)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists() or target.read_text() != text:

@@ -17,7 +17,7 @@ namespace FRCN_ISA {
 using frcn::StageArgs;
 
 constexpr int kStageThreads = 256;
-constexpr int kMostStageSums = 8;
+constexpr int kMostStageSums = 16;
 
 // See StageLaunch; without addends. An item is a pack of channels of a pixel.
 struct BareStage {

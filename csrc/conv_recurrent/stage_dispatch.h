@@ -17,6 +17,19 @@ using frcn::StageLaunch;
 
 constexpr int kStageColumns = 32;
 
+// Values that a thread has in registers at once, beside what the equations need: as many as do not spill.
+template <class A>
+constexpr int kMostValues = sizeof(A) == 8 ? 40 : 112;
+
+// Channels that a thread has side by side: 16 bytes of the maps, or fewer where it holds very many of a stage's
+// arguments.
+template <class S, class A>
+constexpr int lanes_for(int held) {
+  int lanes = 16 / sizeof(S);
+  while (lanes > 1 && held * lanes > kMostValues<A>) lanes /= 2;
+  return lanes;
+}
+
 // Whether all rows begin at aligned places and hold whole packs.
 inline bool takes_packs(const StageLaunch& given, int arguments, int64_t lanes) {
   if (given.args.channels % lanes) return false;
@@ -70,7 +83,7 @@ std::string run_lanes(const StageLaunch& given, const Launch& launch) {
 
 template <template <class, class, int> class Lanes, class S, class A, class Launch>
 std::string run_stage(const StageLaunch& given, void* where) {
-  constexpr int kLanes = 16 / sizeof(S);
+  constexpr int kLanes = lanes_for<S, A>(Lanes<S, A, 1>::held);
   const Launch launch{where};
   if (takes_packs(given, Lanes<S, A, 1>::arguments, kLanes)) return run_lanes<Lanes<S, A, kLanes>>(given, launch);
   return run_lanes<Lanes<S, A, 1>>(given, launch);
@@ -85,7 +98,7 @@ std::string run_stage(const StageLaunch& given, void* where) {
 // The stages of maps of type S, with sums in A.
 template <class S, class A, class Launch>
 frcn::StageKernels stage_kernels() {
-  static const frcn::StageKernel entries[] = {FRCN_DEVICE_STAGES(FRCN_KERNEL)};
+  static const frcn::StageKernel entries[] = {FRCN_STAGES(FRCN_KERNEL)};
   return {entries, sizeof entries / sizeof entries[0]};
 }
 

@@ -128,7 +128,7 @@ constexpr auto step_of() -> std::string (*)(const StepLaunch&, void*) {
 // In the order of stage_kernels.
 template <class T, class Launch>
 frcn::StepKernels step_kernels() {
-  static std::string (*const entries[])(const StepLaunch&, void*) = {FRCN_DEVICE_STAGES(FRCN_STEP)};
+  static std::string (*const entries[])(const StepLaunch&, void*) = {FRCN_STAGES(FRCN_STEP)};
   return {entries, nullptr};
 }
 

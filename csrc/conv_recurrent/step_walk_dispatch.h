@@ -113,7 +113,7 @@ struct StageName {
 #define FRCN_PACKED_LANES(NAME, FINGERPRINT, STAGE, BACKWARD, GRADIENTS) , NAME##_lanes<T, float, 16 / sizeof(T)>
 // clang-format on
 
-constexpr StageName kStages[] = {FRCN_DEVICE_STAGES(FRCN_STAGE_NAME)};
+constexpr StageName kStages[] = {FRCN_STAGES(FRCN_STAGE_NAME)};
 
 // How many stages a step has, by one of them.
 constexpr int stages_in_step(const StageName& own) {
@@ -123,7 +123,7 @@ constexpr int stages_in_step(const StageName& own) {
 }
 
 template <class T, int k>
-using LanesOf = std::tuple_element_t<k + 1, std::tuple<void FRCN_DEVICE_STAGES(FRCN_PACKED_LANES)>>;
+using LanesOf = std::tuple_element_t<k + 1, std::tuple<void FRCN_STAGES(FRCN_PACKED_LANES)>>;
 
 template <class T, class Launch, class... Lanes>
 constexpr frcn::WalkKernel walk_of_stages() {

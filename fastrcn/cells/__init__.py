@@ -17,21 +17,16 @@ BUILT_IN = (
     ConvGRU("after"),
     StackedConvGRU(False),
     StackedConvGRU(True),
-)
-"""The cells whose C++ code is emitted when the package is built."""
-
-BUILT_IN_FOR_CPU = (
     LayerNorm(ConvLSTM()),
     LayerNorm(ConvLSTM(peephole=True)),
     LayerNorm(ConvGRU("before")),
     LayerNorm(ConvGRU("after")),
     LayerNorm(ConvRNN("tanh")),
 )
-"""Those whose code is compiled for CPUs alone: they have more parameters than a GPU's kernel sums up gradients of."""
+"""The cells whose C++ code is emitted when the package is built."""
 
 __all__ = [
     "BUILT_IN",
-    "BUILT_IN_FOR_CPU",
     "Cell",
     "ConvGRU",
     "ConvLSTM",

@@ -91,7 +91,8 @@ def lanes_source(schedule: Schedule, sig: Signature) -> str:
     name, frozen = _name(schedule.fingerprint, sig), _frozen(sig)
     sums = [arg.name for arg in sig.args if arg.role == "d_param"]
     lines = ["template <class S, class A, int V>", f"struct {name}_lanes {{"]
-    lines += [f"  static constexpr int lanes = V, arguments = {len(sig.args)}, sums = {len(sums)};"]
+    held = sum(arg.mode != "store" for arg in sig.args)
+    lines += [f"  static constexpr int lanes = V, arguments = {len(sig.args)}, sums = {len(sums)}, held = {held};"]
     lines += [f"  static constexpr bool can_be_fused = {str(can_be_fused(schedule, sig)).lower()};"]
     lines += ["  using Value = A;", "  using Sum = Pack<A, V>;", ""]
     given = f"int64_t p, int64_t i, bool {''.join(frozen)}, Sum*{' gradients' if sums else ''}"
@@ -123,30 +124,25 @@ def lanes_source(schedule: Schedule, sig: Signature) -> str:
     return "\n".join([*lines, "  }", "};", ""])
 
 
-def header_source(cells, for_cpu=()) -> str:
-    """The header that holds every stage of ``cells`` and of those ``for_cpu`` alone; the lists ``FRCN_STAGES(X)`` of
-    all of them and ``FRCN_DEVICE_STAGES(X)`` of those that are for GPUs too."""
+def header_source(cells) -> str:
+    """The header that holds every stage of ``cells``, and their list ``FRCN_STAGES(X)``."""
     parts = ["// Emitted from cells' equations. Not for editing.", ""]
     lanes: list[str] = []
     entries: list[str] = []
-    device_entries: list[str] = []
     seen = set()
-    for cell, on_devices in [*((cell, True) for cell in cells), *((cell, False) for cell in for_cpu)]:
+    for cell in cells:
         schedule = make_schedule(cell)
         if schedule.fingerprint in seen:
             continue
         seen.add(schedule.fingerprint)
         for sig in (*forward_signatures(schedule), *backward_signatures(schedule)):
             parts += [equations_source(schedule.fingerprint, sig), row_source(schedule.fingerprint, sig)]
+            lanes.append(lanes_source(schedule, sig))
             grads = sum(arg.role == "d_param" for arg in sig.args)
             entries.append(
                 f'  X({_name(schedule.fingerprint, sig)}, "{schedule.fingerprint}", {sig.stage}, '
                 f"{int(sig.backward)}, {grads})"
             )
-            if on_devices:
-                lanes.append(lanes_source(schedule, sig))
-                device_entries.append(entries[-1])
     parts += ["#if defined(FRCN_STAGE_LANES)", *lanes, "#endif", ""]
-    for name, found in (("FRCN_DEVICE_STAGES", device_entries), ("FRCN_STAGES", entries)):
-        parts += [f"#define {name}(X) \\", " \\\n".join(found), ""]
+    parts += ["#define FRCN_STAGES(X) \\", " \\\n".join(entries), ""]
     return "\n".join(parts)

@@ -16,13 +16,15 @@ from fastrcn.compiler.schedule import Schedule, Stage
 
 @dataclass(frozen=True)
 class Arg:
-    """One buffer argument. ``index`` counts slots, states, operands, parameters or masks, as ``role`` says."""
+    """One buffer argument. ``index`` counts slots, states, operands, parameters or masks, as ``role`` says;
+    ``normalized``: a slot that is normalised before the stage loads it."""
 
     name: str
     role: str
     index: int
     mode: str
     wide: bool = False
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Signature:
     def is_completed(self, arg: Arg):
         """Whether convolutions complete an argument before the stage loads it."""
         roles = ("d_state", "d_operand") if self.backward else ("slot",)
-        return arg.mode == "load" and arg.role in roles and not arg.wide
+        return arg.mode == "load" and arg.role in roles and not arg.wide and not arg.normalized
 
     def is_read(self, arg: Arg):
         """Whether an argument that is loaded matters to sequences that have not ended."""
@@ -64,10 +66,20 @@ def _role(schedule: Schedule, symbol: sympy.Symbol):
     raise KeyError(symbol)
 
 
+def _loads(schedule: Schedule, symbols):
+    """The arguments that a stage reads."""
+    args = []
+    for symbol in symbols:
+        role, index, wide = _role(schedule, symbol)
+        normalized = role == "slot" and schedule.groups[schedule.slot_of[symbol][0]].eps is not None
+        args.append(Arg(symbol.name, role, index, "load", wide, normalized))
+    return args
+
+
 def _forward(schedule, index, stage: Stage, final):
     code = forward_code(stage)
     reads = dict.fromkeys((*stage.reads, *(schedule.states if final else ())))
-    args = [Arg(s.name, role, k, "load", wide) for s in reads for role, k, wide in [_role(schedule, s)]]
+    args = _loads(schedule, reads)
     for n, (symbol, _) in enumerate(stage.outputs):
         if final:
             args.append(Arg(symbol.name, "new_state", n, "store", not schedule.convolved_states[n]))
@@ -79,7 +91,7 @@ def _forward(schedule, index, stage: Stage, final):
 
 def _backward(schedule, index, stage: Stage, final, written):
     code = backward_code(stage)
-    args = [Arg(s.name, role, k, "load", wide) for s in stage.reads for role, k, wide in [_role(schedule, s)]]
+    args = _loads(schedule, stage.reads)
     if final:
         for k, state in enumerate(schedule.states):
             args.append(Arg(f"d_new_{state.name}", "d_state", k, "load", not schedule.convolved_states[k]))
@@ -109,10 +121,10 @@ def _backward(schedule, index, stage: Stage, final, written):
 
 
 def can_be_fused(schedule: Schedule, sig: Signature):
-    """Whether one kernel can do a stage and the convolutions that complete its arguments: none by two of them, and no
-    gradients of parameters, which are sums over pixels."""
+    """Whether one kernel can do a stage and the convolutions that complete its arguments: none by two of them, none
+    that is normalised in between, and no gradients of parameters, which are sums over pixels."""
     for arg in sig.args:
-        if arg.role == "d_param":
+        if arg.role == "d_param" or arg.normalized:
             return False
         if not sig.is_completed(arg):
             continue

@@ -20,7 +20,7 @@ from fastrcn.functional import conv_lstm, conv_recurrent
 from fastrcn.interop import packing
 from fastrcn.interop.structure import Convention, check_maps, skeleton
 
-_NORMALIZED = next(cell for cell in cells.BUILT_IN_FOR_CPU if isinstance(cell.cell, cells.ConvLSTM))
+_NORMALIZED = cells.LayerNorm(cells.ConvLSTM())
 
 
 class ConvLSTMCell(Convention):

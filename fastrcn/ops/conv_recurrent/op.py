@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastrcn.cells import BUILT_IN, BUILT_IN_FOR_CPU
+from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.conv_recurrent import both_operators, operators, reference
 from fastrcn.ops.conv_recurrent.fused import Save
 
 # Programs that were compiled or exported carry cells as text; the built-in ones are always known.
-BUILT_IN_KEYS = tuple(cell.key for cell in (*BUILT_IN, *BUILT_IN_FOR_CPU))
+BUILT_IN_KEYS = tuple(cell.key for cell in BUILT_IN)
 
 
 class Call(NamedTuple):
