@@ -75,7 +75,7 @@ sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
   (cd "$site/source" && "${within[@]}" compute-sanitizer --error-exitcode 1 python -m pytest -x -p no:cacheprovider \
     tests/ops/test_conv_recurrent_cuda.py tests/ops/test_triton_gpu.py tests/ops/test_relu_maxpool3d_cuda.py \
-    -k "stage_on or step_on and bfloat16 or many_steps and lstm and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
+    -k "stage_on or normalize_on or step_on and bfloat16 or many_steps and lstm and bfloat16 or every_case and (plain or lengths) or test_on_the_gpu and (float32 or bfloat16)")
 }
 
 export PYTHONUNBUFFERED=1 # a part that is stopped leaves what it printed

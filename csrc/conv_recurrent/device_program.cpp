@@ -1,5 +1,7 @@
 #include "conv_recurrent/device_program.h"
 
+#include <functional>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -112,8 +114,8 @@ class LibraryConvolution : public DeviceStep {
 
 namespace {
 
-void check(const std::string& problem) {
-  if (!problem.empty()) throw std::runtime_error("fastrcn: a stage's kernel: " + problem);
+void check(const std::string& problem, const char* whose = "a stage's kernel: ") {
+  if (!problem.empty()) throw std::runtime_error(std::string("fastrcn: ") + whose + problem);
 }
 
 class Stage : public DeviceStep {
@@ -220,6 +222,48 @@ class Stage : public DeviceStep {
   std::string (*run_step_)(const StepLaunch&, void* where) = nullptr;
 };
 
+class Normalization : public DeviceStep {
+ public:
+  // `source`: what forward made; without one this is the forward. `addend`: what is normalised, or null.
+  Normalization(const Setting& setting, const Maps& target, const Buffer* source, Buffer scale, double eps,
+                DeviceAddend* addend)
+      : setting_(setting), target_(target.buffer), scale_(scale), addend_(addend) {
+    const std::vector<int64_t>& sizes = target.layout.sizes;
+    run_ = source ? setting.normalize.backward : setting.normalize.forward;
+    if (source) source_ = *source;
+    launch_.images = sizes.at(0);
+    launch_.values = std::accumulate(sizes.begin() + 1, sizes.end(), int64_t{1}, std::multiplies<>());
+    launch_.slices = normalize_slices(launch_.images, launch_.values, setting.parts);
+    launch_.eps = eps;
+  }
+
+  void run(const Moment& now) override {
+    launch_.target = target_.at(now.time, now.first);
+    launch_.scale = scale_.at(now.time, now.first);
+    launch_.source = launch_.target;
+    if (source_) launch_.source = source_->at(now.time, now.first);
+    // Where there is no result, as of a state that is zero, all of the target is.
+    if (addend_) launch_.source = addend_->result ? static_cast<char*>(setting_.torch->data(addend_->result)) : nullptr;
+    Tensor sums;
+    if (launch_.slices > 1) {
+      const auto type = setting_.type == DataType::float64 ? DataType::float64 : DataType::float32;
+      sums = setting_.torch->empty({{launch_.images * launch_.slices * kSliceSums}, {1}}, type, setting_.device);
+      launch_.sums = static_cast<char*>(setting_.torch->data(sums));
+    }
+    check(run_(launch_, now.where), "a normalisation's kernel: ");
+    // This memory too is free for what comes later on this stream.
+    if (addend_) addend_->result.reset();
+  }
+
+ private:
+  const Setting& setting_;
+  Buffer target_, scale_;
+  std::optional<Buffer> source_;
+  DeviceAddend* addend_;
+  NormalizeLaunch launch_{};
+  std::string (*run_)(const NormalizeLaunch&, void* where);
+};
+
 }  // namespace
 
 size_t DeviceProgram::add_addend(Maps target, bool alone, std::optional<FusedConvolution> fused) {
@@ -252,6 +296,16 @@ void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std
       std::make_unique<Stage>(setting_, number, std::move(buffers), pitch, maps, std::move(takers), addends_));
   stages_.push_back(steps_.size() - 1);
   if (stages_.size() == 1 && setting_.fewest_walked > 0) walk_ = setting_.steps.walk[number];
+}
+
+void DeviceProgram::add_normalize(const Maps& target, Buffer scale, double eps, std::optional<size_t> addend) {
+  DeviceAddend* taken = addend ? &addends_.at(*addend) : nullptr;
+  if (taken && !taken->alone) throw std::invalid_argument("fastrcn: a normalisation takes an addend that is alone");
+  steps_.push_back(std::make_unique<Normalization>(setting_, target, nullptr, scale, eps, taken));
+}
+
+void DeviceProgram::add_normalize_backward(const Maps& target, Buffer normalized, Buffer scale) {
+  steps_.push_back(std::make_unique<Normalization>(setting_, target, &normalized, scale, 0.0, nullptr));
 }
 
 void DeviceProgram::run(int64_t start, int64_t count, int64_t direction, bool at_start, void* where) {

@@ -1,6 +1,6 @@
-// The time loop of the cuda backend: the convolutions are PyTorch's, the stages kernels. It knows no CUDA: the type of
-// the tensors and the stages' table decide where all of it runs. Everything is started on one stream, and nothing
-// waited for. Errors are exceptions with the text of whoever failed.
+// The time loop of the cuda backend: the convolutions are PyTorch's, the stages and normalisations kernels. It knows no
+// CUDA: the type of the tensors and the kernels' tables decide where all of it runs. Everything is started on one
+// stream, and nothing waited for. Errors are exceptions with the text of whoever failed.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "conv_recurrent/buffer.h"
+#include "conv_recurrent/normalize_kernels.h"
 #include "conv_recurrent/stage_kernels.h"
 #include "conv_recurrent/step_kernels.h"
 #include "conv_recurrent/torch_library.h"
@@ -21,13 +22,15 @@ struct Maps {
   Layout layout;
 };
 
-// What is the same for all steps. `device`: its index. `lengths`: of the images, or null. `parts`: rows of sums that
-// blocks of threads share out. `fewest_walked`: so many steps of time, or more, are one kernel; 0: never. The list
-// then has all stages of a cell in one direction, and else fused convolutions alone, of which each stage takes some.
+// What is the same for all steps. `device`: its index. `lengths`: of the images, or null. `parts`: blocks of threads
+// that share out sums, and rows of these. `fewest_walked`: so many steps of time, or more, are one kernel; 0: never.
+// The list then has all stages of a cell in one direction, and else fused convolutions alone, of which each stage takes
+// some.
 struct DeviceProgramSetting {
   std::shared_ptr<const TorchLibrary> torch;
   StageKernels kernels;
   StepKernels steps;
+  NormalizeKernels normalize;
   DataType type;
   int device;
   StageSizes sizes;
@@ -52,7 +55,8 @@ struct FusedConvolution {
   int64_t target_pitch;  // channels from pixel to pixel of the target
 };
 
-// A convolution's result, from its making to the last stage that adds it to the target. `alone`: the target begins at
+// A convolution's result, from its making to the last stage that adds it to the target, or the normalisation that
+// takes it. `alone`: the target begins at
 // zero, and has nothing else. `fused`: the first stage that takes it makes it too, from the source at the moment when
 // it would have been made, and leaves other stages' slots in the target; `waiting`: it has not yet been made so.
 struct DeviceAddend {
@@ -102,6 +106,10 @@ class DeviceProgram {
   // The last buffers are sums, as a StageLaunch has them.
   void add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
                  const std::vector<bool>& maps, std::vector<StageTaker> takers);
+  // Of the target's images, in place, or of an addend that is all of the target. `scale`: see NormalizeLaunch.
+  void add_normalize(const Maps& target, Buffer scale, double eps, std::optional<size_t> addend);
+  // `normalized`: what forward made.
+  void add_normalize_backward(const Maps& target, Buffer normalized, Buffer scale);
 
   // Runs the steps at times start, start + direction, ..., count in all, on the stream `where`, which is PyTorch's
   // current one. `at_start`: the first of these times is the sequence's first step.

@@ -1,5 +1,5 @@
-// The stages' kernels and their time loop as Python functions, of the extension and of tests on the host. Addresses are
-// integers; 0: none.
+// The kernels of stages and normalisations and their time loop as Python functions, of the extension and of tests on
+// the host. Addresses are integers; 0: none.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -18,6 +18,7 @@ namespace frcn {
 
 using KernelsOf = StageKernels (*)(DataType);
 using StepsOf = StepKernels (*)(DataType);
+using NormalizeOf = NormalizeKernels (*)(DataType);
 // A StepConvolution's fields.
 using StepTuple = std::tuple<uintptr_t, int64_t, int64_t, StepConvolution::Axes, StepConvolution::Axes,
                              StepConvolution::Axes, StepConvolution::Axes>;
@@ -80,6 +81,14 @@ class PyDeviceProgram {
     program_.add_stage(number, std::move(all), pitch, sums_of_maps, std::move(taken));
   }
 
+  void add_normalize(const MapsTuple& target, const BufferTuple& scale, double eps, std::optional<size_t> addend) {
+    program_.add_normalize(maps(target), buffer(scale), eps, addend);
+  }
+
+  void add_normalize_backward(const MapsTuple& target, const BufferTuple& normalized, const BufferTuple& scale) {
+    program_.add_normalize_backward(maps(target), buffer(normalized), buffer(scale));
+  }
+
   void run(int64_t start, int64_t count, int64_t direction, bool at_start, uintptr_t stream) {
     pybind11::gil_scoped_release release;
     program_.run(start, count, direction, at_start, reinterpret_cast<void*>(stream));
@@ -101,8 +110,9 @@ class PyDeviceProgram {
   DeviceProgram program_;
 };
 
-// `kernels_of` gives the stages of a data type, `steps_of` those with a convolution before them.
-inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf steps_of) {
+// `kernels_of` gives the stages of a data type, `steps_of` those with a convolution before them, `normalize_of` the
+// normalisations.
+inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf steps_of, NormalizeOf normalize_of) {
   namespace py = pybind11;
   m.def(
       "cuda_stage",
@@ -132,20 +142,35 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf step
                            reinterpret_cast<void*>(stream));
       },
       "Launch a convolution with the stage that takes its result; returns an empty text or what went wrong.");
+  m.attr("cuda_slice_sums") = kSliceSums;
+  m.def("cuda_normalize_slices", &normalize_slices, "Slices of an image, from (images, values, blocks).");
+  m.def(
+      "launch_cuda_normalize",
+      [normalize_of](int type, bool backward, uintptr_t target, uintptr_t source, uintptr_t scale, int64_t images,
+                     int64_t values, int64_t slices, uintptr_t sums, double eps, uintptr_t stream) {
+        const auto address = [](uintptr_t number) { return reinterpret_cast<char*>(number); };
+        const NormalizeLaunch launch{address(target), address(source), address(scale), images,
+                                     values,          slices,          address(sums),  eps};
+        const NormalizeKernels kernels = normalize_of(static_cast<DataType>(type));
+        return (backward ? kernels.backward : kernels.forward)(launch, reinterpret_cast<void*>(stream));
+      },
+      "Normalise images on a CUDA stream, or take the gradient; returns an empty text or what went wrong.");
   py::class_<TorchLibrary, std::shared_ptr<TorchLibrary>>(
       m, "TorchLibrary", py::module_local(),
       "PyTorch's C interface, from the path of a loaded library, for one type of device.")
       .def(py::init<const std::string&, const std::string&>());
-  py::class_<PyDeviceProgram>(m, "CudaProgram", py::module_local(),
-                              "The time loop of the cuda backend: fills, products, convolutions and stages.")
-      .def(py::init([kernels_of, steps_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
-                                           std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
-                                           int64_t parts, int64_t fewest_walked) {
+  py::class_<PyDeviceProgram>(
+      m, "CudaProgram", py::module_local(),
+      "The time loop of the cuda backend: fills, products, convolutions, stages and normalisations.")
+      .def(py::init([kernels_of, steps_of, normalize_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
+                                                         std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
+                                                         int64_t parts, int64_t fewest_walked) {
              const auto [channels, pixels, pixels_per_image] = sizes;
              const auto kind = static_cast<DataType>(type);
              return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
                                                                            kernels_of(kind),
                                                                            steps_of(kind),
+                                                                           normalize_of(kind),
                                                                            kind,
                                                                            device,
                                                                            {channels, pixels, pixels_per_image},
@@ -161,6 +186,8 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf step
       .def("add_product", &PyDeviceProgram::add_product)
       .def("add_convolution", &PyDeviceProgram::add_convolution)
       .def("add_stage", &PyDeviceProgram::add_stage)
+      .def("add_normalize", &PyDeviceProgram::add_normalize)
+      .def("add_normalize_backward", &PyDeviceProgram::add_normalize_backward)
       .def("run", &PyDeviceProgram::run)
       .def("settle", &PyDeviceProgram::settle);
 }

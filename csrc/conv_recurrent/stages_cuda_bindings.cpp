@@ -1,9 +1,12 @@
-// The stages on a GPU as Python functions.
+// The stages and normalisations on a GPU as Python functions.
 #if defined(FASTRCN_WITH_CUDA)
 #include "bindings.h"
+#include "conv_recurrent/normalize_cuda.h"
 #include "conv_recurrent/stage_bindings.h"
 #include "conv_recurrent/stages_cuda.h"
 #include "conv_recurrent/steps_cuda.h"
 
-void bind_cuda_stages(pybind11::module_& m) { frcn::bind_stages(m, frcn::cuda_stages, frcn::cuda_steps); }
+void bind_cuda_stages(pybind11::module_& m) {
+  frcn::bind_stages(m, frcn::cuda_stages, frcn::cuda_steps, frcn::cuda_normalize);
+}
 #endif

@@ -11,18 +11,24 @@ import torch
 
 import fastrcn
 from fastrcn import backends, native
-from fastrcn.cells import ConvLSTM
+from fastrcn.cells import ConvLSTM, LayerNorm
+from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv_recurrent import cuda, cuda_method
 from tests.helpers import normed
 from tests.helpers.cells import CASES, MGU, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
-from tests.ops.cuda_on_host import stage_cases, step_cases
+from tests.ops.cuda_on_host import normalize_cases, stage_cases, step_cases
+from tests.ops.cuda_on_host.normalize_cases import NormalizeCase
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
 # More pixels than the blocks of threads take in one turn.
 MANY_TILES = replace(step_cases.LARGE, images=9, size=(1, 65, 67), ended=True)
+LARGE_IMAGES = [
+    NormalizeCase(3, 1 << 20, slices, source, skip)
+    for slices, source, skip in ((1, "own", 0), (128, "other", 0), (37, "own", 1))
+]
 MANY_PIXELS = stage_cases.StageCase(64, images=5, pixels=9001, ended=True, addend="written", parts=512)
 
 
@@ -47,6 +53,16 @@ def test_step_on_the_gpu(name, dtype):
     stream = torch.cuda.current_stream().cuda_stream
     for case in (*step_cases.CASES.values(), step_cases.LARGE, MANY_TILES):
         step_cases.check_step(native.module(), name, case, dtype, "cuda", stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_normalize_on_the_gpu(dtype):
+    stream = torch.cuda.current_stream().cuda_stream
+    for case in (*normalize_cases.CASES.values(), *LARGE_IMAGES):
+        normalize_cases.check_forward(native.module(), case, dtype, "cuda", stream)
+        if case.source != "none":
+            normalize_cases.check_backward(native.module(), case, dtype, "cuda", stream)
 
 
 @pytest.mark.gpu
@@ -83,9 +99,34 @@ def test_volumes_on_the_gpu(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", normed.CELLS)
 def test_layer_normalisation_on_the_gpu(name):
+    """Small images, and large ones in several slices; where its stages are compiled nothing of a step is Python."""
     for backend in ("cuda", "reference"):
         normed.compare(name, backend, torch.float32, lengths=(4, 2, 0), maps=True, device="cuda")
         normed.compare(name, backend, torch.float64, reverse=True, recompute=True, device="cuda")
+    for dtype in DTYPES:
+        normed.compare(name, "cuda", dtype, steps=3, size=(33, 31), channels=24, states=False, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(set(normed.CELLS) - {"one_norm"}))
+def test_normalised_time_loop_in_cpp(name, monkeypatch):
+    """Nothing of a step is Python, every run gives the same bits, and so does the loop in Python."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    cell = normed.CELLS[name][0]
+    tensors = {n: t.detach().float().cuda() for n, t in normed.tensors_of(cell, size=(41, 37), channels=16).items()}
+    names = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", *cell.states)
+
+    def run():
+        leaves = [tensors[n].clone().requires_grad_() for n in names]
+        output, states = conv_recurrent(cell, *leaves[:5], tuple(leaves[5:]), backend="cuda")
+        return [output, *states, *torch.autograd.grad(output.square().sum(), leaves)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda.Program, "_in_python", None)
+        first = run()
+        assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
+    monkeypatch.setattr(cuda, "_torch_library", lambda device: (None, "not asked for"))
+    assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
 
 
 @pytest.mark.gpu
@@ -183,10 +224,12 @@ def _training_step(layer):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("layer_norm", [None, "channel"])
 @pytest.mark.parametrize("kind", [fastrcn.ConvLSTM, fastrcn.ConvGRU])
-def test_training_step_in_a_cuda_graph(kind):
+def test_training_step_in_a_cuda_graph(kind, layer_norm):
     """Nothing in the operators waits for the GPU, so a whole step can be captured and replayed on new data."""
-    options = {"peephole": "channel"} if kind is fastrcn.ConvLSTM else {}
+    options: dict = {"peephole": "channel"} if kind is fastrcn.ConvLSTM else {}
+    options |= {"layer_norm": layer_norm}
     layer = kind(5, 24, backend="cuda", device="cuda", **options)
     x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
     step = _training_step(layer)
@@ -242,13 +285,18 @@ def test_reasons(monkeypatch):
     )
     how = "one CUDA kernel per stage, convolutions in it or the library's, time loop in C++"
     assert ask(cell, torch.float16, "cuda") == (True, how)
+    how = (
+        "one CUDA kernel per stage, one or two per normalisation, convolutions in it or the library's, time loop in C++"
+    )
+    assert ask(LayerNorm(cell), torch.float16, "cuda") == (True, how)
     with monkeypatch.context() as patch:
         patch.setattr(cuda, "_torch_library", lambda device: (None, "this PyTorch has no function f"))
         how = "the library's convolutions, one CUDA kernel per stage, time loop in Python: "
         assert ask(cell, torch.float16, "cuda") == (True, how + "this PyTorch has no function f")
-    ok, reason = ask(MGU(), torch.float32, "cuda")
-    assert ok
-    assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason
+    for own in (MGU(), LayerNorm(MGU())):
+        ok, reason = ask(own, torch.float32, "cuda")
+        assert ok
+        assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason
 
 
 def test_asked_for_by_name_or_not_at_all(monkeypatch):

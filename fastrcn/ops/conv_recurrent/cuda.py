@@ -6,8 +6,11 @@ After the library's, a stage's kernel loads what the convolution adds to its pre
 it begins with) together with these, so that no pass over memory only adds, and writes the sum back where somebody reads
 it again.
 
+Normalisations are kernels too, one or two launches each, which take a convolution's result as it comes.
+
 The time loop is C++, which calls the library through PyTorch's C interface. It is Python, and all convolutions are the
-library's, where a PyTorch has not all of that interface, and for cells whose stages were not compiled.
+library's, where a PyTorch has not all of that interface, and for cells whose stages were not compiled: of these stages
+and normalisations are PyTorch code.
 """
 
 from contextlib import contextmanager
@@ -24,9 +27,17 @@ from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
 from fastrcn.ops.conv_recurrent.cuda_addends import Addend, find_addends
 from fastrcn.ops.conv_recurrent.cuda_method import fewest_persistent, fused_stages
-from fastrcn.ops.conv_recurrent.geometry import Geometry, of_three_axes
+from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of
+from fastrcn.ops.conv_recurrent.program import (
+    Buffer,
+    Convolution,
+    Fill,
+    Normalize,
+    NormalizeBackward,
+    StageCall,
+    buffers_of,
+)
 from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.tf32 import as_tf32
 
@@ -39,11 +50,13 @@ def can_run(subject: Subject, dtype, device):
     problem = native.cuda_problem("cuda_stage", dtype, device)
     if problem:
         return False, problem
-    if has_kernels(schedule_of(subject[0])):
+    schedule = schedule_of(subject[0])
+    if has_kernels(schedule):
+        norms = ", one or two per normalisation" if schedule.normalizes else ""
         problem = _torch_library(device)[1]
         if problem:
-            return True, f"the library's convolutions, one CUDA kernel per stage, time loop in Python: {problem}"
-        return True, "one CUDA kernel per stage, convolutions in it or the library's, time loop in C++"
+            return True, f"the library's convolutions, one CUDA kernel per stage{norms}, time loop in Python: {problem}"
+        return True, f"one CUDA kernel per stage{norms}, convolutions in it or the library's, time loop in C++"
     return True, (
         "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
         " (triton compiles cells when they run)"
@@ -141,7 +154,7 @@ class Program(program.Program):
         """Whether the loop in C++ has a step."""
         if isinstance(step, Convolution):
             return step.is_product or id(step) in self.addends
-        return isinstance(step, Fill) or (self.compiled and isinstance(step, StageCall))
+        return isinstance(step, Fill) or (self.compiled and isinstance(step, StageCall | Normalize | NormalizeBackward))
 
     def _make_loop(self):
         """The steps as a program in C++; None where this PyTorch lacks what it needs."""
@@ -176,6 +189,13 @@ class Program(program.Program):
                     if stage is step and t.stage is not step
                 ]
                 loop.add_stage(*self._launch(step), taken)
+            elif isinstance(step, Normalize):
+                target, scale = self._images(step)
+                taken = [numbers[key] for key, a in addends.items() if a.norm is step]
+                loop.add_normalize(target, scale, step.eps, *(taken or [None]))
+            elif isinstance(step, NormalizeBackward):
+                target, scale = self._images(step)
+                loop.add_normalize_backward(target, step.normalized.address(), scale)
             elif step.is_product:
                 source, target = self._maps(step.source, as_rows=True), self._maps(step.target, as_rows=True)
                 loop.add_product(source, target, *_place(self._matrix(step)), step.skip_first)
@@ -212,11 +232,21 @@ class Program(program.Program):
             layout = (images, buffer.width, *size), (of_image, 1, *of_size)
         return buffer.address(), layout
 
-    def _typed(self, tensor):
-        """The tensor, of the type that the loop takes all for."""
-        if tensor.dtype != self.dtype:
-            raise TypeError(f"tensor: expected {self.dtype}, got {tensor.dtype}")
+    def _typed(self, tensor, dtype=None):
+        """The tensor, of the type that the loop takes all for, or of another one."""
+        if tensor.dtype != (dtype or self.dtype):
+            raise TypeError(f"tensor: expected {dtype or self.dtype}, got {tensor.dtype}")
         return tensor
+
+    def _images(self, step: Normalize | NormalizeBackward):
+        """What a normalisation changes as ``_maps`` gives it, and the address of the scales."""
+        maps = [step.target] if isinstance(step, Normalize) else [step.target, step.normalized]
+        for buffer in maps:
+            self._maps(buffer)
+            if buffer.width != buffer.data.shape[-1]:
+                raise ValueError(f"buffer: expected all {buffer.data.shape[-1]} channels, got {buffer.width}")
+        self._typed(step.scale.data, accumulate_type(self.dtype))
+        return self._maps(step.target), step.scale.address()
 
     def _add_fill(self, loop, step: Fill):
         target, row = self._maps(step.target), 0
@@ -232,6 +262,8 @@ class Program(program.Program):
         """A step of the loop in Python."""
         if isinstance(step, StageCall) and self.compiled:
             return self._stage(step)
+        if isinstance(step, Normalize | NormalizeBackward) and self.compiled:
+            return self._normalization(step)
         if isinstance(step, Convolution):
             return self._convolution(step)
         return super()._in_python(step)
@@ -318,6 +350,33 @@ class Program(program.Program):
             for addend, _, is_last in taken:
                 if is_last:
                     addend.result = None
+
+        return run
+
+    def _normalization(self, step: Normalize | NormalizeBackward):
+        """A launch of a normalisation's kernels from Python."""
+        self._images(step)
+        kernels, dtype, wide = _kernels(), native.CUDA_TYPE_NUMBERS[self.dtype], accumulate_type(self.dtype)
+        addend = next((a for a in self.addends.values() if a.norm is step), None)
+
+        def run(time, first):
+            target, scale = step.target.at(time, first), step.scale.at(time, first)
+            source, eps = target, 0.0
+            if isinstance(step, NormalizeBackward):
+                source = step.normalized.at(time, first)
+            else:
+                source, eps = addend.result if addend else target, step.eps
+            images, values = len(target), target[0].numel()
+            slices = kernels.cuda_normalize_slices(images, values, _PARTS)
+            sums = torch.empty(images, slices, kernels.cuda_slice_sums, dtype=wide, device=target.device)
+            wrong = kernels.launch_cuda_normalize(
+                dtype, isinstance(step, NormalizeBackward), target.data_ptr(), native.address(source),
+                scale.data_ptr(), images, values, slices, sums.data_ptr(), eps, self.stream,
+            )  # fmt: skip
+            if wrong:
+                raise RuntimeError(f"fastrcn: a normalisation's kernel: {wrong}")
+            if addend:
+                addend.result = None
 
         return run
 

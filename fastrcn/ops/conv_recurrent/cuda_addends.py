@@ -1,11 +1,11 @@
 """Which convolutions of a time loop need not add to their target themselves: the stages that load it add their results,
-so that no pass over memory only adds."""
+or a normalisation takes them, so that no pass over memory only adds."""
 
 from dataclasses import dataclass, field
 
 import torch
 
-from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, StageCall, buffers_of, maps_key
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, StageCall, buffers_of, maps_key
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Taker:
 @dataclass
 class Addend:
     """The sum of what convolutions add to one target, which stages add to it as they load it. ``alone``: the target
-    begins at zero and gets nothing else, so that it need not be filled; ``result``: what is there by now."""
+    begins at zero and gets nothing else, so that it need not be filled; ``norm``: what takes the sum in the place of
+    stages, then alone; ``result``: what is there by now."""
 
     target: Buffer
     takers: list[Taker]
     alone: bool
+    norm: Normalize | None = None
     result: torch.Tensor | None = field(default=None, repr=False)
 
 
@@ -35,6 +37,11 @@ def find_addends(steps, channels, keep):
     addends, needless = {}, []
     for n, step in enumerate(steps):
         if not isinstance(step, Convolution) or step.is_product:
+            continue
+        norm = _norm(steps, n)
+        if norm is not None:
+            addends[id(step)] = Addend(step.target, [], True, norm)
+            needless.append(n - 1)
             continue
         takers = _takers(steps, n, channels, keep)
         if not takers:
@@ -70,6 +77,16 @@ def _adds_alike(step, target: Buffer):
     if not isinstance(step, Convolution) or not _same_buffer(step.target, target):
         return False
     return len(_touching(step, target)) == 1
+
+
+def _norm(steps, n) -> Normalize | None:
+    """The normalisation that takes the result of convolution ``n``: of a target that is zero before and gets nothing
+    else."""
+    target, before = steps[n].target, steps[n - 1]
+    if n == 0 or not isinstance(before, Fill) or before.row is not None or not _same_buffer(before.target, target):
+        return None
+    after = next((step for step in steps[n + 1 :] if _touching(step, target)), None)
+    return after if isinstance(after, Normalize) and _same_buffer(after.target, target) else None
 
 
 def _takers(steps, n, channels, keep) -> list[Taker]:

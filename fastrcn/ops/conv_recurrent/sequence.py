@@ -86,6 +86,8 @@ class Sequence:
         """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time, and
         normalise those that are complete then."""
         for n, data in enumerate(groups):
+            if self.begins_in_loop(n):
+                continue
             flat = data.flatten(0, 1)
             flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
             for name in self.schedule.groups[n].inputs:
@@ -96,6 +98,12 @@ class Sequence:
             group = self.schedule.groups[n]
             if group.eps is not None and not group.operands:
                 self.run([Normalize(self.flat(data), self.flat(scales[n]), group.eps)], len(flat))
+
+    def begins_in_loop(self, n):
+        """Whether a step of the time loop is the first to write a group's maps. What is normalised there begins with
+        zeros, which backends need not write."""
+        group = self.schedule.groups[n]
+        return not self.hoisted or (group.eps is not None and bool(group.operands))
 
     def normalize_backward(self, d_group, group, scale):
         """Turn a group's gradients over a span of time into those of what was normalised."""
@@ -201,7 +209,7 @@ class Sequence:
         steps, begun = [], set()
 
         def begin(n):
-            if not self.hoisted and n not in begun:
+            if self.begins_in_loop(n) and n not in begun:
                 begun.add(n)
                 steps.append(Fill(groups[n], self.bias_rows[n]))
                 for name in schedule.groups[n].inputs:

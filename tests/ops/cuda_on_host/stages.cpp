@@ -17,13 +17,6 @@ std::string note(const FRCN_ISA::DeviceStage& a, void* where) {
   return failure();
 }
 
-struct HostBlock {
-  template <class Function>
-  void each(Function function) const {
-    for (int thread = 0; thread < FRCN_ISA::kStageThreads; ++thread) function(thread);
-  }
-};
-
 // Few threads, so that they take turns.
 struct HostLaunch {
   void* where;
@@ -43,7 +36,8 @@ struct HostLaunch {
     if (!problem.empty()) return problem;
     std::vector<typename Body::Value> room(Body::kRoom);
     for (int64_t group = 0; group < groups; ++group)
-      for (int part = 0; part < a.parts; ++part) Body::run(a, HostBlock{}, room.data(), group, part);
+      for (int part = 0; part < a.parts; ++part)
+        Body::run(a, HostBlock<FRCN_ISA::kStageThreads>{}, room.data(), group, part);
     return "";
   }
 };

@@ -22,7 +22,7 @@ def build(folder):
     library, options = folder / "stages.so", ["-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}"]
     module = _compile_module(folder, options[1:])
     sources = [str(ROOT / "csrc/conv_recurrent" / name) for name in SOURCES]
-    sources.append(str(Path(__file__).with_name("steps.cpp")))
+    sources += [str(Path(__file__).with_name(name)) for name in ("steps.cpp", "normalize.cpp")]
     if not compile_for_host("stages.cpp", library, *options, *sources, str(module), "-ldl"):
         return library, {}
     found = [
