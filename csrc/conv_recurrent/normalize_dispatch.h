@@ -32,6 +32,7 @@ std::string run_normalize_packs(const frcn::NormalizeLaunch& given, const Launch
 
 template <template <class, class, int> class Pass, class T, class A, class Launch>
 std::string run_normalize(const frcn::NormalizeLaunch& given, void* where) {
+  static_assert(sizeof(typename Pass<T, A, 1>::Sums) <= frcn::kSliceSums * sizeof(A), "no room for a slice's sums");
   constexpr int kMostImages = 0x7fffffff, kMostSlices = 0xffff;  // of a grid
   if (given.images > kMostImages || given.slices < 1 || given.slices > kMostSlices || (given.slices > 1 && !given.sums))
     throw std::invalid_argument("fastrcn: a normalisation of " + std::to_string(given.images) + " images in " +

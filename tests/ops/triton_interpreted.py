@@ -44,7 +44,9 @@ def compare(name, case, dtype=torch.float32, recompute=False):
 
 
 def test_every_cell_is_a_subject():
-    assert {repr(c) for c in BUILT_IN} <= {repr(s.cell) for s in SUBJECTS.values()}
+    """Normalised ones: ``triton_norms_interpreted``."""
+    plain = {repr(c) for c in BUILT_IN if not schedule_of(c.key).normalizes}
+    assert plain <= {repr(s.cell) for s in SUBJECTS.values()}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

@@ -357,15 +357,12 @@ class Program(program.Program):
         """A launch of a normalisation's kernels from Python."""
         self._images(step)
         kernels, dtype, wide = _kernels(), native.CUDA_TYPE_NUMBERS[self.dtype], accumulate_type(self.dtype)
+        normalized, eps = (step.target, step.eps) if isinstance(step, Normalize) else (step.normalized, 0.0)
         addend = next((a for a in self.addends.values() if a.norm is step), None)
 
         def run(time, first):
             target, scale = step.target.at(time, first), step.scale.at(time, first)
-            source, eps = target, 0.0
-            if isinstance(step, NormalizeBackward):
-                source = step.normalized.at(time, first)
-            else:
-                source, eps = addend.result if addend else target, step.eps
+            source = addend.result if addend else normalized.at(time, first)
             images, values = len(target), target[0].numel()
             slices = kernels.cuda_normalize_slices(images, values, _PARTS)
             sums = torch.empty(images, slices, kernels.cuda_slice_sums, dtype=wide, device=target.device)

@@ -58,7 +58,7 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
     for step in steps:
         if id(step) in addends:
             convolutions.setdefault(id(addends[id(step)]), []).append(step)
-    for addend in {id(a): a for a in addends.values() if not a.norm}.values():
+    for addend in {id(a): a for a in addends.values() if a.takers}.values():
         firsts.setdefault(id(addend.takers[0].stage), []).append(addend)
     fused = {}
     for own in firsts.values():
