@@ -11,6 +11,9 @@ from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv_recurrent import cuda, input_schedule
+from fastrcn.ops.conv_recurrent.cuda_addends import find_addends
+from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize
+from fastrcn.ops.convolution.weight import Weight
 from tests.helpers.normed import CELLS, compare, tensors_of
 from tests.ops.cuda_on_host import normalize_cases
 from tests.ops.cuda_on_host.normalize_cases import NormalizeCase
@@ -176,6 +179,19 @@ def test_a_failing_launch(loop):
     KERNELS.fail_with("too many resources requested for launch")
     with pytest.raises(RuntimeError, match="a normalisation's kernel: too many resources requested for launch"):
         compare("lstm", "cuda", torch.float32)
+
+
+def test_whose_result_a_normalisation_takes():
+    """Of one convolution alone, whose target is zero before."""
+    maps, source, scale = (Buffer(torch.zeros(1, 2, 2, 3), width=3) for _ in range(3))
+    weight = Weight(torch.zeros(3, 3, 3, 3))
+    fill, one, other = Fill(maps), Convolution(source, maps, weight), Convolution(source, maps, weight)
+    norm = Normalize(maps, scale, 1e-5)
+    addends, steps = find_addends([fill, one, norm], 3, True)
+    assert [addends[id(one)].norm, *steps] == [norm, one, norm]
+    slot = Convolution(source, Buffer(maps.data, width=1), weight)
+    for wrong in ([one, norm], [Fill(maps, torch.ones(3)), one, norm], [fill, one, other, norm], [fill, slot, norm]):
+        assert find_addends(wrong, 3, True) == ({}, wrong)
 
 
 def test_what_a_normalisation_takes():
