@@ -106,6 +106,7 @@ def test_shapes(name):
     compare(name, "cuda", torch.float32, size=(1, 1), steps=1, batch=1)
     compare(name, "cuda", torch.float64, size=(2, 3), kernel=(5, 7), channels=17, lengths=(1, 3, 4), maps=True)
     compare(name, "cuda", torch.float64, kernel=(1, 1), recompute=True)
+    compare(name, "cuda", torch.float64, size=(2, 3, 4), kernel=(3, 1, 3), steps=2, maps=True)
     compare(name, "cuda", torch.float32, size=(5, 4), channels=16, batch=2, lengths=(4, 2), states=False)
 
 
