@@ -41,6 +41,7 @@ from fastrcn.ops.conv_recurrent.cuda_method import use_method as use_cuda_method
 from fastrcn.ops.conv_recurrent.directions import use_directions
 from fastrcn.ops.conv_recurrent.input_schedule import use_schedule
 from fastrcn.ops.conv_recurrent.triton_time_loop import use_time_loop
+from fastrcn.ops.convolution.winograd import use_cpu_convolution
 
 __all__ = [
     "GRU",
@@ -81,6 +82,7 @@ __all__ = [
     "interop",
     "use_autotune",
     "use_backend",
+    "use_cpu_convolution",
     "use_cuda_method",
     "use_directions",
     "use_schedule",

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import fastrcn
 from fastrcn import native
+from fastrcn.functional import conv3d_relu_maxpool3d
 from fastrcn.ops.convolution import winograd
 from fastrcn.ops.convolution.weight import Weight
 from tests.helpers.tolerances import assert_close
@@ -110,6 +112,38 @@ def test_no_weight_gradient_of_five_taps():
         winograd.add_weight_gradient(x, y, (0, 2, 2), total)
     with pytest.raises(ValueError, match="no convolution of such a kernel"):
         winograd.convolve(x, Weight(torch.zeros(16, 16, 1, 3, 5)), (0, 1, 2))
+
+
+def test_use_cpu_convolution():
+    few, many = (torch.float32, (4, 4, 3, 3, 3), 1, (2, 3, 3)), (torch.float32, (32, 32, 3, 3, 3), 4, (4, 14, 14))
+    for rule in (winograd.pays, winograd.gradient_pays):
+        for call in (few, many):
+            assert rule(*call, (1, 1, 1), (1, 1, 1)) is (call is many)
+            for name in winograd.NAMES:
+                with fastrcn.use_cpu_convolution(name):
+                    assert rule(*call, (1, 1, 1), (1, 1, 1)) is (name == "winograd")
+    with fastrcn.use_cpu_convolution("winograd"):
+        assert not winograd.pays(*many, (1, 2, 1), (1, 1, 1))
+        assert not winograd.pays(*many, (1, 1, 1), (1, 1, 1), groups=2)
+        assert not winograd.pays(torch.float64, *many[1:], (1, 1, 1), (1, 1, 1))
+    expected = r"convolution: expected one of direct, winograd, got 'fft'"
+    with pytest.raises(ValueError, match=expected), fastrcn.use_cpu_convolution("fft"):
+        pass
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5, 6), (0, 3, 2, 4, 4)])
+def test_whatever_the_sizes(shape):
+    """As asked for, by the operator and its gradients: few channels and pixels, and no clip at all."""
+    x = torch.randn(shape, dtype=torch.float64)
+    weight, bias = torch.randn(2, 3, 3, 3, 3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    exact, rough = ([t.to(kind).requires_grad_() for t in (x, weight, bias)] for kind in (torch.float64, torch.float32))
+    truth = F.max_pool3d(F.conv3d(*exact, padding=1).relu(), 2)
+    with fastrcn.use_cpu_convolution("winograd"):
+        found = conv3d_relu_maxpool3d(*rough, padding=1, pool_kernel_size=2, backend="cpu")
+        gradients = torch.autograd.grad(found.sum(), rough)
+    assert_close(found, truth)
+    for one, other in zip(gradients, torch.autograd.grad(truth.sum(), exact), strict=True):
+        assert_close(one, other)
 
 
 def test_whole_numbers_are_exact():

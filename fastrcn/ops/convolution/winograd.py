@@ -7,11 +7,10 @@ those of a direct sum for 3x3, two to four times as large in its weight's gradie
 finite reaches all pixels of a tile of 2x2 whose windows it touches.
 """
 
-import math
-
 import torch
 
 from fastrcn import memory, native
+from fastrcn.ops.choice import Choice
 from fastrcn.ops.convolution.weight import Weight
 
 _FEWEST_CHANNELS, _FEWEST_WEIGHTS = {3: 16, 5: 32}, 512
@@ -24,18 +23,35 @@ _FEWEST_TILES = 32
 """Of fewer tiles, transforming the weight takes longer than the products."""
 
 
+NAMES = ("direct", "winograd")
+
+_method = Choice("convolution", NAMES)
+
+
+def use_cpu_convolution(name):
+    """Within this context convolutions on the CPU are "direct", with all multiplications, or "winograd" wherever they
+    can be, whatever the sizes. A backward pass goes by where it is called."""
+    return _method.use(name)
+
+
+def _can_run(dtype, weight_shape, stride, dilation, groups):
+    rows, columns = weight_shape[3:]
+    of_kernel = rows == columns and rows in _FEWEST_CHANNELS and {*stride, *dilation} == {1} and groups == 1
+    return of_kernel and dtype == torch.float32 and native.module() is not None
+
+
 def pays(dtype, weight_shape, images, size, stride, dilation, groups=1):
     """Whether a convolution can be computed so, and faster than directly. ``weight_shape`` (Co,Ci,kd,kh,kw); ``size``:
     (D,H,W) of its result."""
-    c_out, c_in, _, rows, columns = weight_shape
-    if dtype != torch.float32 or native.module() is None or groups > 1 or {*stride, *dilation} != {1}:
+    asked = _method.asked
+    if asked == "direct" or not _can_run(dtype, weight_shape, stride, dilation, groups):
         return False
-    if rows != columns or min(c_in, c_out) < _FEWEST_CHANNELS.get(rows, math.inf) or c_in * c_out < _FEWEST_WEIGHTS:
-        return False
-    frames, height, width = size
+    (c_out, c_in), (frames, height, width) = weight_shape[:2], size
+    enough = min(c_in, c_out) >= _FEWEST_CHANNELS[weight_shape[3]] and c_in * c_out >= _FEWEST_WEIGHTS
     tiles = images * frames * -(-height // 2) * -(-width // 2)
     # Tiles reach over odd edges: where half of their pixels are outside, nothing is left of 2.25 times fewer products.
-    return tiles >= _FEWEST_TILES and 2 * tiles <= images * frames * height * width
+    filled = tiles >= _FEWEST_TILES and 2 * tiles <= images * frames * height * width
+    return asked == "winograd" or (enough and filled)
 
 
 def gradient_pays(dtype, weight_shape, *call):
@@ -43,7 +59,8 @@ def gradient_pays(dtype, weight_shape, *call):
     sum's."""
     inputs, outputs = _FEWEST_GRADIENT_CHANNELS
     enough = weight_shape[1] >= inputs and weight_shape[0] >= outputs
-    return enough and weight_shape[3] == 3 and pays(dtype, weight_shape, *call)
+    asked = _method.asked == "winograd"
+    return weight_shape[3] == 3 and (enough or asked) and pays(dtype, weight_shape, *call)
 
 
 def _call(counts, source_size, size, kernel, padding):
@@ -102,6 +119,8 @@ def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
 def add_weight_gradient(x, grad, padding, total):
     """Add to ``total`` (kd,3,3,Ci,Co), dense, the weight gradient of the convolution of ``x`` (N,D,H,W,Ci) whose result
     has the gradient ``grad`` (N,D',H',W',Co)."""
+    if not grad.numel():
+        return
     counts = x.shape[0], x.shape[4], grad.shape[4]
     call = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[:3], padding)
     room = _room(call, True)
