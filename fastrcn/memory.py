@@ -15,6 +15,7 @@ _IDLE_REQUESTS = 256
 
 _lock = threading.Lock()
 _kept: list = []
+_scratch: list = []
 _requests = 0
 
 
@@ -29,6 +30,12 @@ class _Kept:
         return torch._C._storage_Use_Count(self.storage._cdata) == 1 and self.storage.nbytes() == self.bytes
 
 
+def _let_go():
+    """Give back what nobody has used for long."""
+    for kept in (_kept, _scratch):
+        kept[:] = [k for k in kept if _requests - k.used < _IDLE_REQUESTS or not k.free()]
+
+
 def empty(shape, dtype, device):
     """Uninitialised tensor; on the CPU, large ones come from the cache where one of nearly their size is free."""
     global _requests
@@ -37,7 +44,7 @@ def empty(shape, dtype, device):
         return torch.empty(shape, dtype=dtype, device=device)
     with _lock:
         _requests += 1
-        _kept[:] = [k for k in _kept if _requests - k.used < _IDLE_REQUESTS or not k.free()]
+        _let_go()
         fitting = [k for k in _kept if size <= k.bytes <= size + size // 4 and k.free()]
         if fitting:
             chosen = min(fitting, key=lambda k: k.bytes)
@@ -49,7 +56,26 @@ def empty(shape, dtype, device):
         return blank.set_(chosen.storage, 0, torch.Size(shape))
 
 
+def scratch(count, dtype):
+    """Uninitialised tensor of so many values on the CPU, for the length of a call. One buffer serves all calls that come
+    in turn, as large as the largest of them."""
+    global _requests
+    size = count * dtype.itemsize
+    with _lock:
+        _requests += 1
+        _let_go()
+        found = next((k for k in _scratch if k.free() and k.bytes >= size), None)
+        if found is None:
+            _scratch[:] = [k for k in _scratch if not k.free()]
+            found = _Kept(torch.empty(size, dtype=torch.uint8).untyped_storage())
+            _scratch.append(found)
+        found.used = _requests
+        blank: Any = torch.empty(0, dtype=dtype)
+        return blank.set_(found.storage, 0, (count,))
+
+
 def empty_cache():
     """Give the buffers that nobody uses back to the system."""
     with _lock:
-        _kept[:] = [k for k in _kept if not k.free()]
+        for kept in (_kept, _scratch):
+            kept[:] = [k for k in kept if not k.free()]

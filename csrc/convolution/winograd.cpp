@@ -7,7 +7,7 @@
 namespace frcn {
 namespace {
 
-constexpr int64_t kChunkBytes = 16 << 20;  // of transformed maps: about what the last cache keeps
+constexpr int64_t kChunkBytes = 8 << 20;   // of transformed maps: what the last cache keeps easily
 constexpr int64_t kWeightBytes = 4 << 20;  // of a thread's transformed weights, beyond those of one block of outputs
 constexpr int64_t kGroupOutputs = 64;
 constexpr int64_t kRowsBytes = 384 * 1024;  // of the maps that a thread transforms by itself: some of its own cache

@@ -71,7 +71,7 @@ def _call(counts, source_size, size, kernel, padding):
 
 def _room(call, gradient):
     """The memory that a call works in."""
-    return memory.empty((call.room(gradient) // 4,), torch.float32, "cpu")
+    return memory.scratch(call.room(gradient) // 4, torch.float32)
 
 
 def _size(source_size, weight: Weight, padding):
