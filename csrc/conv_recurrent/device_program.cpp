@@ -68,12 +68,17 @@ class LibraryConvolution : public DeviceStep {
         window_(std::move(window)),
         addend_(addend),
         skip_first_(skip_first) {
-    if (addend_.fused) addend_.convolution = this;
+    if (!addend_.fused) return;
+    if (addend_.convolutions.size() == addend_.fused->convolution.sources.size())
+      throw std::invalid_argument("fastrcn: a fused convolution has more sources than its kernel");
+    addend_.convolutions.push_back(this);
   }
 
   void run(const Moment& now) override {
     if (now.first && skip_first_) return;
     if (addend_.fused) {
+      // The first speaks for all, which come at the same time.
+      if (addend_.convolutions[0] != this) return;
       if (addend_.waiting) throw std::logic_error("fastrcn: no stage has taken a convolution");
       addend_.waiting = true;
       addend_.moment = now;
@@ -133,9 +138,10 @@ class Stage : public DeviceStep {
                                   std::to_string(pitch.size()) + " pitches");
     for (const StageTaker& taker : takers_) addends_.at(taker.addend);
     if (takers_.empty() || !addends_[takers_[0].addend].fused) return;
-    is_behind_ = addends_[takers_[0].addend].convolution != nullptr;
+    is_behind_ = !addends_[takers_[0].addend].convolutions.empty();
     const StepConvolution& convolution = addends_[takers_[0].addend].fused->convolution;
-    int64_t weights = convolution.inputs * item_size(setting.type);
+    int64_t weights = 0;
+    for (const StepSource& source : convolution.sources) weights += source.inputs * item_size(setting.type);
     for (const int64_t taps : convolution.kernel) weights *= taps;
     std::vector<StepSlot> slots;
     for (const StageTaker& taker : takers_) {
@@ -164,7 +170,8 @@ class Stage : public DeviceStep {
     for (size_t k = 0; k < buffers_.size(); ++k) walked.between[k] = direction * buffers_[k].step;
     for (const StageTaker& taker : takers_)
       walked.targets_between.push_back(taker.argument < 0 ? direction * addends_[taker.addend].target.buffer.step : 0);
-    walked.source_between = direction * addends_[takers_[0].addend].convolution->source_between();
+    for (const LibraryConvolution* one : addends_[takers_[0].addend].convolutions)
+      walked.sources_between.push_back(direction * one->source_between());
     return walked;
   }
 
@@ -182,11 +189,12 @@ class Stage : public DeviceStep {
     return run_step_(step_, now.where);
   }
 
-  // The convolution is the one that is waiting, or else comes before the stage at this time.
+  // The convolutions are those that are waiting, or else come before the stage at this time.
   void set_fused(const Moment& now) {
     set(step_.stage, now);
     const DeviceAddend& one = addends_[takers_[0].addend];
-    step_.convolution.source = one.convolution->source(one.waiting ? one.moment : now);
+    for (size_t n = 0; n < step_.convolution.sources.size(); ++n)
+      step_.convolution.sources[n].maps = one.convolutions.at(n)->source(one.waiting ? one.moment : now);
     for (size_t n = 0; n < takers_.size(); ++n) {
       if (takers_[n].argument >= 0) continue;
       const DeviceAddend& addend = addends_[takers_[n].addend];
@@ -268,7 +276,7 @@ class Normalization : public DeviceStep {
 
 size_t DeviceProgram::add_addend(Maps target, bool alone, std::optional<FusedConvolution> fused) {
   if (!steps_.empty()) throw std::invalid_argument("fastrcn: addends are added before the steps");
-  addends_.push_back({std::move(target), alone, fused, {}});
+  addends_.push_back({std::move(target), alone, std::move(fused), {}, {}});
   return addends_.size() - 1;
 }
 
@@ -346,7 +354,8 @@ bool DeviceProgram::walk(const DeviceMoment& now, int64_t count, int64_t directi
 
 void DeviceProgram::settle() {
   for (DeviceAddend& addend : addends_) {
-    if (addend.waiting) addend.convolution->convolve(addend.moment);
+    if (addend.waiting)
+      for (const LibraryConvolution* one : addend.convolutions) one->convolve(addend.moment);
     addend.waiting = false;
     if (!addend.result) continue;
     if (addend.target.buffer.step != 0)

@@ -48,23 +48,23 @@ struct DeviceMoment {
 
 class LibraryConvolution;
 
-// Without the source's address.
+// Without the sources' addresses.
 struct FusedConvolution {
   StepConvolution convolution;
   uintptr_t weight;
   int64_t target_pitch;  // channels from pixel to pixel of the target
 };
 
-// A convolution's result, from its making to the last stage that adds it to the target, or the normalisation that takes
-// it. `alone`: the target begins at zero, and has nothing else. `fused`: the first stage that takes it makes it too,
-// from the source at the moment when it would have been made, and leaves other stages' slots in the target; `waiting`:
-// it has not yet been made so.
+// A convolution's result, or the sum of several, from its making to the last stage that adds it to the target, or the
+// normalisation that takes it. `alone`: the target begins at zero, and has nothing else. `fused`: the first stage that
+// takes it makes it too, from the sources at the moment when it would have been made, and leaves other stages' slots in
+// the target; `waiting`: it has not yet been made so.
 struct DeviceAddend {
   Maps target;  // channels first; the results' layout too
   bool alone;
   std::optional<FusedConvolution> fused;
   Tensor result;
-  const LibraryConvolution* convolution = nullptr;  // that is fused
+  std::vector<const LibraryConvolution*> convolutions;  // that are fused, one for each source
   bool waiting = false;
   DeviceMoment moment{};
 };

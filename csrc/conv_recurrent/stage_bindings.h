@@ -19,14 +19,18 @@ namespace frcn {
 using KernelsOf = StageKernels (*)(DataType);
 using StepsOf = StepKernels (*)(DataType);
 using NormalizeOf = NormalizeKernels (*)(DataType);
-// A StepConvolution's fields.
-using StepTuple = std::tuple<uintptr_t, int64_t, int64_t, StepConvolution::Axes, StepConvolution::Axes,
+// The fields of a StepSource and a StepConvolution.
+using SourceTuple = std::tuple<uintptr_t, int64_t, int64_t>;
+using StepTuple = std::tuple<std::vector<SourceTuple>, StepConvolution::Axes, StepConvolution::Axes,
                              StepConvolution::Axes, StepConvolution::Axes>;
 using FusedTuple = std::tuple<StepTuple, uintptr_t, int64_t>;
 using SlotTuple = std::tuple<uintptr_t, int, bool, bool, uintptr_t, int64_t>;
 
 inline StepConvolution step_convolution(const StepTuple& fields) {
-  return std::apply([](const auto&... field) { return StepConvolution{field...}; }, fields);
+  const auto& [sources, size, kernel, padding, dilation] = fields;
+  StepConvolution found{{}, size, kernel, padding, dilation};
+  for (const auto& [maps, pitch, inputs] : sources) found.sources.push_back({maps, pitch, inputs});
+  return found;
 }
 
 inline std::vector<StepSlot> step_slots(const std::vector<SlotTuple>& slots) {

@@ -1,9 +1,11 @@
 // A convolution and the stage that takes its result, as one kernel: an implicit product of matrices on tensor cores
-// (Chetlur et al. 2014), whose tile of sums stays on the processor until the stage has read it.
+// (Chetlur et al. 2014), whose tile of sums stays on the processor until the stage has read it. It may be the sum of
+// two convolutions, of two sources.
 //
 // A block has a tile of pixels by channels, the same channels of every slot that the convolution completes. Its loop
-// walks over the kernel's taps and the source's channels, kRowBytes of them a turn; copies of later turns are on their
-// way meanwhile. A slot's column of the tile is a row of the weight, whose taps and channels lie in the loop's order.
+// walks over the sources, over the kernel's taps and over the source's channels, kRowBytes of them a turn; copies of
+// later turns are on their way meanwhile. A slot's column of the tile is a row of the weight, whose sources, taps and
+// channels lie in the loop's order.
 //
 // All of it runs on the host too: `Block` is what threads do together. How they multiply is its `Product`.
 #pragma once
@@ -13,13 +15,18 @@
 
 namespace FRCN_ISA {
 
+struct FusedSource {
+  const char* maps;
+  int pitch;   // bytes from pixel to pixel
+  int inputs;  // channels
+};
+
 // See StepLaunch. Axes are (depth, height, width).
 struct FusedStep {
   BareStage stage;
-  const char* source;
-  int source_pitch;  // bytes from pixel to pixel
+  FusedSource source[kMostSources];
+  int sources;
   int weight_pitch;  // bytes from a column's weights to the next's
-  int inputs;        // channels of the source
   int kernel[3], padding[3], dilation[3], size[3];
   Divisor axes[3];
   const char* weights[kMostSlots];
@@ -36,6 +43,15 @@ struct FusedStep {
 
 FRCN_HD int tile_pixels(const FusedStep& a) { return a.tile == kSmall ? SmallTile::pixels : LargeTile::pixels; }
 
+// Of the loop.
+template <class T>
+FRCN_HD int count_turns(const FusedStep& a) {
+  constexpr int kInputs = kRowBytes / sizeof(T);
+  int turns = 0;
+  for (int n = 0; n < a.sources; ++n) turns += (a.source[n].inputs + kInputs - 1) / kInputs;
+  return turns * a.kernel[0] * a.kernel[1] * a.kernel[2];
+}
+
 // `kMayKeep`: the weights may be in the room already, see FusedStep.
 template <class T, class Tile, class Block, bool kMayKeep = false>
 class TileProduct {
@@ -51,21 +67,18 @@ class TileProduct {
         product(block, step.slots * step.slot_channels),
         kept_at(kMayKeep ? step.kept_at : 0),
         keeps(kMayKeep && kept_at > 0),
-        inputs(step.inputs),
-        pitch(step.source_pitch) {
+        pixel(static_cast<int>(first_pixel) + block.thread() / kPieces) {
     const int piece = block.thread() % kPieces, row = block.thread() / kPieces;
     input = piece * (16 / static_cast<int>(sizeof(T)));
     own = place_of(row, piece);
     const int64_t count = a.stage.items / a.stage.packs.value;
 #pragma unroll
     for (int n = 0; n < kPixelRows; ++n) {
-      const int64_t pixel = first_pixel + row + n * kRowsAtOnce;
-      auto rest = static_cast<uint32_t>(pixel);
+      auto rest = static_cast<uint32_t>(pixel + n * kRowsAtOnce);
 #pragma unroll
       for (int axis = 2; axis >= 0; --axis) at[n][axis] = take_digit(rest, a.axes[axis]);
       // A pixel that there is not lies outside of every map.
-      if (pixel >= count) at[n][0] = -(1 << 30);
-      pixels[n] = a.source + pixel * pitch + piece * 16;
+      if (pixel + n * kRowsAtOnce >= count) at[n][0] = -(1 << 30);
     }
 #pragma unroll
     for (int n = 0; n < kColumnRows; ++n) {
@@ -77,12 +90,13 @@ class TileProduct {
     }
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) tap[axis] = -a.padding[axis];
+    start_source();
     start_tap();
   }
 
   // Leaves the sums in the room, rows of `Tile::pitch`.
   FRCN_HD void run() {
-    const int turns = a.kernel[0] * a.kernel[1] * a.kernel[2] * ((inputs + kInputs - 1) / kInputs);
+    const int turns = count_turns<T>(a);
     if (kMayKeep && a.fills) keep(turns);
     const int size = keeps ? Tile::columns_at : Tile::buffer, end = kBuffers * size;
 #pragma unroll 1
@@ -118,6 +132,15 @@ class TileProduct {
       move_on();
     }
     weights = 0;
+  }
+
+  FRCN_HD void start_source() {
+    const FusedSource& from = a.source[source];
+    inputs = from.inputs;
+    pitch = from.pitch;
+    const char* first = from.maps + block.thread() % kPieces * 16;
+#pragma unroll
+    for (int n = 0; n < kPixelRows; ++n) pixels[n] = first + static_cast<int64_t>(pixel + n * kRowsAtOnce) * pitch;
   }
 
   // Which of the thread's pixels have the tap inside the map, and where.
@@ -157,11 +180,16 @@ class TileProduct {
     if (ahead < inputs) return;
     input -= ahead;
     weights -= (ahead - inputs) * static_cast<int>(sizeof(T));
+    int axis = 2;
 #pragma unroll
-    for (int axis = 2; axis >= 0; --axis) {
+    for (; axis >= 0; --axis) {
       tap[axis] += a.dilation[axis];
       if (tap[axis] < a.kernel[axis] * a.dilation[axis] - a.padding[axis]) break;
       tap[axis] = -a.padding[axis];
+    }
+    if (axis < 0) {
+      source = source + 1 == a.sources ? 0 : source + 1;
+      start_source();
     }
     start_tap();
   }
@@ -186,15 +214,15 @@ class TileProduct {
   Product product;
   const int kept_at;
   const bool keeps;
-  const int inputs;
-  const int pitch;
-  int own;  // place of the thread's first 16 bytes
+  const int pixel;  // the thread's first
+  int own;          // place of the thread's first 16 bytes
   int at[kPixelRows][3];
   const char* pixels[kPixelRows];
   const char* columns[kColumnRows];
   uint32_t in_map = 0, in_weight = 0;  // bit n: the thread's n-th pixel or column is there
-  // The turn that is copied next: the tap's offset, the first channel that the thread copies, bytes from the pixel and
-  // from the column's first weight.
+  // The turn that is copied next: the source, its channels and bytes from pixel to pixel, the tap's offset, the first
+  // channel that the thread copies, bytes from the pixel and from the column's first weight.
+  int source = 0, inputs, pitch;
   int tap[3], input;
   int64_t moved = 0;
   int weights = 0;

@@ -55,10 +55,7 @@ FusedStep make_fused_step(const StepLaunch& given, int processors) {
   const frcn::StepConvolution& c = given.convolution;
   FusedStep a{};
   a.stage = make_bare_stage(given.stage, 16 / sizeof(T));
-  a.source = reinterpret_cast<const char*>(c.source);
-  a.source_pitch = static_cast<int>(c.source_pitch * sizeof(T));
-  a.inputs = static_cast<int>(c.inputs);
-  int64_t taps = 1;
+  int64_t taps = 1, inputs = 0;
   for (int axis = 0; axis < 3; ++axis) {
     a.kernel[axis] = static_cast<int>(c.kernel[axis]);
     a.padding[axis] = static_cast<int>(c.padding[axis]);
@@ -67,7 +64,12 @@ FusedStep make_fused_step(const StepLaunch& given, int processors) {
     a.axes[axis] = Divisor(c.size[axis]);
     taps *= c.kernel[axis];
   }
-  a.weight_pitch = static_cast<int>(taps * c.inputs * sizeof(T));
+  for (const auto& [maps, pitch, channels] : c.sources) {
+    a.source[a.sources++] = {reinterpret_cast<const char*>(maps), static_cast<int>(pitch * sizeof(T)),
+                             static_cast<int>(channels)};
+    inputs += channels;
+  }
+  a.weight_pitch = static_cast<int>(taps * inputs * sizeof(T));
   std::fill(std::begin(a.slot_of), std::end(a.slot_of), static_cast<signed char>(-1));
   for (const frcn::StepSlot& slot : given.slots) {
     if (slot.argument >= 0) {
@@ -91,10 +93,10 @@ inline std::pair<int64_t, int64_t> grid_of(const StageLaunch& stage, const Fused
 
 template <class T, class Lanes>
 void check_step(const StepLaunch& given) {
-  const frcn::StepConvolution& c = given.convolution;
   constexpr int64_t kLanes = Lanes::lanes;
-  bool fits = takes_packs(given.stage, Lanes::arguments, kLanes) && c.inputs % kLanes == 0 &&
-              c.source_pitch % kLanes == 0 && c.source % 16 == 0;
+  bool fits = takes_packs(given.stage, Lanes::arguments, kLanes);
+  for (const auto& [maps, pitch, inputs] : given.convolution.sources)
+    fits = fits && maps % 16 == 0 && pitch % kLanes == 0 && inputs % kLanes == 0;
   for (const frcn::StepSlot& slot : given.slots)
     fits = fits && slot.weight % 16 == 0 && slot.target % 16 == 0 && slot.target_pitch % kLanes == 0;
   if (!fits)

@@ -8,7 +8,7 @@ namespace frcn {
 namespace {
 
 constexpr int64_t kMostPixels = int64_t{1} << 30, kMostWeights = int64_t{1} << 28;
-constexpr size_t kMostSlots = 8;
+constexpr size_t kMostSlots = 8, kMostSources = 2;
 
 void check(bool fits, const char* expected) {
   if (!fits) throw std::invalid_argument(std::string("fastrcn: a step's kernel expects ") + expected);
@@ -19,7 +19,14 @@ void check(bool fits, const char* expected) {
 StepLaunch prepare_step(const StageKernel& kernel, const StageLaunch& stage, const StepConvolution& convolution,
                         std::vector<StepSlot> slots) {
   StepLaunch launch{stage, convolution, std::move(slots)};
-  int64_t pixels = 1, weights = convolution.inputs;
+  const auto& sources = convolution.sources;
+  check(!sources.empty() && sources.size() <= kMostSources, "one source or two");
+  int64_t pixels = 1, weights = 0;
+  for (const StepSource& source : sources) {
+    check(source.inputs > 0, "sources with channels");
+    check(source.pitch <= kMostWeights, "at most 2^28 channels from pixel to pixel");
+    weights += source.inputs;
+  }
   for (int axis = 0; axis < 3; ++axis) {
     pixels *= convolution.size[axis];
     weights *= convolution.kernel[axis];
@@ -29,7 +36,6 @@ StepLaunch prepare_step(const StageKernel& kernel, const StageLaunch& stage, con
   check(pixels == stage.args.pixels_per_image, "a source with the maps' size");
   check(stage.pixels <= kMostPixels, "at most 2^30 pixels in a step");
   check(weights <= kMostWeights, "at most 2^28 weights of an output channel");
-  check(convolution.source_pitch <= kMostWeights, "at most 2^28 channels from pixel to pixel");
   check(!launch.slots.empty() && launch.slots.size() <= kMostSlots, "1 to 8 slots");
   for (const StepSlot& slot : launch.slots)
     if (slot.argument >= 0) set_addend(launch.stage, kernel, {slot.argument, 0, 0, slot.alone, slot.written});

@@ -11,18 +11,23 @@
 
 namespace frcn {
 
-// Convolutions of one source, with stride 1, that keep its maps' size. Axes are (depth, height, width).
+struct StepSource {
+  uintptr_t maps;
+  int64_t pitch;   // channels from pixel to pixel
+  int64_t inputs;  // channels
+};
+
+// Convolutions of one source, or each the sum of two sources', with stride 1, that keep the maps' size. Axes are
+// (depth, height, width).
 struct StepConvolution {
   using Axes = std::array<int64_t, 3>;
 
-  uintptr_t source;
-  int64_t source_pitch;  // channels from pixel to pixel
-  int64_t inputs;        // channels of the source
+  std::vector<StepSource> sources;
   Axes size, kernel, padding, dilation;
 };
 
-// What one slot of channels is for. The rows of its weight are output channels, each with its taps and within a tap the
-// source's channels side by side.
+// What one slot of channels is for. The rows of its weight are output channels, each with the sources one after
+// another, of each its taps and within a tap its channels side by side.
 struct StepSlot {
   uintptr_t weight;
   int argument;      // that the convolution completes; -1: the stage takes none of it
@@ -39,12 +44,11 @@ struct StepLaunch {
 };
 
 // One of the kernels of a step for many times. `between`: bytes from the maps of a time to those of the time that
-// follows: an argument's, a slot's target's, the source's.
+// follows: an argument's, a slot's target's, a source's.
 struct WalkedStep {
   StepLaunch step;  // at the first of these times
   std::array<int64_t, kMaxStageArguments> between;
-  std::vector<int64_t> targets_between;
-  int64_t source_between;
+  std::vector<int64_t> targets_between, sources_between;
 };
 
 // A step, which is these kernels one after another, at `count` times by one kernel. Its blocks wait for each other

@@ -7,7 +7,7 @@ namespace FRCN_ISA {
 
 constexpr int kStepThreads = 256;
 constexpr int kWarps = kStepThreads / 32;
-constexpr int kMostSlots = 8;
+constexpr int kMostSlots = 8, kMostSources = 2;
 constexpr int kBuffers = 4;    // of operands: one is multiplied, the others are on their way
 constexpr int kRowBytes = 64;  // of a pixel's or a column's operands in a buffer
 constexpr int kPieces = kRowBytes / 16;

@@ -2,7 +2,7 @@
 // other behind each (a persistent kernel; Diamos et al. 2016). Of each a block has a tile for all of time, or none.
 // Where the weights of the tile's columns fit, they stay in the block's memory.
 //
-// What a block reads others may have written meanwhile: the convolution's source and, as the tiles of two kernels may
+// What a block reads others may have written meanwhile: the convolution's sources and, as the tiles of two kernels may
 // be of different pixels and channels, whatever else a stage reads. All of it is read past the first-level cache, which
 // is emptied where blocks wait and would be of no use.
 #pragma once
@@ -18,8 +18,8 @@ struct FusedWalkStep {
   FusedStep step;                             // at the first time
   int32_t between[frcn::kMaxStageArguments];  // units from an argument's maps to the next time's
   int32_t targets_between[kMostSlots];
-  int64_t source_between;  // bytes
-  int groups, parts;       // of tiles
+  int32_t sources_between[kMostSources];
+  int groups, parts;  // of tiles
 };
 
 // See StepWalk.
@@ -94,8 +94,11 @@ struct Walk {
       const int slot = block.thread();
       a.targets[slot] += int64_t{given.targets_between[slot]} * kBetweenUnit;
     }
+    if (block.thread() < a.sources) {
+      const int source = block.thread();
+      a.source[source].maps += int64_t{given.sources_between[source]} * kBetweenUnit;
+    }
     if (block.thread() != 0) return;
-    a.source += given.source_between;
     a.stage.args.time += direction;
     a.fills = false;
   }

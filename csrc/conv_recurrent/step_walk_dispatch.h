@@ -38,15 +38,14 @@ FusedWalkStep make_walk_step(const WalkedStep& given, int processors) {
   a.step = make_fused_step<T>(given.step, processors);
   std::transform(given.between.begin(), given.between.end(), a.between, in_units);
   std::transform(given.targets_between.begin(), given.targets_between.end(), a.targets_between, in_units);
-  a.source_between = int64_t{in_units(given.source_between)} * kBetweenUnit;
+  std::transform(given.sources_between.begin(), given.sources_between.end(), a.sources_between, in_units);
   return a;
 }
 
 // Bytes of the weights of a tile's columns.
 template <class T>
 int64_t weights_of_tile(const FusedStep& a) {
-  const int64_t turns = int64_t{a.kernel[0]} * a.kernel[1] * a.kernel[2] * tiles_in(a.inputs, kRowBytes / sizeof(T));
-  return turns * kTiles[a.tile].columns * kRowBytes;
+  return int64_t{count_turns<T>(a)} * kTiles[a.tile].columns * kRowBytes;
 }
 
 struct WalkSize {

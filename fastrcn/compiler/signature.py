@@ -120,9 +120,13 @@ def _backward(schedule, index, stage: Stage, final, written):
     return Signature(index, True, code, tuple(args), carries, tuple(zeroes))
 
 
+MOST_SOURCES = 2
+"""Of the sums of convolutions that one kernel makes."""
+
+
 def can_be_fused(schedule: Schedule, sig: Signature):
-    """Whether one kernel can do a stage and the convolutions that complete its arguments: none by two of them, none
-    that is normalised in between, and no gradients of parameters, which are sums over pixels."""
+    """Whether one kernel can do a stage and the convolutions that complete its arguments: each is the sum of at most
+    two, none is normalised in between, and there are no gradients of parameters, which are sums over pixels."""
     for arg in sig.args:
         if arg.role == "d_param" or arg.normalized:
             return False
@@ -133,7 +137,7 @@ def can_be_fused(schedule: Schedule, sig: Signature):
         else:
             expr = schedule.states[arg.index] if arg.role == "d_state" else schedule.operands[arg.index]
             found = [g for g in schedule.groups if expr in (schedule.operands[o] for o in g.operands)]
-        if len(found) > 1:
+        if len(found) > MOST_SOURCES:
             return False
     return True
 

@@ -180,6 +180,12 @@ def test_errors():
     loop.run(0, 1, 1, False, 0)
     with pytest.raises(RuntimeError, match="no stage has taken a convolution's result at a time that is over"):
         loop.settle()
+    loop, sources, axes = program(), [(0, 4, 4)], [(1, 2, 2), (1, 1, 1), (0, 0, 0), (1, 1, 1)]
+    addend = loop.add_addend(maps(source), False, ((sources, *axes), weight.data_ptr(), 4))
+    convolution = maps(source), *place(weight), ((1, 1), (0, 0), (1, 1)), addend, False
+    loop.add_convolution(*convolution)
+    with pytest.raises(ValueError, match="a fused convolution has more sources than its kernel"):
+        loop.add_convolution(*convolution)
     with pytest.raises(ValueError, match="addends are added before the steps"):
         loop.add_addend(maps(torch.zeros(1, 1)), False)
 

@@ -223,13 +223,17 @@ def test_backward_under_autocast():
 
 PACKED = Case(channels=16, lengths=(4, 2), scale=0.1)
 FUSED = {"rnn_tanh": 1, "lstm": 1, "lstm_full": 1, "gru_before": 2, "gru_after": 1, "stacked": 2}
-"""Kernels of a forward step; each is a convolution, of gru_after two, with a stage. Backward there are as many, but for
-gradients of parameters and sums of two convolutions: none of them is fused."""
+"""Kernels of a forward step; each is a convolution, of gru_after two, with a stage. Backward there are as many, of
+gru_after a sum of two convolutions with the stage; none where there are gradients of parameters."""
 FUSED_CASES = {
     "reverse": ("gru_before", Case(channels=8, reverse=True, states=False, scale=0.1), False),
     "recompute": ("lstm", Case(channels=24, kernel=(3, 5), lengths=(4, 2), scale=0.1), True),
     "volumes": ("gru_before", Case(channels=8, depth=3, height=4, width=3, kernel=(3, 1, 3), scale=0.1), False),
     "many_chunks": ("lstm", replace(MANY_CHUNKS, channels=8, height=4, width=3), False),
+    "after_reverse": ("gru_after", Case(channels=24, reverse=True, states=False, scale=0.1), False),
+    "after_recompute": ("gru_after", Case(channels=8, kernel=(3, 5), lengths=(4, 2), scale=0.1), True),
+    "after_volumes": ("gru_after", Case(channels=16, depth=3, height=4, width=3, kernel=(3, 1, 3), scale=0.1), False),
+    "after_many_chunks": ("gru_after", replace(MANY_CHUNKS, channels=8, height=4, width=3), False),
 }
 
 
@@ -240,19 +244,39 @@ def test_convolutions_fused_with_stages(name, dtype):
         compare_with_loop(name, PACKED, "cuda", dtype)
     forward = PACKED.steps * FUSED[name]
     # Nothing is convolved before the first stage of the backward.
-    backward = 0 if name in ("lstm_full", "gru_after") else forward - 1
+    backward = 0 if name == "lstm_full" else forward - 1
     assert len(KERNELS.steps()) == forward + backward
     assert len(KERNELS.launches()) == forward - backward
 
 
 @pytest.mark.parametrize("case", FUSED_CASES)
 def test_cases_of_fused_convolutions(case, monkeypatch):
-    if case == "many_chunks":
+    if case.endswith("many_chunks"):
         monkeypatch.setattr(cuda.Program, "chunk_pixels", (1, 1 << 62))
     name, case, recompute = FUSED_CASES[case]
     with cuda_method.use_method("fused"):
         compare_with_loop(name, case, "cuda", torch.bfloat16, recompute=recompute)
     assert len(KERNELS.steps()) > case.steps
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "is_one"),
+    [
+        ("lstm", {}, True),
+        ("gru_before", {}, True),
+        ("lstm", {"kernel": (3, 5), "recurrent_kernel": (3, 3)}, False),
+        ("lstm", {"states": False}, False),
+        ("gru_after", {}, False),
+        ("stacked", {}, False),
+    ],
+)
+def test_inputs_and_states_convolved_in_one_kernel(name, change, is_one):
+    """Not with different kernels, or at different times; nor where slots are sums of other maps, or of three."""
+    case = replace(PACKED, inputs=24, **change)
+    with cuda_method.use_method("fused"), input_schedule.use_schedule("in_loop"):
+        compare_with_loop(name, case, "cuda", torch.bfloat16)
+    steps = case.steps * FUSED[name]
+    assert len(KERNELS.steps()) == is_one * steps + steps - 1
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -39,9 +39,10 @@ def test_shapes(case, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("channels", "tile"), [(64, LARGE_TILE), (16, MEDIUM_TILE)])
-def test_tiles(channels, tile, dtype):
+@pytest.mark.parametrize("second", [0, 40], ids=["one", "two"])
+def test_tiles(second, channels, tile, dtype):
     KERNELS.set_steps(1, False)
-    check_step(KERNELS, FORWARD, replace(LARGE, channels=channels), dtype)
+    check_step(KERNELS, FORWARD, replace(LARGE, channels=channels, second=second), dtype)
     assert [tile for tile, _ in KERNELS.steps()] == [tile]
 
 
@@ -57,8 +58,18 @@ def test_copies_that_are_done_at_once(processors, channels):
     [
         ({"channels": 12}, "whole packs of 16 bytes"),
         ({"inputs": 20}, "whole packs of 16 bytes"),
+        ({"second": 20}, "whole packs of 16 bytes"),
     ],
 )
 def test_what_does_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         check_step(KERNELS, FORWARD, replace(StepCase(), **change), torch.bfloat16)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_sources_are_counted(count):
+    schedule, sig = STEPS[FORWARD]
+    rows, axes = [0] * len(sig.args), [(1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)]
+    number = KERNELS.cuda_stage(schedule.fingerprint, sig.stage, sig.backward)
+    with pytest.raises(ValueError, match="expects one source or two"):
+        KERNELS.launch_cuda_step(number, 0, rows, rows, [], ([(0, 8, 8)] * count, *axes), 8, 1, 1, 0, 0, 0)

@@ -26,7 +26,7 @@ WALKS = {
     "lstm": 2,
     "lstm_channel": 1,
     "lstm_full": 1,
-    "gru_after": 1,
+    "gru_after": 2,
     "gru_before": 2,
 }
 """How many walks a sequence takes: forward, and backward where each step is fused kernels there too."""
@@ -48,6 +48,13 @@ CASES = {
     "gru_volumes": ("gru_before", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
     "gru_recompute": ("gru_before", replace(CASE, channels=40)),
     "gru_chunks": ("gru_before", replace(CASE, steps=7)),
+    "after_parts": ("gru_after", replace(CASE, kernel=(3, 1), channels=72)),
+    "after_no_states": ("gru_after", replace(CASE, states=False)),
+    "after_lengths": ("gru_after", replace(CASE, batch=2, lengths=(4, 2))),
+    "after_reverse": ("gru_after", replace(CASE, channels=24, batch=2, lengths=(4, 2), reverse=True)),
+    "after_volumes": ("gru_after", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
+    "after_recompute": ("gru_after", CASE),
+    "after_chunks": ("gru_after", replace(CASE, steps=7)),
 }
 """With 40 or 72 channels the forward's two kernels of ConvGRU have different tiles: each reads what other blocks wrote,
 and some blocks have no tile of the second."""
@@ -124,8 +131,12 @@ def test_weights_of_one_kernel_stay(dtype, backward, products):
 
 @pytest.mark.parametrize(
     ("name", "case", "blocks"),
-    [("lstm", replace(TALL, channels=32), [6, 3]), ("gru_before", replace(CASE, channels=40), [4, 2])],
-    ids=["one", "two"],
+    [
+        ("lstm", replace(TALL, channels=32), [6, 3]),
+        ("gru_before", replace(CASE, channels=40), [4, 2]),
+        ("gru_after", replace(TALL, channels=24), [6, 3]),
+    ],
+    ids=["one", "two", "of_two_sources"],
 )
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 def test_order_of_blocks(early, name, case, blocks, products):

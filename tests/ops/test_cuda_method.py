@@ -9,11 +9,13 @@ from fastrcn.ops.conv_recurrent import cuda_method
 from fastrcn.ops.conv_recurrent.program import Fill, StageCall
 
 
-def is_faster(monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bfloat16, kernel=(3, 3), convolutions=1):
+def is_faster(
+    monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bfloat16, kernel=(3, 3), convolutions=1, sources=1
+):
     monkeypatch.setattr(cuda_method, "_capability", lambda device: capability)
     source = SimpleNamespace(data=torch.empty(0))
     one = SimpleNamespace(source=source, weight=SimpleNamespace(shape=(outputs, inputs, *kernel)))
-    return cuda_method._is_faster([one] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
+    return cuda_method._is_faster([[one] * sources] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
 
 
 @pytest.mark.parametrize("capability", [7, 8, 9, 10, 12])
@@ -28,6 +30,15 @@ def test_a_launch_more_speaks_for_fusing(monkeypatch):
     sizes = [n for n in range(1 << 10, 1 << 16, 1 << 9) if is_faster(monkeypatch, 9, 64, 192, n)]
     more = [n for n in range(1 << 10, 1 << 16, 1 << 9) if is_faster(monkeypatch, 9, 64, 96, n, convolutions=2)]
     assert len(more) > len(sizes) > 0
+
+
+def test_a_sum_of_two_speaks_for_fusing(monkeypatch):
+    """Against one convolution of as many channels."""
+    for kernel, sizes in (((3, 3), range(1 << 10, 1 << 16, 1 << 9)), ((1, 3), [1 << 20])):
+        one, two = (
+            [n for n in sizes if is_faster(monkeypatch, 9, 64 // s, 64, n, kernel=kernel, sources=s)] for s in (1, 2)
+        )
+        assert len(two) > len(one)
 
 
 def fewest(size, steps=("convolution", "stage"), fused=None):

@@ -43,6 +43,8 @@ def test_registers(pattern, stages, arch):
     assert len(kernels) == len(PRODUCTS) * stages
     for kernel, used in kernels.items():
         assert used["REG"] <= MOST_REGISTERS, f"{kernel}: {used}"
+        # Nothing spilled, in the loops or beside them.
+        assert used["STACK"] == used["LOCAL"] == 0, f"{kernel}: {used}"
 
 
 def turns(arch, pattern, product):

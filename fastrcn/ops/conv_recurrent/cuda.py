@@ -168,7 +168,10 @@ class Program(program.Program):
             library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
             native.address(self.lengths), _PARTS, fewest,
         )  # fmt: skip
-        steps = {id(self.addends[id(s)]): s for s in self.steps if id(s) in self.addends}
+        steps: dict[int, list[Convolution]] = {}
+        for step in self.steps:
+            if id(step) in self.addends:
+                steps.setdefault(id(self.addends[id(step)]), []).append(step)
         numbers = {
             key: loop.add_addend(self._maps(a.target), a.alone, self._fused(steps[key]) if key in fused else None)
             for key, a in addends.items()
@@ -206,13 +209,14 @@ class Program(program.Program):
                 )
         return loop
 
-    def _fused(self, step: Convolution):
-        """A convolution as a kernel with a stage has it, without the source's address, which changes; its weight."""
-        axes = (self.geometry.size, step.weight.shape[2:], step.padding, step.dilation)
+    def _fused(self, steps: list[Convolution]):
+        """Convolutions as a kernel with a stage has them, without the sources' addresses, which change; their
+        weights."""
+        one, sources = steps[0], [(0, step.source.pitch, step.weight.shape[1]) for step in steps]
+        axes = (self.geometry.size, one.weight.shape[2:], one.padding, one.dilation)
         missing = (1, 1, 0, 1)
         numbers = (of_three_axes(axis, n) for axis, n in zip(axes, missing, strict=True))
-        convolution = 0, step.source.pitch, step.weight.shape[1], *numbers
-        return convolution, self._fused_weight(step).data_ptr(), step.target.pitch
+        return (sources, *numbers), self._fused_weight(steps).data_ptr(), one.target.pitch
 
     def _run_loop(self, start, count, direction, at_start):
         self.loop.run(start, count, direction, at_start, self.stream)
@@ -277,14 +281,17 @@ class Program(program.Program):
             self.packed[key] = step.weight.dense().contiguous(memory_format=last), step.weight
         return self.packed[key][0]
 
-    def _fused_weight(self, step: Convolution):
-        """The weight as a kernel with a stage wants it: aligned, and rounded where the products are TF32's."""
-        weight = self._weight(step)
-        if self.dtype != torch.float32 and weight.data_ptr() % 16 == 0:
-            return weight
-        key = ("cuda fused", id(step.weight))
+    def _fused_weight(self, steps: list[Convolution]):
+        """The weights as a kernel with a stage wants them: those of an output channel side by side, aligned, and
+        rounded where the products are TF32's."""
+        weights = [self._weight(step) for step in steps]
+        if len(steps) == 1 and self.dtype != torch.float32 and weights[0].data_ptr() % 16 == 0:
+            return weights[0]
+        key = ("cuda fused", *(id(step.weight) for step in steps))
         if key not in self.packed:
-            self.packed[key] = (as_tf32(weight) if self.dtype == torch.float32 else weight.clone()), step.weight
+            rows = torch.cat([weight.movedim(1, -1).flatten(1) for weight in weights], 1)
+            kept = as_tf32(rows) if self.dtype == torch.float32 else rows
+            self.packed[key] = kept, [step.weight for step in steps]
         return self.packed[key][0]
 
     def _matrix(self, step: Convolution):

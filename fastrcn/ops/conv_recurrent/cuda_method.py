@@ -1,11 +1,12 @@
-"""How the ``cuda`` backend runs a convolution whose result one stage takes: "fused", one kernel on tensor cores in
-whose memory the result stays, "persistent", the same for many steps of time, or "library", the library's convolution
-and the stage's kernel. Chosen by shape.
+"""How the ``cuda`` backend runs a convolution, or the sum of two, whose result one stage takes: "fused", one kernel on
+tensor cores in whose memory the result stays, "persistent", the same for many steps of time, or "library", the
+library's convolutions and the stage's kernel. Chosen by shape.
 
 The library's product is the faster one. The fused kernel saves a launch, and a write and a read of the result. In units
 of the time that the library takes for one operation a value of the result costs 2 K / ``_EFFICIENCY`` fused, with K the
 length of its sum, and 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library, which takes ``OPERATIONS_PER_LAUNCH`` more
-for all of them.
+for all of them. Where a value is the sum of two convolutions' the library writes one more, and adds the two: a write,
+two reads and a write more, and two launches.
 
 The persistent kernel can be where a step is one or two fused kernels whose blocks all run at once. In the place of each
 launch a step has a barrier of all blocks, which takes ``_BARRIER`` launches; ``_BEGINNING`` launches go into the zeroed
@@ -17,7 +18,7 @@ from math import ceil, prod
 
 import torch
 
-from fastrcn.compiler.signature import can_be_fused
+from fastrcn.compiler.signature import MOST_SOURCES, can_be_fused
 from fastrcn.ops.choice import Choice
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall, overlap
 from fastrcn.ops.estimates import OPERATIONS_PER_BYTE, OPERATIONS_PER_LAUNCH
@@ -52,7 +53,7 @@ def use_method(name):
 
 
 def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall]:
-    """{id of an addend: the stage that is one kernel with its convolution}; ``addends``: of convolutions, by the step's
+    """{id of an addend: the stage that is one kernel with what makes it}; ``addends``: of convolutions, by the step's
     id. The stage is the first that takes the result; what others take it leaves in the convolution's target."""
     convolutions, firsts = {}, {}
     for step in steps:
@@ -63,10 +64,8 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
     fused = {}
     for own in firsts.values():
         stage, parts = own[0].takers[0].stage, [convolutions[id(a)] for a in own]
-        found = [part[0] for part in parts]
-        single = all(len(part) == 1 for part in parts)
-        can = single and _can_fuse(steps, found, stage, own, geometry, images, dtype)
-        if can and _is_chosen(found, geometry, images, dtype):
+        can = _can_fuse(steps, parts, stage, own, geometry, images, dtype)
+        if can and _is_chosen(parts, geometry, images, dtype):
             fused |= {id(a): stage for a in own}
     # A kernel adds no result that is in memory; whose convolution it then has not is in memory too.
     while True:
@@ -77,37 +76,44 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
         fused = kept
 
 
-def _can_fuse(steps, convolutions, stage: StageCall, addends, geometry, images, dtype):
-    """Whether a kernel does what convolutions, one for each addend, and a stage do."""
-    one, lanes = convolutions[0], _ALIGNMENT // dtype.itemsize
+def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
+    """Whether a kernel does what convolutions, those of each addend, and a stage do."""
+    convolutions = [c for part in parts for c in part]
+    one, sources, lanes = convolutions[0], [c.source for c in parts[0]], _ALIGNMENT // dtype.itemsize
     if dtype not in (torch.float32, torch.bfloat16, torch.float16) or is_exact(dtype):
         return False
     if not can_be_fused(geometry.schedule, stage.signature):
         return False
-    kernel, inputs = one.weight.shape[2:], one.weight.shape[1]
-    if any(_window(c) != _window(one) or c.source is not one.source for c in convolutions):
+    kernel, inputs = one.weight.shape[2:], [c.weight.shape[1] for c in parts[0]]
+    if len(sources) > MOST_SOURCES or any(_window(c) != _window(one) for c in convolutions):
+        return False
+    if any([id(c.source) for c in part] != [id(s) for s in sources] for part in parts):
         return False
     keeps = all(2 * p == d * (k - 1) for p, d, k in zip(one.padding, one.dilation, kernel, strict=True))
     if not keeps or any(s != 1 for s in one.stride):
         return False
     slots = sum(len(a.takers) for a in addends)
-    if slots > _MOST_SLOTS or images * geometry.map_pixels > _MOST_PIXELS or inputs * prod(kernel) > _MOST_WEIGHTS:
+    if slots > _MOST_SLOTS or images * geometry.map_pixels > _MOST_PIXELS or sum(inputs) * prod(kernel) > _MOST_WEIGHTS:
         return False
-    buffers = [*stage.buffers, one.source, *(c.target for c in convolutions)]
-    if geometry.channels % lanes or inputs % lanes or not all(_is_aligned(b, lanes) for b in buffers):
+    buffers = [*stage.buffers, *sources, *(c.target for c in convolutions)]
+    if any(n % lanes for n in (geometry.channels, *inputs)) or not all(_is_aligned(b, lanes) for b in buffers):
         return False
-    return not any(_may_write(s, c, lag) for c in convolutions for s, lag in _between(steps, c, stage))
+    later = [(c, _between(steps, c, stage)) for c in convolutions]
+    # All of them at the stage's time, or all before.
+    if len({steps_between[-1][1] for _, steps_between in later}) > 1:
+        return False
+    return not any(_may_write(s, c, lag) for c, steps_between in later for s, lag in steps_between)
 
 
 def _window(step: Convolution):
     """What convolutions of one kernel have in common."""
-    return tuple(step.weight.shape[1:]), tuple(step.stride), tuple(step.padding), tuple(step.dilation), step.skip_first
+    return tuple(step.weight.shape[2:]), tuple(step.stride), tuple(step.padding), tuple(step.dilation), step.skip_first
 
 
-def _is_chosen(convolutions, geometry, images, dtype):
+def _is_chosen(parts, geometry, images, dtype):
     """What was asked for, else whether it is estimated to be faster."""
     asked = _method.asked
-    return asked != "library" if asked else _is_faster(convolutions, geometry, images, dtype)
+    return asked != "library" if asked else _is_faster(parts, geometry, images, dtype)
 
 
 def fewest_persistent(steps, addends, fused, geometry, images, dtype):
@@ -125,12 +131,14 @@ def fewest_persistent(steps, addends, fused, geometry, images, dtype):
     return ceil(_BEGINNING / (kernels * (1 - _BARRIER)))
 
 
-def _is_faster(convolutions, geometry, images, dtype):
+def _is_faster(parts, geometry, images, dtype):
     """By the estimates above."""
-    size, one = dtype.itemsize, convolutions[0]
-    launches = len(convolutions) * OPERATIONS_PER_LAUNCH[size] / max(1, _values(convolutions, geometry, images))
-    saved = 2 * size * OPERATIONS_PER_BYTE[size] + launches
-    return _operations(one) * (1 / _efficiency(one) - 1) < saved
+    size, summed = dtype.itemsize, parts[0]
+    sums = len(summed) - 1
+    values = _values([part[0] for part in parts], geometry, images)
+    launches = len(parts) * (1 + 2 * sums) * OPERATIONS_PER_LAUNCH[size] / max(1, values)
+    saved = (2 + 4 * sums) * size * OPERATIONS_PER_BYTE[size] + launches
+    return sum(map(_operations, summed)) * (1 / _efficiency(summed[0]) - 1) < saved
 
 
 def _values(convolutions, geometry, images):

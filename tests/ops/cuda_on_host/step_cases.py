@@ -18,7 +18,7 @@ STEPS = {name: stage for name, stage in STAGES.items() if can_be_fused(*stage)}
 class StepCase:
     """``addend``: "added" to what was there, "alone" in its place, or added and "written"; ``leave``: arguments, from
     the last on, that no convolution completes; ``others``: slots that the stage takes nothing of; ``ended``: sequences
-    have different lengths."""
+    have different lengths; ``second``: channels of a second source, 0: there is none."""
 
     channels: int = 16
     inputs: int = 16
@@ -30,6 +30,7 @@ class StepCase:
     leave: int = 0
     others: int = 0
     ended: bool = False
+    second: int = 0
 
     @property
     def padding(self):
@@ -45,6 +46,11 @@ CASES = {
     "others": StepCase(32, 16, leave=2, others=2),
     "other_alone": StepCase(16, 32, leave=1, others=1, addend="alone"),
     "dilated": StepCase(channels=8, inputs=32, size=(1, 9, 8), dilation=(1, 2, 3), addend="written"),
+    "two": StepCase(second=16),
+    "two_of_1x1": StepCase(8, 8, 3, size=(1, 1, 1), kernel=(1, 1, 1), ended=True, second=24),
+    "short_and_long": StepCase(24, 8, 1, size=(1, 6, 11), kernel=(1, 5, 3), addend="written", ended=True, second=72),
+    "long_and_short": StepCase(32, 72, size=(1, 9, 8), dilation=(1, 2, 3), leave=2, others=2, second=8),
+    "two_volumes": StepCase(136, 24, 1, size=(3, 4, 5), kernel=(3, 1, 3), addend="alone", second=16),
 }
 LARGE = replace(CASES["small"], channels=64, inputs=96, images=1, size=(1, 12, 13))
 
@@ -54,8 +60,10 @@ def check_step(kernels, name, case: StepCase, dtype, device="cpu", stream=0):
     c, taps = case.channels, case.kernel
     trial = Trial(name, c, case.images, prod(case.size), dtype, device, case.ended)
     # In all these numbers sums are exact, so that nothing depends on the order of adding, nor on TF32's rounding.
-    source = Maps(trial.rows, case.inputs, dtype, device)
-    source.set(torch.randint(-4, 5, source.whole.shape) / 4)
+    inputs = [case.inputs, case.second] if case.second else [case.inputs]
+    sources = [Maps(trial.rows, n, dtype, device) for n in inputs]
+    for source in sources:
+        source.set(torch.randint(-4, 5, source.whole.shape) / 4)
     completed = trial.completed()
     completed = completed[: max(1, len(completed) - case.leave)]
     for _, arg in completed:
@@ -63,13 +71,13 @@ def check_step(kernels, name, case: StepCase, dtype, device="cpu", stream=0):
         maps.set((maps.whole * 16).round() / 16)
     # A group of slots more, so that the rows of these do not begin at the first; and in another order.
     count = len(completed) + case.others + 1
-    shape = (count * c, case.inputs, *taps)
-    weight = (torch.randint(-2, 3, shape) / 16).to(device, dtype)
-    maps = source.values.view(case.images, *case.size, -1).movedim(-1, 1).double()
-    found = functional.conv3d(maps, weight.double(), None, 1, case.padding, case.dilation)
+    weight = (torch.randint(-2, 3, (count * c, sum(inputs), *taps)) / 16).to(device, dtype)
+    maps = torch.cat([source.values for source in sources], 1).view(case.images, *case.size, -1).movedim(-1, 1)
+    found = functional.conv3d(maps.double(), weight.double(), None, 1, case.padding, case.dilation)
     found = found.movedim(1, -1).reshape(trial.rows, -1)
     alone, written = case.addend == "alone", case.addend == "written"
-    packed, slots, targets = weight.movedim(1, -1).contiguous(), [], []
+    packed = torch.cat([part.movedim(1, -1).flatten(1) for part in weight.split(inputs, 1)], 1)
+    slots, targets = [], []
     for n, (k, arg) in enumerate([*completed, *[(-1, None)] * case.others]):
         row = (count - 1 - n) * c
         target = Maps(trial.rows, c, dtype, device)
@@ -82,7 +90,8 @@ def check_step(kernels, name, case: StepCase, dtype, device="cpu", stream=0):
             targets.append((target, (begun + found[:, row : row + c]).to(dtype)))
     wrong = kernels.launch_cuda_step(
         kernels.cuda_stage(*trial.number), CUDA_TYPE_NUMBERS[dtype], *trial.buffers(), slots,
-        (source.address, source.pitch, case.inputs, case.size, taps, case.padding, case.dilation),
+        ([(s.address, s.pitch, n) for s, n in zip(sources, inputs, strict=True)],
+         case.size, taps, case.padding, case.dilation),
         *trial.sizes(), stream,
     )  # fmt: skip
     assert not wrong, wrong

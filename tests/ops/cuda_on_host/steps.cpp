@@ -29,7 +29,8 @@ std::vector<HostGrid::Range> memory_of(FRCN_ISA::Walk<T, Lanes...>, const FRCN_I
     const auto add = [&](const char* first, int64_t pitch, int64_t channels, int64_t moves) {
       if (first && pitch) found.push_back(maps_of(first, pixels, pitch, channels * size, moves));
     };
-    add(a.source, a.source_pitch, a.inputs, turns * given.source_between);
+    for (int n = 0; n < a.sources; ++n)
+      add(a.source[n].maps, a.source[n].pitch, a.source[n].inputs, units * given.sources_between[n]);
     for (int k = 0; k < frcn::kMaxStageArguments; ++k)
       add(args.data[k], args.pitch[k] * size, args.channels, units * given.between[k]);
     for (int slot = 0; slot < a.slots; ++slot)
