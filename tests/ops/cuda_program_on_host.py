@@ -11,7 +11,7 @@ from fastrcn import backends
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
-from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, make_tensors, run_package
+from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.tolerances import relative_error
 from tests.ops.cuda_on_host import stage_cases
@@ -279,15 +279,17 @@ def test_inputs_and_states_convolved_in_one_kernel(name, change, is_one):
     assert len(KERNELS.steps()) == is_one * steps + steps - 1
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru_after"])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_float32_is_fused_where_tf32_is_allowed(allowed, monkeypatch):
+def test_float32_is_fused_where_tf32_is_allowed(allowed, name, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    tensors = make_tensors(SUBJECTS["lstm"], PACKED, torch.float32)
+    tensors = make_tensors(SUBJECTS[name], PACKED, torch.float32)
     with cuda_method.use_method("fused"):
-        found, _ = run_package(SUBJECTS["lstm"], PACKED, tensors, "cuda")
-    assert bool(KERNELS.steps()) is allowed
-    truth, _ = run_package(SUBJECTS["lstm"], PACKED, tensors, "reference")
-    assert relative_error(found, truth) < (1e-3 if allowed else 1e-6)
+        found = gradients(*run_package(SUBJECTS[name], PACKED, tensors, "cuda"), tensors)
+    assert len(KERNELS.steps()) == (2 * PACKED.steps - 1 if allowed else 0)
+    truth = gradients(*run_package(SUBJECTS[name], PACKED, tensors, "reference"), tensors)
+    for part, value in found.items():
+        assert relative_error(value, truth[part]) < (1e-3 if allowed else 1e-6), part
 
 
 @pytest.mark.parametrize(
