@@ -57,8 +57,8 @@ def empty(shape, dtype, device):
 
 
 def scratch(count, dtype):
-    """Uninitialised tensor of so many values on the CPU, for the length of a call. One buffer serves all calls that come
-    in turn, as large as the largest of them."""
+    """Uninitialised tensor of so many values on the CPU, for the length of a call. One buffer, as large as the largest
+    call's, serves all calls that come in turn."""
     global _requests
     size = count * dtype.itemsize
     with _lock:

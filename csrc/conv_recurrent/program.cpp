@@ -85,8 +85,7 @@ void run_with_gradients(const StageStep& s, StageArgs a, int64_t pixels, int par
 }
 
 // The channels [first, last) of a buffer with whole slots of `channels` each, on the pixels [begin, end).
-void run_task(const Phase& phase, const Task& task, int part, int64_t begin, int64_t end, int64_t first,
-              int64_t last) {
+void run_task(const Phase& phase, const Task& task, int part, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const int64_t channels = phase.program.channels, size = phase.element();
   const bool all = first == 0 && last == channels;
   if (task.fill) {

@@ -33,7 +33,7 @@ struct ConvolutionTable {
   // Blocks of outputs [begin, end) of all the kernel's frames.
   WeightGradientFunction weight_gradient_float, weight_gradient_double;
   WeightGradientFunction weight_gradient_bfloat16_rows, weight_gradient_bfloat16;  // both ways; null likewise
-  WinogradTable winograd[2];  // for 3x3 and 5x5 rows and columns
+  WinogradTable winograd[2];                                                       // for 3x3 and 5x5 rows and columns
   int vector_bytes;
 
   // Outputs of one block of packed weights, by the size of a sum's element.
