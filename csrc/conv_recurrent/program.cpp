@@ -114,11 +114,16 @@ void run_task(const Phase& phase, const Task& task, int part, int64_t begin, int
   }
 }
 
-// The convolution with fewer multiplications among the tasks, whose rows of tiles then are what threads share out.
+// The convolution with fewer multiplications among the tasks, whose rows of tiles then are what threads share out; of
+// several that which has room for the fewest at a time.
 const WinogradConvolution* find_winograd(const Phase& phase) {
-  for (const Task& task : phase.tasks)
-    if (task.convolution && task.convolution->winograd.table) return &task.convolution->winograd;
-  return nullptr;
+  const WinogradConvolution* found = nullptr;
+  for (const Task& task : phase.tasks) {
+    if (!task.convolution || !task.convolution->winograd.table) continue;
+    const auto& own = task.convolution->winograd;
+    if (!found || own.rows.rows < found->rows.rows) found = &own;
+  }
+  return found;
 }
 
 // All tasks for rows of tiles of one image: two rows of each of its frames.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastrcn import native, use_schedule
+from fastrcn import native, use_cpu_convolution, use_schedule
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import input_schedule
 from fastrcn.ops.conv_recurrent.geometry import Geometry
@@ -243,6 +243,17 @@ def test_fewer_multiplications(name, schedule, kernel, monkeypatch):
         with input_schedule.use_schedule(schedule):
             compare(SUBJECTS[name], case, torch.float32, "cpu")
     assert calls
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+@pytest.mark.parametrize("options", [{"channels": 64}, {"channels": 32, "recurrent_kernel": (5, 5)}], ids=str)
+def test_convolutions_that_have_room_for_different_rows(options, name, threads, one_thread):
+    """Of one step: that of the input, with fewer channels or taps, could take more rows of tiles at a time."""
+    torch.set_num_threads(threads)  # the fixture resets it
+    case = Case(steps=2, batch=1, inputs=16, height=40, width=32, scale=0.05, **options)
+    with input_schedule.use_schedule("in_loop"), use_cpu_convolution("winograd"):
+        compare(SUBJECTS[name], case, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("isa", native.module().usable_isas() if native.module() else [])

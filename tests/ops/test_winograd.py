@@ -137,9 +137,9 @@ def test_whatever_the_sizes(shape):
     x = torch.randn(shape, dtype=torch.float64)
     weight, bias = torch.randn(2, 3, 3, 3, 3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
     exact, rough = ([t.to(kind).requires_grad_() for t in (x, weight, bias)] for kind in (torch.float64, torch.float32))
-    truth = F.max_pool3d(F.conv3d(*exact, padding=1).relu(), 2)
+    truth = F.max_pool3d(F.conv3d(*exact, padding=1).relu(), 2, 1)  # windows that overlap: not strip by strip
     with fastrcn.use_cpu_convolution("winograd"):
-        found = conv3d_relu_maxpool3d(*rough, padding=1, pool_kernel_size=2, backend="cpu")
+        found = conv3d_relu_maxpool3d(*rough, padding=1, pool_kernel_size=2, pool_stride=1, backend="cpu")
         gradients = torch.autograd.grad(found.sum(), rough)
     assert_close(found, truth)
     for one, other in zip(gradients, torch.autograd.grad(truth.sum(), exact), strict=True):

@@ -293,12 +293,15 @@ class Program:
     def _add_winograd(self, loop, step: Convolution):
         key, size = ("points", id(step.weight)), step.source.data.shape[-1 - self.geometry.axes : -1]
         points, _ = self.packed.get(key, (None, None))
-        call, points, room = winograd.prepared(
+        # The weight too: its id must stay its own. One memory serves all steps that need as much: they work in turn.
+        call, points = winograd.prepared(
             self.images, of_three_axes(size), step.weight, of_three_axes(step.padding, 0), points
         )
-        # The weight too: its id must stay its own. One memory serves all, which work in turn.
         self.packed[key] = points, step.weight
-        room, _ = self.packed.setdefault(("room", len(room)), (room, None))
+        needed = "room", call.room(False)
+        if needed not in self.packed:
+            self.packed[needed] = winograd.room(call), None
+        room, _ = self.packed[needed]
         loop.add_winograd(step.source.address(), step.target.address(), call, step.skip_first, room.data_ptr())
 
     def _in_python(self, step):

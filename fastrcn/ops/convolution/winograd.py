@@ -69,7 +69,7 @@ def _call(counts, source_size, size, kernel, padding):
     return native.module().Winograd(native.isa(), counts, source_size, size, tuple(kernel), tuple(padding), threads)
 
 
-def _room(call, gradient):
+def room(call, gradient=False):
     """The memory that a call works in."""
     return memory.scratch(call.room(gradient) // 4, torch.float32)
 
@@ -86,14 +86,14 @@ def _convolution(images, source_size, weight: Weight, padding):
 
 
 def prepared(images, source_size, weight: Weight, padding, points=None):
-    """(the call, the weight's points, the memory that it works in): a convolution of whose rows each thread computes
-    some by itself. The last two must outlive the first. ``points``: from an earlier one with the same weight."""
+    """(the call, the weight's points): a convolution of whose rows each thread computes some by itself. The points must
+    outlive the call. ``points``: from an earlier one with the same weight."""
     call = _convolution(images, source_size, weight, padding)
     if points is None:
         points = memory.empty((call.points(),), torch.float32, "cpu")
         call.transform_weight(*weight.strided(), points.data_ptr())
     call.set_points(points.data_ptr())
-    return call, points, _room(call, False)
+    return call, points
 
 
 def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
@@ -106,13 +106,12 @@ def convolve(x, weight: Weight, padding, bias=None, out=None, add=False):
         return out
     if weight.kernel[0] == 1 and not padding[0]:  # frames are images then, and their rows fit a thread's cache
         images, source_size[0] = images * source_size[0], 1
-        call, _points, room = prepared(images, source_size, weight, padding)
+        call, _points = prepared(images, source_size, weight, padding)
     else:
         call = _convolution(images, source_size, weight, padding)
         call.set_weight(*weight.strided())
-        room = _room(call, False)
-    bias = None if bias is None else bias.contiguous()
-    call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, room.data_ptr())
+    bias, own = None if bias is None else bias.contiguous(), room(call)
+    call.convolve(x.data_ptr(), native.address(bias), out.data_ptr(), add, own.data_ptr())
     return out
 
 
@@ -123,5 +122,5 @@ def add_weight_gradient(x, grad, padding, total):
         return
     counts = x.shape[0], x.shape[4], grad.shape[4]
     call = _call(counts, tuple(x.shape[1:4]), tuple(grad.shape[1:4]), total.shape[:3], padding)
-    room = _room(call, True)
-    call.weight_gradient(x.data_ptr(), grad.data_ptr(), total.data_ptr(), room.data_ptr())
+    own = room(call, True)
+    call.weight_gradient(x.data_ptr(), grad.data_ptr(), total.data_ptr(), own.data_ptr())
