@@ -30,10 +30,17 @@ class _Kept:
         return torch._C._storage_Use_Count(self.storage._cdata) == 1 and self.storage.nbytes() == self.bytes
 
 
-def _let_go():
-    """Give back what nobody has used for long."""
+def _let_go(idle):
+    """Give back what nobody uses, nor has used for so many requests."""
     for kept in (_kept, _scratch):
-        kept[:] = [k for k in kept if _requests - k.used < _IDLE_REQUESTS or not k.free()]
+        kept[:] = [k for k in kept if _requests - k.used < idle or not k.free()]
+
+
+def _taken(kept, shape, dtype):
+    """A tensor in a storage of the cache."""
+    kept.used = _requests
+    blank: Any = torch.empty(0, dtype=dtype)
+    return blank.set_(kept.storage, 0, torch.Size(shape))
 
 
 def empty(shape, dtype, device):
@@ -44,16 +51,14 @@ def empty(shape, dtype, device):
         return torch.empty(shape, dtype=dtype, device=device)
     with _lock:
         _requests += 1
-        _let_go()
+        _let_go(_IDLE_REQUESTS)
         fitting = [k for k in _kept if size <= k.bytes <= size + size // 4 and k.free()]
         if fitting:
             chosen = min(fitting, key=lambda k: k.bytes)
         else:
             chosen = _Kept(torch.empty(size, dtype=torch.uint8).untyped_storage())
             _kept.append(chosen)
-        chosen.used = _requests
-        blank: Any = torch.empty(0, dtype=dtype)
-        return blank.set_(chosen.storage, 0, torch.Size(shape))
+        return _taken(chosen, shape, dtype)
 
 
 def scratch(count, dtype):
@@ -63,19 +68,16 @@ def scratch(count, dtype):
     size = count * dtype.itemsize
     with _lock:
         _requests += 1
-        _let_go()
+        _let_go(_IDLE_REQUESTS)
         found = next((k for k in _scratch if k.free() and k.bytes >= size), None)
         if found is None:
             _scratch[:] = [k for k in _scratch if not k.free()]
             found = _Kept(torch.empty(size, dtype=torch.uint8).untyped_storage())
             _scratch.append(found)
-        found.used = _requests
-        blank: Any = torch.empty(0, dtype=dtype)
-        return blank.set_(found.storage, 0, (count,))
+        return _taken(found, (count,), dtype)
 
 
 def empty_cache():
     """Give the buffers that nobody uses back to the system."""
     with _lock:
-        for kept in (_kept, _scratch):
-            kept[:] = [k for k in kept if not k.free()]
+        _let_go(0)

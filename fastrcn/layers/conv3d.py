@@ -11,6 +11,7 @@ from fastrcn.checks import triple
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d
 from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import gains
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.convolution import winograd
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -70,7 +71,7 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
 def _gains(conv, input, trains=True):
     """Whether a convolution without ReLU and pooling is worth the operator on a CPU, in training or without. A graph
     that is being compiled always has the operator where some sizes gain: it should serve all."""
-    if not trains and tuple(conv.kernel_size[1:]) not in ((3, 3), (5, 5)):
+    if not trains and not winograd.has_kernel(*conv.kernel_size[1:]):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return True

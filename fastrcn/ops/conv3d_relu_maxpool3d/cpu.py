@@ -42,10 +42,8 @@ def can_run(what, dtype, device):
     ok, reason = passes.can_run(pool, dtype, device)
     if not ok:
         return ok, reason
-    how = (
-        "the library's convolution, or one with fewer multiplications for 3x3 or 5x5 rows and columns in float32, then "
-    )
-    how += reason
+    fewer = "one with fewer multiplications for 3x3 or 5x5 rows and columns in float32"
+    how = f"the library's convolution, or {fewer}, then {reason}"
     if pools_in_strips(conv, pool) and dtype != torch.bfloat16:
         how = "few inputs convolved and pooled strip by strip, with more " + how
     if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():

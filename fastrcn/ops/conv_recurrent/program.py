@@ -293,10 +293,10 @@ class Program:
     def _add_winograd(self, loop, step: Convolution):
         key, size = ("points", id(step.weight)), step.source.data.shape[-1 - self.geometry.axes : -1]
         points, _ = self.packed.get(key, (None, None))
-        # The weight too: its id must stay its own. One memory serves all steps that need as much: they work in turn.
         call, points = winograd.prepared(
             self.images, of_three_axes(size), step.weight, of_three_axes(step.padding, 0), points
         )
+        # The weight too: its id must stay its own. One memory serves all steps that need as much: they work in turn.
         self.packed[key] = points, step.weight
         needed = "room", call.room(False)
         if needed not in self.packed:

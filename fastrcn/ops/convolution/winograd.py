@@ -22,7 +22,6 @@ _FEWEST_GRADIENT_CHANNELS = 24, 32
 _FEWEST_TILES = 32
 """Of fewer tiles, transforming the weight takes longer than the products."""
 
-
 NAMES = ("direct", "winograd")
 
 _method = Choice("convolution", NAMES)
@@ -34,9 +33,13 @@ def use_cpu_convolution(name):
     return _method.use(name)
 
 
+def has_kernel(rows, columns):
+    """Whether kernels of so many rows and columns can be computed so."""
+    return rows == columns and rows in _FEWEST_CHANNELS
+
+
 def _can_run(dtype, weight_shape, stride, dilation, groups):
-    rows, columns = weight_shape[3:]
-    of_kernel = rows == columns and rows in _FEWEST_CHANNELS and {*stride, *dilation} == {1} and groups == 1
+    of_kernel = has_kernel(*weight_shape[3:]) and {*stride, *dilation} == {1} and groups == 1
     return of_kernel and dtype == torch.float32 and native.module() is not None
 
 
