@@ -9,7 +9,7 @@ from torch import nn
 from fastrcn import backends
 from fastrcn.checks import triple
 from fastrcn.functional import batch_norm_relu_maxpool3d, conv3d_relu_maxpool3d
-from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import gains
+from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts_chain, gains
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution import winograd
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
@@ -73,11 +73,25 @@ def _gains(conv, input, trains=True):
     that is being compiled always has the operator where some sizes gain: it should serve all."""
     if not trains and not winograd.has_kernel(*conv.kernel_size[1:]):
         return False
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return True
-    if input.dim() != 5 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+    if not _is_known(conv, input):
         return True
     return gains(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups), trains)
+
+
+def _is_known(conv, input):
+    """Whether the sizes, type, layout and padding of a convolution on a CPU are those that the operator will see."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return input.dim() == 5 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _converts(conv, input, backend):
+    """Whether contiguous maps are worth a change to channels-last for the whole chain on a CPU."""
+    if backend not in (None, "cpu") or not _is_known(conv, input):
+        return False
+    return converts_chain(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
 
 
 def run_batch_norm(norm, input, relu, pool: Pool, backend):
@@ -120,15 +134,19 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
     _check_input(input, conv.in_channels, unbatched=False)
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
         return run_conv(conv, input, *_folded(conv, norm), relu, pool, backend)
+    converts = False
     if input.device.type == "cpu" and (backend is not None or _gains(conv, input)):
+        converts = _converts(conv, input, backend)
+        input = input.contiguous(memory_format=torch.channels_last_3d) if converts else input
         maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
     else:  # not by a call: a class of its own may do more in it
         maps = conv._conv_forward(input, conv.weight, conv.bias)
     if isinstance(norm, nn.SyncBatchNorm):
         for module in (norm, *_make_tail(relu, pool)):
             maps = module(maps)
-        return maps
-    return run_batch_norm(norm, maps, relu, pool, backend)
+    else:
+        maps = run_batch_norm(norm, maps, relu, pool, backend)
+    return maps.contiguous() if converts else maps
 
 
 def _make_conv(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, factory):

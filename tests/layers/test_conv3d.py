@@ -10,6 +10,7 @@ from torch import nn
 import fastrcn
 from fastrcn import native
 from fastrcn.layers import conv3d
+from fastrcn.ops.relu_maxpool3d.layout import is_last
 from tests.helpers.pooled import ISAS, saved_bytes
 from tests.helpers.tolerances import assert_close
 
@@ -256,6 +257,35 @@ def test_a_convolution_alone_in_inference(kernel, monkeypatch):
     with torch.no_grad():
         assert_close(fused(x), nn.functional.conv3d(x.double(), fused.weight.double(), fused.bias.double()))
     assert bool(calls) is (kernel == (3, 3, 3) and native.module() is not None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "converts"),
+    [(3, (7, 7, 7), "avx512"), (16, (3, 3, 3), ""), (24, (1, 1, 1), "none")],  # on which instruction sets
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_contiguous_maps_are_channels_last_inside_a_chain(isa, inputs, kernel, converts, monkeypatch):
+    """Where the convolution is faster so: changed before it and behind the pooling, not in between."""
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    run, between = conv3d.run_batch_norm, []
+    monkeypatch.setattr(conv3d, "run_batch_norm", lambda *given: between.append(given[1]) or run(*given))
+    padding = tuple(k // 2 for k in kernel)
+    layer = fastrcn.ConvBNReLUPool3d(inputs, 32, kernel, padding=padding, pool_kernel_size=(1, 2, 2))
+    plain = nn.Sequential(*copy.deepcopy(layer)).double()
+    x = torch.randn(2, inputs, 4, 14, 16)
+    results = []
+    for model, value in ((layer, x), (plain, x.double())):
+        value.requires_grad_()
+        output = model(value)
+        leaves = [value, *(p for n, p in model.named_parameters() if n != "0.bias")]  # has none but for rounding
+        results.append([output, *torch.autograd.grad(output.pow(2).sum(), leaves)])
+    assert is_last(between[0]) is isa.startswith(converts)
+    assert results[0][0].is_contiguous()
+    for found, truth in zip(*results, strict=True):
+        assert_close(found, truth)
+    mapped = fastrcn.ConvBNReLUPool3d(inputs, 32, kernel, padding=padding, track_running_stats=False)
+    together = torch.func.vmap(mapped)(torch.stack([x, x + 1]))
+    assert_close(together, torch.stack([mapped(x), mapped(x + 1)]).double())
 
 
 def test_lazy_convolution():

@@ -96,6 +96,17 @@ def converts_unpooled(x, weight, conv: Conv, size):
     return 2 * _maps(x, weight, size) > weight.numel()
 
 
+def converts_chain(x, weight, conv: Conv):
+    """Whether contiguous float32 maps are worth a change to channels-last before a convolution alone and back only
+    behind the operator that takes its result: where the convolution changes them for itself, and with few inputs where
+    the library is done with channels-last maps sooner than the compiled kernel with others."""
+    if x.dtype != torch.float32 or keeps_last(x, weight):
+        return False
+    size = conv.output_size(x.shape[2:], weight.shape[2:])
+    few = _has_fast_library(x) and runs_in_strips(x, weight, conv, Pool())
+    return few or converts_unpooled(x, weight, conv, size)
+
+
 def _maps(x, weight, size):
     return x.numel() + x.shape[0] * weight.shape[0] * size[0] * size[1] * size[2]
 
