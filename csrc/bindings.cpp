@@ -81,6 +81,43 @@ void weight_gradient(const std::string& isa, int type, bool by_rows, uintptr_t x
       &task);
 }
 
+class PyPointwise {
+ public:
+  PyPointwise(const std::string& isa, std::tuple<int64_t, int64_t, int64_t, int64_t> counts, int threads)
+      : table_(frcn::find_kernels(isa).convolutions->pointwise), threads_(threads) {
+    std::tie(args_.images, args_.pixels, args_.inputs, args_.outputs) = counts;
+  }
+
+  // Bytes that a call works in.
+  int64_t room(bool gradient) const { return frcn::pointwise_room(table_, args_, gradient, threads_); }
+
+  void convolve(uintptr_t source, uintptr_t weight, std::tuple<int64_t, int64_t> weight_step, uintptr_t bias,
+                uintptr_t target, uintptr_t room) const {
+    auto args = args_;
+    args.source = reinterpret_cast<const float*>(source);
+    args.weight = reinterpret_cast<const float*>(weight);
+    std::tie(args.weight_step[0], args.weight_step[1]) = weight_step;
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.target = reinterpret_cast<float*>(target);
+    py::gil_scoped_release release;
+    frcn::pointwise(table_, args, threads_, reinterpret_cast<float*>(room));
+  }
+
+  void weight_gradient(uintptr_t source, uintptr_t grad, uintptr_t total, uintptr_t room) const {
+    auto args = args_;
+    args.source = reinterpret_cast<const float*>(source);
+    args.grad = reinterpret_cast<const float*>(grad);
+    args.total = reinterpret_cast<float*>(total);
+    py::gil_scoped_release release;
+    frcn::pointwise_gradient(table_, args, threads_, reinterpret_cast<float*>(room));
+  }
+
+ private:
+  const frcn::PointwiseTable& table_;
+  frcn::PointwiseArgs args_{};
+  int threads_;
+};
+
 class PyWinograd {
  public:
   PyWinograd(const std::string& isa, std::tuple<int64_t, int64_t, int64_t> counts, const Triple& source_size,
@@ -309,6 +346,11 @@ PYBIND11_MODULE(_C, m) {
       .def("set_weight", &PyWinograd::set_weight)
       .def("convolve", &PyWinograd::convolve)
       .def("weight_gradient", &PyWinograd::weight_gradient);
+  py::class_<PyPointwise>(m, "Pointwise", "A convolution of 1x1x1 over contiguous maps, and its weight gradient.")
+      .def(py::init<const std::string&, std::tuple<int64_t, int64_t, int64_t, int64_t>, int>())
+      .def("room", &PyPointwise::room)
+      .def("convolve", &PyPointwise::convolve)
+      .def("weight_gradient", &PyPointwise::weight_gradient);
   py::class_<PyProgram>(m, "Program",
                         "The time loop: fills, convolutions, normalisations and stages, run once per step.")
       .def(py::init<const std::string&, int, int64_t, std::tuple<int64_t, int64_t, int64_t>, uintptr_t, int>())

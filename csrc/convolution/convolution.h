@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "convolution/pointwise.h"
 #include "convolution/weight_gradient.h"
 #include "convolution/winograd.h"
 
@@ -34,6 +35,7 @@ struct ConvolutionTable {
   WeightGradientFunction weight_gradient_float, weight_gradient_double;
   WeightGradientFunction weight_gradient_bfloat16_rows, weight_gradient_bfloat16;  // both ways; null likewise
   WinogradTable winograd[2];                                                       // for 3x3 and 5x5 rows and columns
+  PointwiseTable pointwise;
   int vector_bytes;
 
   // Outputs of one block of packed weights, by the size of a sum's element.

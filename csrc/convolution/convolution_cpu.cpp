@@ -1,5 +1,6 @@
 // The convolution kernels, compiled once per instruction set (FRCN_ISA: base, avx2, avx512, avx512_bf16).
 #include "convolution/convolution_kernel.h"
+#include "convolution/pointwise_kernel.h"
 #include "convolution/weight_gradient_kernel.h"
 #include "convolution/weight_gradient_packed.h"
 #include "convolution/winograd_kernel.h"
@@ -25,6 +26,7 @@ const frcn::ConvolutionTable convolution_table = {add_convolution<float>,
                                                   kRowsBfloat16,
                                                   kPackedBfloat16,
                                                   {kWinograd3, kWinograd5},
+                                                  kPointwise,
                                                   kVectorBytes};
 
 }  // namespace FRCN_ISA

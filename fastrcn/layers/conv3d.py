@@ -71,7 +71,7 @@ def run_conv(conv, input, weight, bias, relu, pool: Pool, backend):
 def _gains(conv, input, trains=True):
     """Whether a convolution without ReLU and pooling is worth the operator on a CPU, in training or without. A graph
     that is being compiled always has the operator where some sizes gain: it should serve all."""
-    if not trains and not winograd.has_kernel(*conv.kernel_size[1:]):
+    if not trains and not winograd.has_kernel(*conv.kernel_size[1:]) and conv.kernel_size != (1, 1, 1):
         return False
     if not _is_known(conv, input):
         return True

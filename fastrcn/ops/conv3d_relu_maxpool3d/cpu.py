@@ -1,9 +1,10 @@
 """The ``cpu`` backend.
 
 Forward, where windows do not overlap and inputs are few, a compiled kernel convolves and pools strip by strip; else a
-few clips at a time are convolved, with fewer multiplications where ``winograd.py`` can or by the library, and one
-compiled pass adds the bias, applies the ReLU and pools. So the tensor before pooling is never there for the whole
-batch, neither forward nor backward. Without pooling the convolution's result is that of the call.
+few clips at a time are convolved, with fewer multiplications where ``winograd.py`` can, as products of matrices where
+``pointwise.py`` can, or by the library, and one compiled pass adds the bias, applies the ReLU and pools. So the tensor
+before pooling is never there for the whole batch, neither forward nor backward. Without pooling the convolution's
+result is that of the call.
 
 Inside, maps are channels-last where they are pooled or compiled kernels convolve them, unless they are few. Where
 nothing gains from it they stay as they are: the library's convolutions take about as long in both layouts.
@@ -15,6 +16,7 @@ import torch
 
 from fastrcn import memory, native
 from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    by_pointwise,
     by_winograd,
     converts,
     converts_unpooled,
@@ -26,7 +28,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
     runs_in_strips,
 )
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
-from fastrcn.ops.convolution import winograd
+from fastrcn.ops.convolution import pointwise, winograd
 from fastrcn.ops.convolution.weight import Weight
 from fastrcn.ops.convolution.weight_gradient import conv_weight_gradient, empty_total, loses_taps, to_weight
 from fastrcn.ops.relu_maxpool3d import cpu as passes
@@ -42,8 +44,8 @@ def can_run(what, dtype, device):
     ok, reason = passes.can_run(pool, dtype, device)
     if not ok:
         return ok, reason
-    fewer = "one with fewer multiplications for 3x3 or 5x5 rows and columns in float32"
-    how = f"the library's convolution, or {fewer}, then {reason}"
+    own = "in float32 one with fewer multiplications for 3x3 or 5x5 rows and columns, or a compiled product for 1x1x1"
+    how = f"the library's convolution, or {own}, then {reason}"
     if pools_in_strips(conv, pool) and dtype != torch.bfloat16:
         how = "few inputs convolved and pooled strip by strip, with more " + how
     if dtype == torch.bfloat16 and not native.has_bfloat16_convolution():
@@ -75,7 +77,11 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     strips = runs_in_strips(x, weight, conv, pool)
     convert = converts_unpooled if pool.identity else converts
     inside = last or (not strips and convert(x, weight, conv, size))
-    convolve = _winograd if by_winograd(x, weight, conv, size) else torch.conv3d
+    convolve = torch.conv3d
+    if by_winograd(x, weight, conv, size):
+        convolve = _winograd
+    elif by_pointwise(x, weight, conv, inside):
+        convolve = _pointwise
     if not strips and pool.identity:
         y = dense(convolve(dense(x, inside, keep=True), weight, bias, *conv), last)
         return (y.relu_() if relu else y).to(dtype), None
@@ -97,6 +103,11 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
 def _winograd(x, weight, bias, stride, padding, dilation, groups):
     """``torch.conv3d`` of channels-last maps by compiled kernels, for what ``by_winograd`` names."""
     return winograd.convolve(x.movedim(1, -1), Weight(weight), padding, bias).movedim(-1, 1)
+
+
+def _pointwise(x, weight, bias, stride, padding, dilation, groups):
+    """``torch.conv3d`` of contiguous maps by compiled kernels, for what ``by_pointwise`` names."""
+    return pointwise.convolve(x, weight, bias)
 
 
 def _convolve_in_strips(x, weight, bias, conv: Conv, relu, pool: Pool, size, out, index):
@@ -175,12 +186,7 @@ class _Gradients:
             part, into = dy[True].movedim(1, -1), self.dx.movedim(1, -1)[span]
             winograd.convolve(part, Weight(self.weight, True), rest, out=into)
         if self.product:
-            rows = self.weight.flatten(1)
-            for x, g, n in zip(self.x[False][span], dy[False].flatten(2), range(len(self.x[False]))[span], strict=True):
-                if self.sum is not None:
-                    self.sum.flatten(1).addmm_(g, x.flatten(1).t())
-                if self.dx is not None:
-                    torch.mm(rows.t(), g, out=self.dx[n].flatten(1))
+            self._add_product(span, dy[False])
         if any(self.library):
             x = self.x[self.last]
             d_part, d_weight, _ = torch.ops.aten.convolution_backward(
@@ -194,6 +200,20 @@ class _Gradients:
                 self.dx[span] = d_part
             if self.library[1]:
                 self.sum = d_weight if self.sum is None else self.sum.add_(d_weight)
+
+    def _add_product(self, span, dy):
+        x, shape = self.x[False][span], self.weight.shape
+        compiled = x.dtype, shape, x.shape[2:].numel()
+        if self.sum is not None and pointwise.gradient_pays(*compiled):
+            self.sum.add_(pointwise.weight_gradient(x, dy))
+        elif self.sum is not None:
+            for one, g in zip(x.flatten(2), dy.flatten(2), strict=True):
+                self.sum.flatten(1).addmm_(g, one.t())
+        if self.dx is not None and pointwise.pays(*compiled):
+            pointwise.convolve(dy, self.weight, reflected=True, out=self.dx[span])
+        elif self.dx is not None:
+            for part, g in zip(self.dx[span].flatten(2), dy.flatten(2), strict=True):
+                torch.mm(self.weight.flatten(1).t(), g, out=part)
 
     def dweight(self, last):
         """The weight's gradient in a layout, or None."""

@@ -4,7 +4,7 @@ import torch
 
 from fastrcn import native
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
-from fastrcn.ops.convolution import winograd
+from fastrcn.ops.convolution import pointwise, winograd
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import is_last
 
@@ -54,12 +54,17 @@ def gradient_by_winograd(x, weight, conv: Conv):
     return inside and by_winograd(x, weight, conv, x.shape[2:])
 
 
+def by_pointwise(x, weight, conv: Conv, last):
+    """Whether a convolution and the gradient of its input are compiled products of contiguous maps."""
+    return not last and is_product(weight, conv) and pointwise.pays(x.dtype, weight.shape, x.shape[2:].numel())
+
+
 def gains(x, weight, conv: Conv, trains):
-    """Whether a convolution without ReLU and pooling is worth the operator: for fewer multiplications; in training for
-    the gradient of the weight, for another layout, or, with types below float32, for computing in float32 where the
-    processor has no such convolution."""
+    """Whether a convolution without ReLU and pooling is worth the operator: for fewer multiplications or a faster
+    product; in training for the gradient of the weight, for another layout, or, with types below float32, for computing
+    in float32 where the processor has no such convolution."""
     size = conv.output_size(x.shape[2:], weight.shape[2:])
-    if by_winograd(x, weight, conv, size):
+    if by_winograd(x, weight, conv, size) or by_pointwise(x, weight, conv, keeps_last(x, weight)):
         return True
     if not trains:
         return False
