@@ -84,6 +84,18 @@ struct Cell {
   int number;
 };
 
+// Those of the w-th window of a pooled row, whose lines are given, in maps of c channels.
+template <class T>
+int find_cells(const PoolArgs& a, const Line<const T>* lines, int count, int64_t w, int64_t c, Cell<T>* cells) {
+  const int64_t start = w * a.stride[2] - a.padding[2];
+  const Columns columns(start, a.kernel[2], a.dilation[2], a.size[2]);
+  int n = 0;
+  for (int k = 0; k < count; ++k)
+    for (int64_t i = columns.first; i < columns.last; ++i)
+      cells[n++] = {lines[k].data + (start + i * a.dilation[2]) * c, lines[k].cell + static_cast<int>(i)};
+  return n;
+}
+
 // A vector of channels from `c` on.
 template <class T, class A>
 FRCN_HD void pool_vector(const Cell<T>* cells, int count, int64_t c, const A* scale, const A* shift, bool relu, T* out,
@@ -130,12 +142,7 @@ void forward_last(const PoolArgs& a, int64_t begin, int64_t end) {
     T* out = reinterpret_cast<T*>(a.pooled) + r * width * pixel;
     uint8_t* index = a.index ? a.index + r * width * pixel : nullptr;
     for (int64_t w = 0; w < width; ++w, out += pixel) {
-      const int64_t start = w * a.stride[2] - a.padding[2];
-      const Columns columns(start, a.kernel[2], a.dilation[2], a.size[2]);
-      int n = 0;
-      for (int k = 0; k < count; ++k)
-        for (int64_t i = columns.first; i < columns.last; ++i)
-          cells[n++] = {lines[k].data + (start + i * a.dilation[2]) * c, lines[k].cell + static_cast<int>(i)};
+      const int n = find_cells(a, lines, count, w, c, cells);
       int64_t channel = 0;
       for (; channel + kLanes<A> <= c; channel += kLanes<A>)
         pool_vector<T, A>(cells, n, channel, scale, shift, a.relu, out, index);
@@ -298,28 +305,32 @@ FRCN_HD typename Vector<A>::Type passed_vector(typename Vector<A>::Type grad, co
   return grad;
 }
 
-// A row is summed in the accumulation type: in place where that is the type in memory.
-template <class T, class A>
-struct RowSum {
-  A* begin(T* target, int64_t size) {
-    if constexpr (std::is_same_v<T, A>) {
-      return target;
-    } else {
-      room.resize(size);
-      return room.data();
+// The windows of a pooled row that cover each column of the maps, and the column's cell in them.
+class ColumnCovers {
+ public:
+  explicit ColumnCovers(const PoolArgs& a) : first(a.size[2] + 1) {
+    for (int64_t w = 0; w < a.size[2]; ++w) {
+      first[w] = found.size();
+      for (int64_t i = a.kernel[2] - 1; i >= 0; --i) {
+        const int64_t start = w + a.padding[2] - i * a.dilation[2];
+        if (start < 0 || start % a.stride[2] || start / a.stride[2] >= a.pooled_size[2]) continue;
+        found.push_back({start / a.stride[2], static_cast<int>(i)});
+      }
     }
+    first[a.size[2]] = found.size();
   }
 
-  void finish(T* target, int64_t size) const {
-    if constexpr (!std::is_same_v<T, A>)
-      for (int64_t k = 0; k < size; ++k) store(target[k], room[k]);
-  }
+  const Cover* begin(int64_t w) const { return found.data() + first[w]; }
+  const Cover* end(int64_t w) const { return found.data() + first[w + 1]; }
 
-  std::vector<A> room;
+ private:
+  std::vector<Cover> found;
+  std::vector<size_t> first;
 };
 
 template <class T, class A, Gate G>
 void backward_last(const PoolArgs& a, int64_t begin, int64_t end) {
+  using V = typename Vector<A>::Type;
   const auto* scale = reinterpret_cast<const A*>(a.scale);
   const auto* center = reinterpret_cast<const A*>(a.center);
   const auto* slope = reinterpret_cast<const A*>(a.slope);
@@ -330,48 +341,43 @@ void backward_last(const PoolArgs& a, int64_t begin, int64_t end) {
     ones.assign(c, A(1));
     scale = ones.data();
   }
-  RowSum<T, A> sum;
-  Cover covers[frcn::kMaxCells];
+  const ColumnCovers columns(a);
+  Cover rows[frcn::kMaxCells], covers[frcn::kMaxCells];  // offsets are of values in the covers
+  const auto* grads = reinterpret_cast<const T*>(a.pooled);
+  const auto* values = reinterpret_cast<const T*>(a.index);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t row = r % a.size[1], frame = r / a.size[1] % a.size[0], image = r / a.size[1] / a.size[0];
-    const int64_t at = image * a.step[0] + frame * a.step[2] + row * a.step[3];
-    T* target = reinterpret_cast<T*>(a.maps) + at;
-    A* total = sum.begin(target, width * c);
-    if (a.x) {
-      const T* x = reinterpret_cast<const T*>(a.x) + r * width * c;
-      for (int64_t w = 0; w < width; ++w) {
-        int64_t j = 0;
-        for (; j + kLanes<A> <= c; j += kLanes<A>)
-          store_vector(total + w * c + j,
-                       load_vector(slope + j) * (load_vector<A>(x + w * c + j) - load_vector(center + j)) +
-                           load_vector(offset + j));
-        for (; j < c; ++j) total[w * c + j] = slope[j] * (load<A>(x[w * c + j]) - center[j]) + offset[j];
-      }
-    } else {
-      std::fill(total, total + width * c, A(0));
-    }
-    const int count = find_covers(a, frame, row, covers);
-    for (int k = 0; k < count; ++k) {
-      const int64_t pooled = (image * a.pooled_size[0] * a.pooled_size[1] + covers[k].offset) * windows * c;
-      const T* grad = reinterpret_cast<const T*>(a.pooled) + pooled;
-      const uint8_t* index = a.index + pooled;
-      const T* value = reinterpret_cast<const T*>(a.index) + pooled;
-      for (int64_t w = 0; w < windows; ++w, grad += c, index += c, value += c) {
-        const int64_t start = w * a.stride[2] - a.padding[2];
-        const Columns columns(start, a.kernel[2], a.dilation[2], width);
-        for (int64_t i = columns.first; i < columns.last; ++i) {
-          const int number = covers[k].cell + static_cast<int>(i);
-          A* t = total + (start + i * a.dilation[2]) * c;
-          int64_t j = 0;
-          for (; j + kLanes<A> <= c; j += kLanes<A>)
-            store_vector(
-                t + j, load_vector<A>(t + j) + passed_vector<G, T, A>(load_vector<A>(grad + j) * load_vector(scale + j),
-                                                                      value + j, index + j, number));
-          for (; j < c; ++j) t[j] += passed<G, T, A>(load<A>(grad[j]) * scale[j], value + j, index + j, number);
+    const int64_t pooled = image * a.pooled_size[0] * a.pooled_size[1];
+    T* target = reinterpret_cast<T*>(a.maps) + image * a.step[0] + frame * a.step[2] + row * a.step[3];
+    const T* x = reinterpret_cast<const T*>(a.x) + r * width * c;
+    const int row_count = find_covers(a, frame, row, rows);
+    for (int64_t w = 0; w < width; ++w, target += c, x += c) {
+      int count = 0;
+      for (int k = 0; k < row_count; ++k)
+        for (const Cover* column = columns.begin(w); column != columns.end(w); ++column)
+          covers[count++] = {((pooled + rows[k].offset) * windows + column->offset) * c, rows[k].cell + column->cell};
+      int64_t j = 0;
+      for (; j + kLanes<A> <= c; j += kLanes<A>) {
+        V found{};
+        if (a.x)
+          found = load_vector(slope + j) * (load_vector<A>(x + j) - load_vector(center + j)) + load_vector(offset + j);
+        const V factor = load_vector(scale + j);
+        for (int k = 0; k < count; ++k) {
+          const int64_t at = covers[k].offset + j;
+          found +=
+              passed_vector<G, T, A>(load_vector<A>(grads + at) * factor, values + at, a.index + at, covers[k].cell);
         }
+        store_vector(target + j, found);
+      }
+      for (; j < c; ++j) {
+        A found = a.x ? slope[j] * (load<A>(x[j]) - center[j]) + offset[j] : A(0);
+        for (int k = 0; k < count; ++k) {
+          const int64_t at = covers[k].offset + j;
+          found += passed<G, T, A>(load<A>(grads[at]) * scale[j], values + at, a.index + at, covers[k].cell);
+        }
+        store(target[j], found);
       }
     }
-    sum.finish(target, width * c);
   }
 }
 
@@ -525,12 +531,34 @@ void plain_sums(const PoolArgs& a, int64_t begin, int64_t end, double* totals) {
   }
 }
 
+// Of a window's cells (one, or by the index): the gradient that passes; `found` becomes the value that it
+// goes to.
+template <class T, class A, Gate G, class V>
+FRCN_HD V find_passed(const Cell<T>* cells, int count, int64_t c, V grad, const T* value, const uint8_t* index,
+                      V& found) {
+  if constexpr (G != Gate::index) {
+    found = load_vector<A>(cells[0].data + c);
+    return passed_vector<G, T, A>(grad, value + c, index + c, 0);
+  } else {
+    using W = typename Vector<Whole<A>>::Type;
+    const W chosen = load_bytes<A>(index + c);
+    W passes{};
+    for (int k = 0; k < count; ++k) {
+      const W hit = chosen == Whole<A>(cells[k].number);
+      found = hit ? load_vector<A>(cells[k].data + c) : found;
+      passes |= hit;
+    }
+    return passes ? grad : V{};
+  }
+}
+
 template <class T, class A, Gate G>
 void sums_last(const PoolArgs& a, int64_t begin, int64_t end, double* totals) {
   using V = typename Vector<A>::Type;
   const auto* center = reinterpret_cast<const A*>(a.center);
   const int64_t c = a.channels, width = a.pooled_size[2];
   Line<const T> lines[frcn::kMaxCells];
+  Cell<T> cells[frcn::kMaxCells];
   std::vector<A> room(2 * c);
   A *plain = room.data(), *weighted = plain + c;
   for (int64_t r = begin; r < end; ++r) {
@@ -542,27 +570,22 @@ void sums_last(const PoolArgs& a, int64_t begin, int64_t end, double* totals) {
     const T* value = reinterpret_cast<const T*>(a.index) + r * width * c;
     std::fill(room.begin(), room.end(), A(0));
     for (int64_t w = 0; w < width; ++w, grad += c, index += c, value += c) {
-      const int64_t start = w * a.stride[2] - a.padding[2];
-      const Columns columns(start, a.kernel[2], a.dilation[2], a.size[2]);
-      for (int k = 0; k < count; ++k) {
-        for (int64_t i = columns.first; i < columns.last; ++i) {
-          const T* x = lines[k].data + (start + i * a.dilation[2]) * c;
-          const int number = lines[k].cell + static_cast<int>(i);
-          int64_t j = 0;
-          for (; j + kLanes<A> <= c; j += kLanes<A>) {
-            const V g = passed_vector<G, T, A>(load_vector<A>(grad + j), value + j, index + j, number);
-            const V product = g * (load_vector<A>(x + j) - load_vector(center + j));
-            store_vector(plain + j, load_vector(plain + j) + g);
-            // Not even an infinite x counts where nothing passes.
-            store_vector(weighted + j, load_vector(weighted + j) + (g == V{} ? V{} : product));
-          }
-          for (; j < c; ++j) {
-            const A g = passed<G, T, A>(load<A>(grad[j]), value + j, index + j, number);
-            plain[j] += g;
-            weighted[j] += g == A(0) ? A(0) : g * (load<A>(x[j]) - center[j]);
-          }
-        }
+      const int n = find_cells(a, lines, count, w, c, cells);
+      int64_t j = 0;
+      for (; j + kLanes<A> <= c; j += kLanes<A>) {
+        const V middle = load_vector(center + j);
+        V x = middle;
+        const V g = find_passed<T, A, G>(cells, n, j, V(load_vector<A>(grad + j)), value, index, x);
+        store_vector(plain + j, load_vector(plain + j) + g);
+        // Not even an infinite x counts where nothing passes.
+        store_vector(weighted + j, load_vector(weighted + j) + (g == V{} ? V{} : g * (x - middle)));
       }
+      for (; j < c; ++j)
+        for (int k = 0; k < n; ++k) {
+          const A g = passed<G, T, A>(load<A>(grad[j]), value + j, index + j, cells[k].number);
+          plain[j] += g;
+          weighted[j] += g == A(0) ? A(0) : g * (load<A>(cells[k].data[j]) - center[j]);
+        }
     }
     for (int64_t j = 0; j < 2 * c; ++j) totals[j] += room[j];
   }
