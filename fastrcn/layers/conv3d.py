@@ -13,6 +13,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import converts_chain, gains
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.convolution import winograd
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.relu_maxpool3d.layout import InLayout
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -137,7 +138,7 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
     converts = False
     if input.device.type == "cpu" and (backend is not None or _gains(conv, input)):
         converts = _converts(conv, input, backend)
-        input = input.contiguous(memory_format=torch.channels_last_3d) if converts else input
+        input = InLayout.apply(input, True) if converts else input
         maps = run_conv(conv, input, conv.weight, conv.bias, False, Pool(), backend)
     else:  # not by a call: a class of its own may do more in it
         maps = conv._conv_forward(input, conv.weight, conv.bias)
@@ -146,7 +147,7 @@ def run_conv_batch_norm(conv, norm, input, relu=True, pool=Pool(), backend=None)
             maps = module(maps)
     else:
         maps = run_batch_norm(norm, maps, relu, pool, backend)
-    return maps.contiguous() if converts else maps
+    return InLayout.apply(maps, False) if converts else maps
 
 
 def _make_conv(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, factory):

@@ -278,7 +278,8 @@ def test_contiguous_maps_are_channels_last_inside_a_chain(isa, inputs, kernel, c
         value.requires_grad_()
         output = model(value)
         leaves = [value, *(p for n, p in model.named_parameters() if n != "0.bias")]  # has none but for rounding
-        results.append([output, *torch.autograd.grad(output.pow(2).sum(), leaves)])
+        grads = torch.autograd.grad(output.pow(2).sum(), leaves, create_graph=True)
+        results.append([output, *grads, *torch.autograd.grad(grads[0].pow(2).sum(), leaves[:2])])
     assert is_last(between[0]) is isa.startswith(converts)
     assert results[0][0].is_contiguous()
     for found, truth in zip(*results, strict=True):

@@ -37,3 +37,16 @@ def dense(x, last, keep=False) -> Any:
         columns, element, torch.get_num_threads(),
     )  # fmt: skip
     return result.movedim(-1, 1) if last else result
+
+
+class InLayout(torch.autograd.Function):
+    """``dense`` for what is differentiated: ``InLayout.apply(x, last)``. Gradients come back in the other layout."""
+
+    @staticmethod
+    def forward(ctx, x, last):
+        ctx.last = last
+        return dense(x, last)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return InLayout.apply(grads[0], not ctx.last), None
