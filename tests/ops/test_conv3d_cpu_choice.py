@@ -5,15 +5,17 @@ import torch
 
 from fastrcn import native
 from fastrcn.ops.conv3d_relu_maxpool3d.cpu_choice import (
+    by_pointwise,
     by_winograd,
     converts,
+    converts_chain,
     converts_unpooled,
     gains,
     gradient_by_winograd,
     owns_weight_gradient,
 )
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
-from fastrcn.ops.convolution import winograd
+from fastrcn.ops.convolution import pointwise, winograd
 
 pytestmark = pytest.mark.skipif(native.module() is None, reason="needs the native extension")
 
@@ -141,3 +143,35 @@ def test_maps_and_weights_of_most_values():
     assert converts(*call(C3D_3A))
     assert not converts(*call(C3D_5A))
     assert not converts(*call(C3D_3A, kernel=(1, 1, 1)))
+
+
+def test_products_of_contiguous_maps():
+    x, weight, conv, _ = call(I3D_4B, kernel=(1, 1, 1))
+    assert by_pointwise(x, weight, conv, last=False)
+    assert gains(x, weight, conv, trains=False)
+    assert not by_pointwise(x, weight, conv, last=True)
+    assert not by_pointwise(x, weight, conv._replace(stride=(1, 2, 2)), last=False)
+    assert not by_pointwise(x, weight, conv._replace(padding=(0, 0, 1)), last=False)
+    for options in (
+        {"sizes": (2, 8, 208, 4, 14, 14)},
+        {"sizes": (2, 96, 8, 4, 14, 14)},
+        {"sizes": (64, 96, 208, 1, 7, 7)},  # few pixels of an image
+        {"sizes": I3D_4B, "dtype": torch.float64},
+    ):
+        x, weight, conv, _ = call(**options, kernel=(1, 1, 1))
+        assert not by_pointwise(x, weight, conv, last=False)
+        assert not gains(x, weight, conv, trains=False)
+    assert pointwise.gradient_pays(torch.float32, torch.Size((128, 256, 1, 1, 1)), 784)
+    assert not pointwise.gradient_pays(torch.float32, torch.Size((160, 256, 1, 1, 1)), 784)
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_chains_that_are_channels_last_inside(isa, monkeypatch):
+    monkeypatch.setattr(native, "isa", lambda: isa)
+    stem = (1, 3, 64, 8, 24, 24)
+    assert converts_chain(*call(I3D_4B)[:3])
+    assert converts_chain(*call(stem, kernel=(7, 7, 7))[:3]) is (isa == "avx512")
+    assert not converts_chain(*call(stem, kernel=(7, 7, 7), dtype=torch.float64)[:3])
+    assert not converts_chain(*call(I3D_4B, kernel=(1, 1, 1))[:3])
+    x, weight, conv, _ = call(I3D_4B)
+    assert not converts_chain(x.contiguous(memory_format=torch.channels_last_3d), weight, conv)

@@ -4,7 +4,7 @@ import torch
 
 from fastrcn import memory, native
 
-_FEWEST_CHANNELS, _FEWEST_PIXELS = 8, 128
+_FEWEST_CHANNELS, _FEWEST_PIXELS = 16, 128
 """Inputs and outputs, and pixels of an image; of fewer, blocks and panels are half empty."""
 
 _MOST_GRADIENT_WEIGHTS = 1 << 15
