@@ -108,7 +108,7 @@ def main(argv=None):
     unknown = [g for g in groups if g not in _GROUPS]
     if unknown:
         parser.error(f"--baselines: expected some of {','.join(_GROUPS)}, got {unknown[0]!r}")
-    chosen = cases.find(args.cases, args.quick)
+    chosen = cases.find(args.cases, args.quick, args.device)
     if not chosen:
         parser.error(f"--cases: no case matches {args.cases!r}; there are {', '.join(c.name for c in cases.CASES)}")
     if args.backend:

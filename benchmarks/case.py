@@ -3,7 +3,8 @@
 import os
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -34,13 +35,19 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Case(ABC):
-    """One layer on one input. Subclasses know the layer."""
+    """One layer on one input. Subclasses know the layer. ``full``: the fields that are others on a GPU, where the layer
+    has its source's sizes; those of the case itself are cut to what a CPU computes in seconds."""
 
     name: str
     note: str
     quick: bool = False
     input_gradient: bool = True
     train: bool = True
+    full: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, device):
+        """The case in the size for a device."""
+        return replace(self, **self.full) if torch.device(device).type == "cuda" else self
 
     @abstractmethod
     def flops(self) -> float:

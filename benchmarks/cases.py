@@ -7,7 +7,7 @@ from benchmarks import conv3d, own_cells, recurrent
 CASES = [*recurrent.CASES, *own_cells.CASES, *conv3d.CASES]
 
 
-def find(pattern="*", quick=False):
-    """Cases whose name matches a shell pattern, or one of several with commas between."""
+def find(pattern="*", quick=False, device="cpu"):
+    """Cases whose name matches a shell pattern, or one of several with commas between, in the size for a device."""
     patterns = pattern.split(",")
-    return [c for c in CASES if any(fnmatch(c.name, p) for p in patterns) and (c.quick or not quick)]
+    return [c.on(device) for c in CASES if any(fnmatch(c.name, p) for p in patterns) and (c.quick or not quick)]

@@ -55,7 +55,8 @@ class Conv3dCase(Case):
 
     def make_input(self, dtype, device):
         n, inputs, _, *size = self.sizes
-        x = torch.randn(n, inputs, *size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        generator = torch.Generator(device).manual_seed(0)
+        x = torch.randn(n, inputs, *size, generator=generator, device=device).to(dtype)
         return x.requires_grad_(self.input_gradient)
 
     def _module(self, device, dtype):
@@ -91,16 +92,28 @@ class ChannelsLast(nn.Module):
         return self.module(x.contiguous(memory_format=torch.channels_last_3d))
 
 
+def _full(sizes, note, batch, frames):
+    """The case with so many clips and frames."""
+    sizes = (batch, *sizes[1:3], frames, *sizes[4:])
+    return {"sizes": sizes, "note": f"{note.split(';')[0]}; full size: N {batch}, T {frames}"}
+
+
+# Clips of 64 frames, by the size of the maps.
+_I3D_FRAMES = {224: 64, 56: 32, 28: 32, 14: 16, 7: 8}
+
+
 def _c3d(name, sizes, note, pool=None, **options):
     window = {} if pool is None else {"pool_kernel_size": pool}
     ceil = {"ceil_mode": True} if name == "c3d-conv5b" else {}
-    return Conv3dCase(name, note, sizes=sizes, options={"kernel_size": 3, "padding": 1, **window, **ceil}, **options)
+    layer = {"kernel_size": 3, "padding": 1, **window, **ceil}
+    return Conv3dCase(name, note, sizes=sizes, options=layer, full=_full(sizes, note, 30, sizes[3]), **options)
 
 
 def _i3d(name, sizes, kernel, note, pool=None, stride=1, **options):
     window = {} if pool is None else {"pool_kernel_size": pool[0], "pool_stride": pool[1], "pool_padding": pool[2]}
     layer = {"kernel_size": kernel, "stride": stride, "padding": kernel // 2, "bias": False, **window}
-    return Conv3dCase(name, note, sizes=sizes, norm=True, options=layer, **options)
+    frames = _I3D_FRAMES[sizes[4]]
+    return Conv3dCase(name, note, sizes=sizes, norm=True, options=layer, full=_full(sizes, note, 6, frames), **options)
 
 
 _SPATIAL = ((1, 3, 3), (1, 2, 2), (0, 1, 1))
