@@ -43,7 +43,7 @@ class Case(ABC):
     quick: bool = False
     input_gradient: bool = True
     train: bool = True
-    full: dict[str, Any] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def on(self, device):
         """The case in the size for a device."""
@@ -87,21 +87,31 @@ def make(case, name, dtype, device):
     return compiled, time.perf_counter() - begin
 
 
+def forward(module, x, train=True):
+    """The output, without waiting for a GPU."""
+    with torch.set_grad_enabled(train):
+        return module(x)
+
+
+def queue_step(module, x, train=True):
+    """Forward and, in training, backward, without waiting for a GPU."""
+    x.grad = None
+    output = forward(module, x, train)
+    if train:
+        output.backward(torch.ones_like(output))
+
+
 def training_step(module, x, train=True):
-    """Forward and, in training, backward; returns (output, seconds forward)."""
+    """Forward and, in training, backward, to their end; returns (output, seconds forward)."""
     x.grad = None
     begin = time.perf_counter()
-    if not train:
-        with torch.no_grad():
-            output = module(x)
+    output = forward(module, x, train)
+    _wait(x)
+    seconds = time.perf_counter() - begin
+    if train:
+        output.backward(torch.ones_like(output))
         _wait(x)
-        return output, time.perf_counter() - begin
-    output = module(x)
-    _wait(x)
-    forward = time.perf_counter() - begin
-    output.backward(torch.ones_like(output))
-    _wait(x)
-    return output, forward
+    return output, seconds
 
 
 def _wait(x):

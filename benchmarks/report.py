@@ -6,17 +6,25 @@ import json
 def table(results, facts) -> str:
     """Markdown: a row for each contestant of each case; times of a training step, or of inference where it says so."""
     backend = f"backend {facts['backend']}" if facts["backend"] else "automatic backend"
+    on_gpu = any("device_s" in r["contestants"]["fastrcn"] for r in results)
+    clock = "by the GPU's clock, medians" if on_gpu else "median of the rounds' ratios"
     lines = [
         f"fastrcn {facts['fastrcn']} at {facts['commit']}, PyTorch {facts['torch']}, {facts['dtype']}, "
         f"{facts['device']}, {facts['threads']} threads, {backend}. Ceilings measured in this run: "
         f"{facts['flops'] / 1e9:.0f} GFLOP/s (matrix product), {facts['bandwidth'] / 1e9:.1f} GB/s (copy).",
         "",
-        "`ratio`: the contestant's time over fastrcn's, median of the rounds' ratios; above 1 fastrcn is faster. "
+        f"`ratio`: the contestant's time over fastrcn's, {clock}; above 1 fastrcn is faster. "
         "`of floor`: the floor max(FLOP / matrix rate, bytes / copy rate) over the time.",
         "",
-        "| case | contestant | forward ms | step ms (min-max) | ratio | of floor | peak MB | memory | note |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| case | contestant | forward ms | step ms (min-max) |{' GPU forward ms | GPU step ms (min-max) |' * on_gpu}"
+        " ratio | of floor | peak MB | memory | note |",
+        "|---|---|---|---|---|---|---|---|---|" + "---|---|" * on_gpu,
     ]
+    if on_gpu:
+        lines[3:3] = [
+            "`forward`, `step`: until the GPU is done, as Python sees it; `GPU`: by its own clock, with steps queued. "
+            "`ratio` and `of floor` are of the latter."
+        ]
     for result in results:
         ours = result["contestants"]["fastrcn"]
         for name, c in result["contestants"].items():
@@ -24,9 +32,11 @@ def table(results, facts) -> str:
             if "total_s" not in c:
                 why = c.get("unavailable") or c.get("error")
                 if "unavailable" not in c:
-                    lines.append(f"| {result['case']} | {label} | | | | | | | {why} |")
+                    lines.append(f"| {result['case']} | {label} | | |{' | |' * on_gpu} | | | | {why} |")
                 continue
-            low, high = (1e3 * s for s in c["spread_s"])
+            times = _times(c["forward_s"], c["total_s"], c["spread_s"])
+            if on_gpu:
+                times += " | " + _times(c["device_forward_s"], c["device_s"], c["device_spread_s"])
             peak = f"{c['memory'] / 2**20:.0f}" if c.get("memory") else ""
             share = f"{100 * ours['memory'] / c['memory']:.0f} %" if c.get("memory") and ours.get("memory") else ""
             note = result["note"] if name == "fastrcn" else ""
@@ -35,12 +45,16 @@ def table(results, facts) -> str:
             if "error" in c:
                 note = c["error"]
             lines.append(
-                f"| {result['case']} | {label} | {1e3 * c['forward_s']:.2f} | {1e3 * c['total_s']:.2f} "
-                f"({low:.2f}-{high:.2f}) | {c['ratio']:.2f} | {100 * c['floor_share']:.0f} % "
+                f"| {result['case']} | {label} | {times} | {c['ratio']:.2f} | {100 * c['floor_share']:.0f} % "
                 f"| {peak} | {share} | {note} |"
             )
     lines += ["", "`memory`: fastrcn's peak as a share of the contestant's."]
     return "\n".join(lines) + "\n"
+
+
+def _times(forward, step, spread):
+    low, high = (1e3 * s for s in spread)
+    return f"{1e3 * forward:.2f} | {1e3 * step:.2f} ({low:.2f}-{high:.2f})"
 
 
 def losing(results):

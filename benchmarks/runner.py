@@ -5,28 +5,39 @@ import time
 
 import torch
 
-from benchmarks.case import NAMES, Unavailable, make, training_step
+from benchmarks import device_time
+from benchmarks.case import NAMES, Unavailable, forward, make, queue_step, training_step
 from fastrcn.measure import can_measure_memory, peak_memory_in_new_process
+from fastrcn.ops.tf32 import allows_tf32
 
 
 def measure_ceilings(dtype, device):
-    """(FLOP per second of a large matrix product, bytes per second of a large copy), best of several."""
-    n = 8192 if torch.device(device).type == "cuda" else 2048
+    """(FLOP per second of a large matrix product, bytes per second of a large copy), best of several. A product in
+    float32 is rounded to TF32 where convolutions are."""
+    on_gpu = device_time.has_clock(device)
+    n = 8192 if on_gpu else 2048
     a = torch.randn(n, n, device=device, dtype=dtype)
-    source = torch.randn((1 << 28) if torch.device(device).type == "cuda" else (1 << 25), device=device)
+    source = torch.randn((1 << 28) if on_gpu else (1 << 25), device=device)
     target = torch.empty_like(source)
 
     def best(work):
+        if on_gpu:
+            return device_time.seconds(work)[1]
         times = []
         for _ in range(6):
             begin = time.perf_counter()
             work()
-            if a.is_cuda:
-                torch.cuda.synchronize()
             times.append(time.perf_counter() - begin)
         return min(times)
 
-    return 2 * n**3 / best(lambda: a @ a), 2 * source.numel() * 4 / best(lambda: target.copy_(source))
+    before = torch.get_float32_matmul_precision()
+    if on_gpu:
+        torch.set_float32_matmul_precision("high" if allows_tf32() else "highest")
+    try:
+        product = best(lambda: a @ a)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2 * n**3 / product, 2 * source.numel() * 4 / best(lambda: target.copy_(source))
 
 
 def _step_for_memory(name, case, dtype, device, threads):
@@ -52,7 +63,8 @@ def peak_memory(name, case, dtype, device):
 
 
 def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
-    """Measure one case. Returns plain data: per contestant times, ratio, memory, or why it did not take part."""
+    """Measure one case. Returns plain data: per contestant times, ratio, memory, or why it did not take part. On a GPU
+    both clocks' times; ratio and share of the floor then are those of the GPU's."""
     modules, results = {}, {}
     for name in names:
         results[name] = {"label": NAMES[name]}
@@ -93,9 +105,28 @@ def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
             "ratio": statistics.median(ratios),
             "floor_share": floor / statistics.median(totals),
         }
+    if device_time.has_clock(device):
+        _add_device_times(modules, results, x, case.train, floor)
+    for name in modules:
         if memory and case.train:
             results[name]["memory"] = peak_memory(name, case, dtype, device)
     return {"case": case.name, "note": case.note, "train": case.train, "floor_s": floor, "contestants": results}
+
+
+def _add_device_times(modules, results, x, train, floor):
+    """The GPU's times, and ratio and share of the floor by them."""
+    forwards, steps = (
+        {name: device_time.seconds(lambda m=module, work=work: work(m, x, train)) for name, module in modules.items()}
+        for work in (forward, queue_step)
+    )
+    for name, (step, least, most) in steps.items():
+        results[name] |= {
+            "device_forward_s": forwards[name][0],
+            "device_s": step,
+            "device_spread_s": [least, most],
+            "ratio": step / steps["fastrcn"][0],
+            "floor_share": floor / step,
+        }
 
 
 def _error(found, truth):
