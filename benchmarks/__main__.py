@@ -122,7 +122,8 @@ def main(argv=None):
 
 
 def _compare(args, chosen, groups):
-    """Run the chosen cases and write the tables; 1 where a contestant failed or disagreed."""
+    """Run the chosen cases and write the tables, after each case what there is; 1 where a contestant failed or
+    disagreed."""
     dtype = getattr(torch, args.dtype)
     names = ["fastrcn", "recompute", "last", *(n for g in groups for n in _GROUPS[g])]
     ceilings = measure_ceilings(dtype, args.device)
@@ -133,21 +134,24 @@ def _compare(args, chosen, groups):
         progress = tqdm(chosen, unit="case")
     except ModuleNotFoundError:
         progress = chosen
-    results, failed = [], []
+    results, failed = [], False
+    stem = args.name or f"{torch.device(args.device).type}-{args.dtype}{'-quick' if args.quick else ''}"
     for case in progress:
         found, error = _attempt(case, names, dtype, args, ceilings)
-        results += [found] if found else []
-        failed += [error] if error else []
-    for r in results:
-        failed += [f"{r['case']}, {NAMES[n]}: {c['error']}" for n, c in r["contestants"].items() if "error" in c]
-    stem = args.name or f"{torch.device(args.device).type}-{args.dtype}{'-quick' if args.quick else ''}"
+        errors = [error] if error else []
+        if found:
+            results.append(found)
+            parts = found["contestants"].items()
+            errors += [f"{case.name}, {NAMES[n]}: {c['error']}" for n, c in parts if "error" in c]
+        for line in errors:
+            print(f"failed: {line}", file=sys.stderr)
+        failed |= bool(errors)
+        report.write_tables(results, facts, args.out, stem)
     print(report.table(results, facts))
     for case, label, ratio in report.losing(results):
         print(f"slower than {label} in {case}: ratio {ratio:.2f}")
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
     print("files: " + ", ".join(map(str, report.write(results, facts, args.out, stem))))
-    return int(bool(failed))
+    return int(failed)
 
 
 if __name__ == "__main__":

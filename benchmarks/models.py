@@ -5,6 +5,7 @@ of one; of eight where vectors are normalised over the batch, which with fewer m
 """
 
 import argparse
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def table(results):
 
 
 def main(argv, facts_of):
-    """Run. ``facts_of``: a function of (data type's name, device, ceilings) that gives the report's facts."""
+    """Run; returns 1 where a model failed or disagreed. ``facts_of``: a function of (data type's name, device,
+    ceilings) that gives the report's facts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks models", description=__doc__)
     parser.add_argument("--models", default="*", metavar="PATTERN", help="names or shell patterns, with commas between")
     parser.add_argument("--small", action="store_true", help="in the size that tests run")
@@ -162,16 +164,21 @@ def main(argv, facts_of):
         progress: Any = tqdm(names, unit="model")
     except ModuleNotFoundError:
         progress = names
-    results = []
-    for name in progress:
-        case = ModelCase(name, models.describe(name).paper, small=args.small)
-        results.append(run(case, dtype, args.device, ceilings, args.rounds, not args.no_memory))
     facts = facts_of("float32", args.device, ceilings)
     stem = f"models-{torch.device(args.device).type}"
+    results, failed = [], False
+    for name in progress:
+        case = ModelCase(name, models.describe(name).paper, small=args.small)
+        try:
+            results.append(run(case, dtype, args.device, ceilings, args.rounds, not args.no_memory))
+        except Exception as error:  # the others are measured all the same
+            print(f"failed: {name}: {type(error).__name__}: {error}", file=sys.stderr)
+            failed = True
+        report.write_tables(results, facts, args.out, stem)
     paths = report.write(results, facts, args.out, stem)
     text = table(results)
     paths[1].write_text(text + "\n" + paths[1].read_text())
     print(text)
     print("files: " + ", ".join(map(str, paths)))
     measured = [r[kind] for r in results for kind in ("contestants", "inference")]
-    return int(any("error" in contestant for rows in measured for contestant in rows.values()))
+    return int(failed or any("error" in contestant for rows in measured for contestant in rows.values()))

@@ -97,12 +97,18 @@ def draw(results, path):
     plt.close(figure)
 
 
-def write(results, facts, folder, stem):
-    """Write STEM.json, STEM.md and STEM.png; returns their paths."""
+def write_tables(results, facts, folder, stem):
+    """Write STEM.json and STEM.md; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}{end}" for end in (".json", ".md", ".png")]
+    paths = [folder / f"{stem}{end}" for end in (".json", ".md")]
     paths[0].write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
     paths[1].write_text(table(results, facts))
+    return paths
+
+
+def write(results, facts, folder, stem):
+    """Write STEM.json, STEM.md and STEM.png; returns their paths."""
+    paths = [*write_tables(results, facts, folder, stem), folder / f"{stem}.png"]
     try:
         draw(results, paths[2])
     except ModuleNotFoundError as error:
