@@ -9,7 +9,7 @@ import torch
 from fastrcn import cells
 from fastrcn.cells import Cell, conv, sigmoid, tanh
 from tests.helpers import loops
-from tests.helpers.tolerances import RELATIVE, assert_draws_close
+from tests.helpers.tolerances import LOW_PRECISION_DRAWS, RELATIVE, assert_draws_close
 
 
 class MGU(Cell):
@@ -159,7 +159,7 @@ def run_loop(subject: Subject, case: Case, tensors):
     zero = tensors["weight_hh"].new_zeros(case.batch, case.channels, *case.map)
     states = tuple(tensors.get(name, zero) for name in ("h0", "c0")[: subject.states])
     x = (tensors["x"], tensors["below"]) if subject.below else tensors["x"]
-    lengths = None if case.lengths is None else torch.tensor(case.lengths)
+    lengths = None if case.lengths is None else torch.tensor(case.lengths, device=tensors["x"].device)
     step = subject.step
     if case.inputs == 0:  # F.conv2d has no convolution of zero channels: only the bias is left
         wide = torch.zeros(*x.shape[:2], 1, *x.shape[3:], dtype=x.dtype)
@@ -217,3 +217,21 @@ def compare_with_loop(name, case: Case, backend, dtype=torch.float32, device="cp
         results.append(({part: t.cpu() for part, t in found.items()}, truth, plain))
     assert_draws_close(results, dtype)
     return results[-1][0]
+
+
+def compare_in_tf32(name, case: Case, backend, device="cuda", recompute=False):
+    """In float32 where convolutions may be rounded to TF32: outputs and all gradients against the float64 loop; at most
+    twice as far from it as the plain loop, whose convolutions are then the library's in TF32. Returns a draw's, found
+    and plain."""
+    subject, results = SUBJECTS[name], []
+    for seed in range(LOW_PRECISION_DRAWS):
+        given = make_tensors(subject, case, torch.float32, seed)
+        found, truth, plain = (
+            {n: t.detach().to(device, to, copy=True).requires_grad_() for n, t in given.items()}
+            for to in (torch.float32, torch.float64, torch.float32)
+        )
+        found = gradients(*run_package(subject, case, found, backend, recompute), found)
+        truth, plain = (gradients(*run_loop(subject, case, leaves), leaves) for leaves in (truth, plain))
+        results.append((found, truth, plain))
+    assert_draws_close(results, torch.float32, tf32=True)
+    return results[-1][0], results[-1][2]

@@ -10,6 +10,9 @@ RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 LOW_PRECISION_FACTOR = 2.0
 """bfloat16: largest error as a multiple of that of a plain loop in bfloat16."""
 
+TF32_EPS = 2.0**-10
+"""Of float32 whose products are rounded to TF32, in which the error is then as in low precision."""
+
 LOW_PRECISION_DRAWS = 5
 """Random draws whose errors are taken together, by their root mean square: one draw of the gradient of a bias of three
 channels says little, for the plain loop's may be near by chance."""
@@ -35,14 +38,15 @@ def assert_close(found, truth, what="", dtype=None, plain=None):
     assert_draws_close([({what: found}, {what: truth}, {what: plain})], dtype or found.dtype)
 
 
-def assert_draws_close(results, dtype):
-    """The same for each part of several draws, of which each is (found, truth, plain) by part."""
+def assert_draws_close(results, dtype, tf32=False):
+    """The same for each part of several draws, of which each is (found, truth, plain) by part. ``tf32``: float32 was
+    rounded to it, by the plain loop too."""
     for part in results[0][1]:
         error = _mean_error([(found[part], truth[part]) for found, truth, _ in results])
-        limit = RELATIVE.get(dtype)
+        limit = None if tf32 else RELATIVE.get(dtype)
         if limit is None:
             plain = _mean_error([(plain[part], truth[part]) for _, truth, plain in results])
-            limit = LOW_PRECISION_FACTOR * max(plain, torch.finfo(dtype).eps / 4)
+            limit = LOW_PRECISION_FACTOR * max(plain, (TF32_EPS if tf32 else torch.finfo(dtype).eps) / 4)
         assert error <= limit, f"{part}: relative error {error:.2e}, allowed {limit:.2e}"
 
 

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from fastrcn.ops.tf32 import allows_tf32, as_tf32, is_exact
+from tests.helpers import cells
+from tests.helpers.cells import Case, compare_in_tf32
+from tests.helpers.tolerances import relative_error
 
 
 @pytest.fixture
@@ -44,3 +47,24 @@ def test_rounding():
     kept = torch.tensor([torch.inf, -torch.inf, torch.nan])
     kept.view(torch.int32)[2] = 0x7FFFFFFF
     assert torch.equal(as_tf32(kept).view(torch.int32), kept.view(torch.int32))
+
+
+def test_what_is_compared_in_tf32(cudnn, monkeypatch):
+    """An error of TF32's size passes, with lengths too; one of bfloat16's does not."""
+    cudnn.allow_tf32 = True
+    case = Case(channels=8, inputs=4, lengths=(4, 2), scale=0.1)
+    rounded = cells.run_package
+
+    def rounding(to):
+        def run(subject, case, tensors, backend, recompute):
+            tensors = {n: t + (to(t) - t).detach() for n, t in tensors.items()}
+            return rounded(subject, case, tensors, "reference", recompute)
+
+        return run
+
+    monkeypatch.setattr(cells, "run_package", rounding(as_tf32))
+    found, plain = compare_in_tf32("gru_before", case, "reference", "cpu")
+    assert 1e-5 < relative_error(found["output"], plain["output"]) < 2.0**-11
+    monkeypatch.setattr(cells, "run_package", rounding(lambda t: t.bfloat16().float()))
+    with pytest.raises(AssertionError, match="relative error"):
+        compare_in_tf32("gru_before", case, "reference", "cpu")
