@@ -176,7 +176,8 @@ def check_same(named, first):
 
 
 def check_lengths(lengths, input):
-    """Lengths as an int64 tensor (B,) on the input's device. Their values are checked where they can be read."""
+    """Lengths as an int64 tensor (B,) on the input's device. Values on the CPU are checked here, those on CUDA by an
+    assertion there, as PyTorch checks indices: the host does not wait for them, and a CUDA graph can hold the call."""
     steps, batch = input.shape[:2]
     if not isinstance(lengths, torch.Tensor) and len(lengths) == 0:
         lengths = torch.empty(0, dtype=torch.int64)
@@ -185,8 +186,26 @@ def check_lengths(lengths, input):
         raise TypeError(f"lengths: expected whole numbers, got {lengths.dtype}")
     if tuple(lengths.shape) != (batch,):
         raise ValueError(f"lengths: expected shape ({batch},), one for each sequence, got {tuple(lengths.shape)}")
-    if not torch.compiler.is_compiling() and not lengths.is_meta and batch:
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise ValueError(f"lengths: expected values from 0 to {steps}, the number of steps, got {low} to {high}")
-    return lengths.to(device=input.device, dtype=torch.int64)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not lengths.is_meta and batch:
+        _check_values(lengths, steps)
+    if compiling or lengths.device.type != "cpu" or input.device.type != "cuda":
+        return lengths.to(device=input.device, dtype=torch.int64)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "lengths: expected a tensor on CUDA while a CUDA graph is captured, whose replays would read memory of the "
+            "CPU that is free by then, got values on the CPU"
+        )
+    # From pinned memory, so that the host does not wait for what the GPU is doing.
+    return lengths.to(torch.int64).pin_memory().to(input.device, non_blocking=True)
+
+
+def _check_values(lengths, steps):
+    """Lengths must be numbers of steps."""
+    expected = f"lengths: expected values from 0 to {steps}, the number of steps"
+    if lengths.is_cuda:
+        torch.ops.aten._assert_async.msg(((lengths >= 0) & (lengths <= steps)).all(), expected)
+        return
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 0 or high > steps:
+        raise ValueError(f"{expected}, got {low} to {high}")

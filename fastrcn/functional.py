@@ -98,7 +98,8 @@ def conv_recurrent(
         stride, dilation: of the input convolution.
         padding: of the input convolution: "same" (keeps the map at stride 1), "valid" (none), an int or a pair. The
             recurrent convolution keeps the map that comes out.
-        lengths: (B,) ints; past its length a sequence's state is frozen and its output zero.
+        lengths: (B,) ints; past its length a sequence's state is frozen and its output zero. Values on CUDA are not
+            read by the host, so that a CUDA graph can hold the call: wrong ones end in a device-side assertion.
         reverse: run from the last step to the first.
         recompute: keep only the states for backward and rebuild the pre-activations there.
         backend: a backend's name; None for the best that can run.

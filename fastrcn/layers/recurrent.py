@@ -101,6 +101,9 @@ class ConvRecurrent(Weights):
             input: see the class.
             hx: initial states, as the states that are returned; zeros if None.
             lengths: (B,) ints. Past its length a sequence's state is frozen and its output zero, in both directions.
+                Values in a list or on the CPU are checked here. Those on CUDA the host does not read, so that it need
+                not wait and a CUDA graph can hold the call: wrong ones end in a device-side assertion, as wrong indices
+                do in PyTorch.
             reset: (T,B) booleans, (B,T) with ``batch_first``. Where one is True another sequence begins: the states of
                 all layers are zero before that step is taken, whatever ``hx`` says, and those of the second direction
                 after it, before the step that lies earlier is taken; no gradient passes. Without effect past a

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastrcn import backends
+from fastrcn import backends, functional
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
@@ -199,6 +199,18 @@ def test_one_call_per_run(name, case, schedule, monkeypatch):
     with input_schedule.use_schedule(schedule):
         compare_with_loop(name, CASES[case], "cuda", torch.float64)
     assert runs == [CASES[case].steps, CASES[case].steps - 1, 1]
+
+
+@pytest.mark.parametrize("backend", ["cuda", "reference"])
+@pytest.mark.parametrize("name", ["lstm_full", "gru_before", "mgu"])
+def test_no_value_is_read(name, backend, monkeypatch):
+    """Of lengths neither: on a GPU nothing of a training step waits, so that a CUDA graph can hold it."""
+    case, lengths = CASES["lengths"], torch.tensor(CASES["lengths"].lengths)
+    tensors = make_tensors(SUBJECTS[name], case)
+    monkeypatch.setattr(functional, "check_lengths", lambda given, input: lengths)
+    for method in ("item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__index__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, method, None)
+    gradients(*run_package(SUBJECTS[name], case, tensors, backend), tensors)
 
 
 def test_a_failing_launch():
