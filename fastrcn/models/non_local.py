@@ -107,8 +107,7 @@ class NonLocalBlock(nn.Module):
         y = self._gathered(x, x if self.pool is None else self.pool(x))
         y = self.conv_out(y.mT.unflatten(2, x.shape[2:]))
         y = y if self.norm is None else self.norm(y)
-        y += x
-        return y
+        return x + y  # in the layout of x, which the net goes on with
 
 
 def _tokens(maps):

@@ -101,8 +101,8 @@ class Subject:
 
 def _conv3d():
     return nn.Sequential(
-        fastrcn.ConvReLUPool3d(2, 3, 3, padding=1, pool_kernel_size=(1, 2, 2)),
-        fastrcn.ConvBNReLUPool3d(3, 4, 3, padding=1, bias=False),
+        fastrcn.ConvBNReLUPool3d(2, 3, 3, padding=1, bias=False),
+        fastrcn.ConvReLUPool3d(3, 4, 3, padding=1, pool_kernel_size=(1, 2, 2)),
         fastrcn.BatchNormReLUPool3d(4, pool_kernel_size=2),
     )
 
