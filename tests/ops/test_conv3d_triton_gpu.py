@@ -13,7 +13,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d import triton_passes
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.relu_maxpool3d.layout import is_last
-from tests.helpers.conv3d import CASES, Case, compare_batch_norm, compare_conv, make_conv
+from tests.helpers.conv3d import CASES, Case, compare_batch_norm, compare_conv, fused_conv, make_conv, plain_conv
 from tests.helpers.cuda_graph import captured
 from tests.helpers.tolerances import assert_close
 
@@ -39,6 +39,30 @@ def exact_float32(monkeypatch):
 def test_conv(case, name):
     with method.use_method(name):
         compare_conv(CASES[case], device="cuda")
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_small(dtype, window):
+    """Of more than one tile, in pixels and in channels, the last of them not full."""
+    case = Case(batch=1, inputs=20, outputs=40, size=(4, 9, 11), window=WINDOWS[window], last="x weight", coarse=True)
+    for name in method.NAMES:
+        with method.use_method(name):
+            compare_conv(case, dtype, "cuda")
+    compare_batch_norm(case, True, dtype, "cuda")
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("window", WINDOWS)
+def test_small_in_tf32(window, monkeypatch):
+    """In these numbers nothing is rounded."""
+    case = Case(batch=1, inputs=20, outputs=40, size=(4, 9, 11), window=WINDOWS[window], coarse=True)
+    tensors = make_conv(case)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with method.use_method("fused"):
+        found = fused_conv(case, {n: t.cuda() for n, t in tensors.items()}, "triton")
+    assert_close(found.cpu(), plain_conv(case, {n: t.double() for n, t in tensors.items()}))
 
 
 @pytest.mark.parametrize("name", method.NAMES)

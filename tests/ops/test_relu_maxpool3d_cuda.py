@@ -68,6 +68,7 @@ def exact_float32(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("pool", POOLS)
