@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastrcn
-from fastrcn.ops.conv_recurrent import input_schedule
+from fastrcn.ops.conv_recurrent import input_schedule, triton_time_loop
 from tests.helpers import normed
 from tests.helpers.cells import Case, compare_in_tf32, compare_with_loop
 from tests.helpers.tolerances import assert_close
@@ -49,6 +49,8 @@ KERNELS = [
     ],
 )
 def test_cell(name, case, precision, schedule, loop, monkeypatch):
+    walks, plain = [], triton_time_loop.walk
+    monkeypatch.setattr(triton_time_loop, "walk", lambda *a: walks.append(a) or plain(*a))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision == TF32)
     with ExitStack() as asked:
         asked.enter_context(input_schedule.use_schedule(schedule))
@@ -57,6 +59,7 @@ def test_cell(name, case, precision, schedule, loop, monkeypatch):
             compare_in_tf32(name, case, "triton", DEVICE)
         else:
             compare_with_loop(name, case, "triton", getattr(torch, precision), DEVICE)
+    assert bool(walks) is (loop == WALKED)
 
 
 @pytest.mark.parametrize(
