@@ -3,15 +3,18 @@
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+import fastrcn
 from fastrcn import backends, functional
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
+from tests.helpers.layers import compare_layer
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.tolerances import relative_error
 from tests.ops.cuda_on_host import stage_cases
@@ -116,6 +119,24 @@ def test_masks(name, recompute):
 @pytest.mark.parametrize("case", ["reverse_lengths", "kernel_1"])
 def test_recompute(name, case):
     compare_with_loop(name, CASES[case], "cuda", torch.float64, recompute=True)
+
+
+BIDIRECTIONAL = {
+    "lstm_full": partial(fastrcn.ConvLSTM, peephole="full", map_size=(6, 5)),
+    "lstm_full_recompute": partial(fastrcn.ConvLSTM, peephole="full", map_size=(6, 5), recompute=True),
+    "gru_before": fastrcn.ConvGRU,
+    "gru_after": partial(fastrcn.ConvGRU, reset="after"),
+}
+
+
+@pytest.mark.parametrize("name", BIDIRECTIONAL)
+@pytest.mark.parametrize("lengths", [None, [4, 2, 0]], ids=["whole", "lengths"])
+def test_bidirectional_layers(name, lengths):
+    """Two, the second of both directions' outputs."""
+    layer = BIDIRECTIONAL[name](3, 4, num_layers=2, bidirectional=True)
+    compare_layer(layer, torch.randn(4, 3, 3, 6, 5), lengths, "cuda")
+    # Forward and backward, of each layer, direction, step and stage.
+    assert len(KERNELS.launches()) == 2 * 2 * 2 * 4 * (2 if name == "gru_before" else 1)
 
 
 @pytest.mark.parametrize(("name", "recompute"), [("lstm_channel", False), ("lstm_full", True), ("gru_before", False)])

@@ -184,3 +184,16 @@ def test_through_the_layer():
             found.append([output, *torch.autograd.grad(output.float().square().sum(), [x, *layer.parameters()])])
     assert all(map(torch.equal, *found))
     assert [times for *_, times in KERNELS.walks()] == [3, 2]
+
+
+def test_bidirectional_layers():
+    """Two: each of the four directions has its walk forward and its walk backward."""
+    KERNELS.set_walks(ALL_ROOM, 100, 1)
+    layer = fastrcn.ConvLSTM(2, 8, num_layers=2, bidirectional=True, backend="cuda", dtype=torch.bfloat16)
+    x, found = torch.randn(4, 2, 2, 3, 4).to(torch.bfloat16).requires_grad_(), []
+    for method in ("fused", "persistent"):
+        with fastrcn.use_cuda_method(method):
+            output = layer(x, lengths=[4, 2])[0]
+            found.append([output, *torch.autograd.grad(output.float().square().sum(), [x, *layer.parameters()])])
+    assert all(map(torch.equal, *found))
+    assert [times for *_, times in KERNELS.walks()] == 4 * [3] + 4 * [2]
