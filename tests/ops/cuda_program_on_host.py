@@ -1,9 +1,10 @@
 """Run by test_cuda_stages_on_host.py: the ``cuda`` backend on CPU tensors, its kernels compiled for the host."""
 
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ WITHOUT = lambda device: (None, "this PyTorch has no function")  # noqa: E731
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Products add to targets that begin at zero, beside convolutions.
 PRODUCTS = {"products": Case(kernel=(3, 3), recurrent_kernel=(1, 1), bias=False)}
-STREAM = 56
+CURRENT_STREAM, STREAM = cuda._current_stream, 56
 MANY_CHUNKS = Case(steps=17, batch=1, channels=3, scale=0.2)
 
 
@@ -232,6 +233,32 @@ def test_no_value_is_read(name, backend, monkeypatch):
     for method in ("item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__index__", "__float__"):
         monkeypatch.setattr(torch.Tensor, method, None)
     gradients(*run_package(SUBJECTS[name], case, tensors, backend), tensors)
+
+
+@pytest.mark.parametrize("loop", ["c++", "python"])
+def test_the_tensors_device_is_the_current_one(loop, monkeypatch):
+    """Of which the stream is then asked, forward and backward, until all is launched."""
+    if loop == "python":
+        monkeypatch.setattr(cuda, "_torch_library", WITHOUT)
+    inside, devices, streams = [], [], []
+
+    @contextmanager
+    def device(which):
+        inside.append(which)
+        yield
+        streams.extend(stream for *_, stream in KERNELS.launches()[len(streams) :])
+        devices.append(inside.pop())
+
+    def current_stream(which):
+        assert inside == [which]
+        return SimpleNamespace(cuda_stream=STREAM + 1)
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    monkeypatch.setattr(cuda, "_current_stream", CURRENT_STREAM)
+    compare_with_loop("lstm", CASES["plain"], "cuda", torch.float64)
+    assert devices == [torch.device("cpu")] * 2
+    assert streams == [STREAM + 1] * len(KERNELS.launches())
 
 
 def test_a_failing_launch():

@@ -261,6 +261,15 @@ def test_runs_on_the_current_stream():
         assert_close(a, b)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("method", cuda_method.NAMES)
+def test_tensors_of_another_device_than_the_current_one(method):
+    with cuda_method.use_method(method):
+        compare_with_loop("lstm", LARGE, "cuda", torch.bfloat16, "cuda:1")
+    assert torch.cuda.current_device() == 0
+
+
 def test_reasons(monkeypatch):
     """Every reason not to run names what is missing; a cell that was not compiled runs, and is told how."""
 
