@@ -3,7 +3,7 @@ memory, or "library", the library's convolution and a pass over its result. Chos
 
 The library is the faster matrix product, the fused kernel saves a write and a read of the convolution's result. Both
 grow with the result's size, so what decides is the length K of the sums. In units of the time that the library takes
-for one operation a value costs 2 K again / ``_EFFICIENCY`` fused, where ``again`` counts how often it is computed, and
+for one operation a value costs 2 K again / ``EFFICIENCY`` fused, where ``again`` counts how often it is computed, and
 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library.
 """
 
@@ -16,7 +16,7 @@ from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 NAMES = ("fused", "library")
 
-_EFFICIENCY = 0.85
+EFFICIENCY = 0.85
 """Estimated speed of the fused kernel's product, as a part of the library's. Not measured yet."""
 
 _BLOCK = 32
@@ -39,13 +39,18 @@ def fuses_forward(conv: Conv, pool: Pool, x, weight, exact) -> bool:
     if exact:
         return False
     channels, kernel = weight.shape[1], weight.shape[2:]
-    size = conv.output_size(x.shape[2:], kernel)
-    # Windows that overlap compute their common cells again; cells that no window covers are left out.
-    again = prod(pool.output_size(size)) * pool.cells / prod(size)
-    filled = -(-channels // _BLOCK) * _BLOCK / channels
+    again = repeats(pool, conv.output_size(x.shape[2:], kernel), channels)
     operations = channels * prod(kernel)
     saved = x.element_size() * OPERATIONS_PER_BYTE[x.element_size()]
-    return operations * (again * filled / _EFFICIENCY - 1) < saved
+    return operations * (again / EFFICIENCY - 1) < saved
+
+
+def repeats(pool: Pool, size, channels):
+    """Operations of the fused kernel over those of a convolution of so many channels whose result is (D,H,W) ``size``:
+    windows that overlap compute their common cells again, cells that no window covers are left out, and channels are
+    filled up with zeros."""
+    again = prod(pool.output_size(size)) * pool.cells / prod(size)
+    return again * -(-channels // _BLOCK) * _BLOCK / channels
 
 
 def fuses_input_gradient(conv: Conv, pool: Pool, needs, exact) -> bool:

@@ -9,7 +9,7 @@ for all of them. Where a value is the sum of two convolutions' the library write
 two reads and a write more, and two launches.
 
 The persistent kernel can be where a step is one or two fused kernels whose blocks all run at once. In the place of each
-launch a step has a barrier of all blocks, which takes ``_BARRIER`` launches; ``_BEGINNING`` launches go into the zeroed
+launch a step has a barrier of all blocks, which takes ``BARRIER`` launches; ``BEGINNING`` launches go into the zeroed
 counter, a start of all blocks at once and the weights' way into their memory. A step whose kernels take more than
 ``_LONGEST`` launches each saves little, and the kernel holds its processors for as long as it runs: other streams wait.
 """
@@ -31,13 +31,13 @@ _EFFICIENCY = {8: 0.7, 9: 0.5, 10: 0.3}
 same instructions, but a tile of 128 x 128 needs 64 bytes a cycle from the L2 cache to keep them busy, about twice what
 a processor is estimated to get. On 10 the library has faster instructions than the kernel. Not measured yet."""
 
-_BARRIER, _BEGINNING, _LONGEST = 0.5, 3, 8
+BARRIER, BEGINNING, _LONGEST = 0.5, 3, 8
 """Estimates, in the time that a launch takes. Not measured yet."""
 
-_MOST_KERNELS = 2
+MOST_KERNELS = 2
 """In a step of the persistent kernel."""
 
-_ALIGNMENT = 16
+ALIGNMENT = 16
 """Bytes that one access takes."""
 
 _MOST_SLOTS, _MOST_PIXELS, _MOST_WEIGHTS = 8, 1 << 30, 1 << 28
@@ -79,7 +79,7 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
 def _can_fuse(steps, parts, stage: StageCall, addends, geometry, images, dtype):
     """Whether a kernel does what convolutions, those of each addend, and a stage do."""
     convolutions = [c for part in parts for c in part]
-    one, sources, lanes = convolutions[0], [c.source for c in parts[0]], _ALIGNMENT // dtype.itemsize
+    one, sources, lanes = convolutions[0], [c.source for c in parts[0]], ALIGNMENT // dtype.itemsize
     if dtype not in (torch.float32, torch.bfloat16, torch.float16) or is_exact(dtype):
         return False
     if not can_be_fused(geometry.schedule, stage.signature):
@@ -121,14 +121,14 @@ def fewest_persistent(steps, addends, fused, geometry, images, dtype):
     stages = [step for step in steps if isinstance(step, StageCall)]
     convolutions = [step for step in steps if id(step) in addends and id(addends[id(step)]) in fused]
     kernels = len({id(fused[id(addends[id(c)])]) for c in convolutions})
-    if len(stages) != kernels or len(stages) + len(convolutions) != len(steps) or not 0 < kernels <= _MOST_KERNELS:
+    if len(stages) != kernels or len(stages) + len(convolutions) != len(steps) or not 0 < kernels <= MOST_KERNELS:
         return 0
     if _method.asked:
         return 2 if _method.asked == "persistent" else 0
     operations = sum(_operations(c) * _values([c], geometry, images) / _efficiency(c) for c in convolutions)
     if operations > _LONGEST * kernels * OPERATIONS_PER_LAUNCH[dtype.itemsize]:
         return 0
-    return ceil(_BEGINNING / (kernels * (1 - _BARRIER)))
+    return ceil(BEGINNING / (kernels * (1 - BARRIER)))
 
 
 def _is_faster(parts, geometry, images, dtype):
@@ -153,8 +153,12 @@ def _operations(convolution):
 
 def _efficiency(convolution):
     """The estimate for the GPU that it runs on."""
-    known = min(max(_capability(convolution.source.data.device), min(_EFFICIENCY)), max(_EFFICIENCY))
-    return _EFFICIENCY[known]
+    return efficiency(_capability(convolution.source.data.device))
+
+
+def efficiency(capability):
+    """Estimated speed of the fused kernel's product, as a part of the library's."""
+    return _EFFICIENCY[min(max(capability, min(_EFFICIENCY)), max(_EFFICIENCY))]
 
 
 def _capability(device):
@@ -165,7 +169,7 @@ def _capability(device):
 def _is_aligned(buffer: Buffer, lanes):
     """Whether every row of channels begins at an aligned place."""
     base, between, first = buffer.address()
-    return not (base % _ALIGNMENT or between % _ALIGNMENT or first % _ALIGNMENT or buffer.pitch % lanes)
+    return not (base % ALIGNMENT or between % ALIGNMENT or first % ALIGNMENT or buffer.pitch % lanes)
 
 
 def _between(steps, step, stage):

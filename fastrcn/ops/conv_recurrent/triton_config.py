@@ -26,6 +26,9 @@ class Config:
         return self.block_c // self.width if 0 < self.width < self.block_c else 1
 
 
+SMALLEST = 64, 16
+"""Pixels and channels of the smallest tiles."""
+
 _override: list[Config] = []
 
 
@@ -48,11 +51,16 @@ def inputs_in_loop(pixels, channels):
 
 
 def joins_directions(pixels, channels):
-    """Whether the two directions of a layer share their launches: where the smallest tiles of one, of 64 pixels by 16
-    channels, do not fill the processors."""
+    """Whether the two directions of a layer share their launches: where the smallest tiles of one do not fill the
+    processors."""
     if not torch.cuda.is_available():
         return False
-    return -(-pixels // 64) * -(-channels // 16) < torch.cuda.get_device_properties(None).multi_processor_count
+    return smallest_tiles(pixels, channels) < torch.cuda.get_device_properties(None).multi_processor_count
+
+
+def smallest_tiles(pixels, channels):
+    """How many of the smallest tiles there are."""
+    return -(-pixels // SMALLEST[0]) * -(-channels // SMALLEST[1])
 
 
 def has_many_maps(maps):
