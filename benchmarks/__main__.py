@@ -53,8 +53,9 @@ def _facts(dtype, device, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``models``, ``trained`` or ``vectors``
-    as first argument: see ``benchmarks.aot``, ``c3d_training``, ``models``, ``trained_net``, ``vectors``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``dispatch``, ``models``, ``trained``
+    or ``vectors`` as first argument: see ``benchmarks.aot``, ``c3d_training``, ``dispatch``, ``models``,
+    ``trained_net``, ``vectors``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
@@ -64,6 +65,10 @@ def main(argv=None):
         from benchmarks import c3d_training
 
         return c3d_training.main(argv[1:])
+    if argv[:1] == ["dispatch"]:
+        from benchmarks import dispatch
+
+        return dispatch.main(argv[1:], _facts)
     if argv[:1] == ["models"]:
         from benchmarks import models
 
@@ -81,6 +86,7 @@ def main(argv=None):
         description=__doc__,
         epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
         "python -m benchmarks c3d: a small C3D trained fused and unfused. "
+        "python -m benchmarks dispatch: the backends on this GPU, for the automatic choice between them. "
         "python -m benchmarks models: every model, fused and plain. "
         "python -m benchmarks trained: a net with published weights, as it is and fused. "
         "python -m benchmarks vectors: LSTM, GRU and RNN of vectors against torch.nn's own code",

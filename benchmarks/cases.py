@@ -9,5 +9,9 @@ CASES = [*recurrent.CASES, *own_cells.CASES, *conv3d.CASES]
 
 def find(pattern="*", quick=False, device="cpu"):
     """Cases whose name matches a shell pattern, or one of several with commas between, in the size for a device."""
-    patterns = pattern.split(",")
-    return [c.on(device) for c in CASES if any(fnmatch(c.name, p) for p in patterns) and (c.quick or not quick)]
+    return [c.on(device) for c in matching(CASES, pattern) if c.quick or not quick]
+
+
+def matching(cases, pattern):
+    """Those of ``cases`` whose name matches."""
+    return [c for c in cases if any(fnmatch(c.name, p) for p in pattern.split(","))]

@@ -99,6 +99,8 @@ bench() { has_gpu && (cd "$site/source" && within python -m benchmarks --device 
 
 bench_models() { has_gpu && (cd "$site/source" && within python -m benchmarks models --device cuda --out "$out"); }
 
+dispatch() { has_gpu && (cd "$site/source" && within python -m benchmarks dispatch --out "$out"); }
+
 sanitize() { # sanitize TOOL MARKS: the tests with these marks under one of compute-sanitizer's tools
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 1; }
   has_gpu || return 1
@@ -134,6 +136,8 @@ for loop in launched captured persistent; do
   part "bench-loop-$loop" 120 bench --dtype bfloat16 --backend triton --cases 'small-*,gru-*,moving-mnist*,tiny' \
     --baselines b --time-loop "$loop" --name "cuda-bfloat16-$loop"
 done
+# What the automatic choice between backends reads, once the file is in benchmarks/results.
+part dispatch 300 dispatch
 part bench-own 180 bench --dtype bfloat16 --baselines own --cases 'own-*' --name cuda-bfloat16-own
 # Compiling the loops takes minutes: the quick cases only.
 part bench-compile 300 bench --dtype bfloat16 --quick --baselines a,b,c --name cuda-bfloat16-compile

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
+from fastrcn import dispatch
+from fastrcn.checks import input_options
 from fastrcn.ops import autotune
+from fastrcn.ops.autograd import tracked
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import describe as _describe_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d import cpu as _conv3d_cpu
 from fastrcn.ops.conv3d_relu_maxpool3d import cuda as _conv3d_cuda
@@ -17,7 +21,7 @@ from fastrcn.ops.conv3d_relu_maxpool3d.geometry import describe as _describe_con
 from fastrcn.ops.conv_recurrent import cpu as _conv_recurrent_cpu
 from fastrcn.ops.conv_recurrent import cuda as _conv_recurrent_cuda
 from fastrcn.ops.conv_recurrent import triton_program as _conv_recurrent_triton
-from fastrcn.ops.conv_recurrent.subject import subject_of
+from fastrcn.ops.conv_recurrent.subject import sizes_of, subject_of
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
 from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
@@ -53,27 +57,17 @@ _CAN_RUN = {
         "reference": _reference,
     },
 }
-"""For each operation its backends, best first: functions of (what, dtype, device type) -> (can run, reason). ``what``
-is the operation's own: a cell's key and how many axes its maps have, or what is constant in a call.
-
-The order of conv_recurrent on a GPU follows a model of its cost (arithmetic, to be replaced by measurements). For a
-step with P pixels, C channels of the state, G gates, kernels k x k and b bytes a value:
-- every backend does 2 P C^2 G k^2 operations. Where these are nearly all, from about C = 128 with 3x3 kernels on,
-  backends differ by how well their products use the tensor cores, and the library's are hard to beat;
-- memory beside the convolution's operands, in units of P C b: plain PyTorch about 8 G, for each sum and each function
-  reads and writes; cuda with the library's convolution 4 G, for this writes G and the stage reads these and the
-  projection and writes the sums, or 3 G where there is no backward; triton, and cuda where both are one kernel, 2 G,
-  for the sums stay on the processor, or G;
-- launches, of about 5 us each where the GPU waits for them: plain PyTorch ten or more, cuda two per stage or one,
-  triton one. A CUDA graph takes their cost away from all.
-So triton comes first, then cuda: where there is no Triton, and for float64. For many channels cuda may be the faster
-one; that measurements are to decide.
-"""
+"""For each operation its backends, best first where nothing else decides: functions of (what, dtype, device type) ->
+(can run, reason). ``what`` is the operation's own: a cell's key and how many axes its maps have, or what is constant in
+a call. On a GPU ``dispatch`` decides."""
 
 
-def _describe_conv_recurrent(cell, input, *args, **options):
-    first = input if isinstance(input, torch.Tensor) else input[0]
-    return subject_of(cell.key, first), first
+def _describe_conv_recurrent(
+    cell, input, weight_ih, weight_hh, *args, stride: Any = 1, dilation: Any = 1, padding: Any = "same", **options
+):
+    inputs, weights = ((t,) if isinstance(t, torch.Tensor) else t for t in (input, weight_ih))
+    window = input_options(weight_hh, stride, dilation, padding)
+    return subject_of(cell.key, inputs[0]), inputs[0], sizes_of(inputs, weights, weight_hh, *window)
 
 
 _DESCRIBE = {
@@ -81,7 +75,7 @@ _DESCRIBE = {
     "conv3d_relu_maxpool3d": _describe_conv3d,
     "batch_norm_relu_maxpool3d": _describe_batch_norm,
 }
-"""For each operation a function of its arguments -> (``what``, the tensor that gives data type and device)."""
+"""For each operation a function of its arguments -> (``what``, the tensor that gives data type and device, sizes)."""
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 
@@ -91,10 +85,14 @@ BOTH_DIRECTIONS = ("triton",)
 _HOME = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 """The type of device on whose tensors the automatic choice considers a backend; without an entry, on all."""
 
+_DECIDED = ("cuda",)
+"""Types of device on which ``dispatch`` decides between backends, where it can."""
+
 _BY_NAME_ONLY: dict[str, str] = dict.fromkeys(
     ("triton", "cuda"), "it has not run on a GPU yet and is chosen only by name, or where FASTRCN_AUTOTUNE=1 times it"
 )
-"""Backends that the automatic choice leaves out, and why."""
+"""Backends that the automatic choice leaves out where ``dispatch`` knows no measurements of this architecture, and
+why."""
 
 _override: list[str] = []
 _told: set[str] = set()
@@ -153,19 +151,18 @@ def can_run(operation, name, what, dtype, device):
     return _CAN_RUN[operation][name](what, dtype, device)
 
 
-def select(operation, what, dtype, device, backend=None, trial: Trial | None = None) -> str:
+def select(operation, what, dtype, device, backend=None, trial: Trial | None = None, decide=None) -> str:
     """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot. ``trial``: of
-    the call, where it may be timed."""
+    the call, where it may be timed. ``decide``: the rule for GPUs, from the backends that can run to its decision."""
     name, source = requested(backend)
     if name is not None:
         ok, reason = can_run(operation, name, what, dtype, device)
         if not ok:
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
-    name, refused = _choose(operation, what, dtype, device)
+    name, refused = _choose(operation, what, dtype, device, decide)
     if trial is not None:
-        able = [n for n in _considered(operation, device) if can_run(operation, n, what, dtype, device)[0]]
-        return fastest(trial, able, name)
+        return fastest(trial, list(able_of(operation, what, dtype, device)), name)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
         warnings.warn(f"fastrcn runs {operation} on the plain {name} backend ({refused})", stacklevel=5)
@@ -175,8 +172,17 @@ def select(operation, what, dtype, device, backend=None, trial: Trial | None = N
 def chosen(operation, what, by, tensors, differentiated, backend=None) -> Any:
     """A call on the backend that runs it. ``by``: a function from a backend's name to the call; see ``select`` and
     ``trial_of``."""
-    first, trial = tensors[0], trial_of(operation, by, tensors, differentiated)
-    return by(select(operation, what, first.dtype, first.device.type, backend, trial))
+    first, trial = tensors[0], trial_of(operation, what, by, tensors, differentiated)
+
+    def decide(able):
+        asked = operation, what, first.dtype, differentiated
+        if torch.compiler.is_compiling():
+            return dispatch.decide_compiled(*asked, able, first.device.index)
+        sizes = by("").sizes(tensors)
+        known = all(type(n) is int for n in (*sizes.size, *sizes[:2], *sizes[3:]))
+        return dispatch.decide(*asked, sizes if known else None, able, first.device.index).backend
+
+    return by(select(operation, what, first.dtype, first.device.type, backend, trial, decide))
 
 
 def _considered(operation, device):
@@ -184,8 +190,16 @@ def _considered(operation, device):
     return [n for n in _CAN_RUN[operation] if _HOME.get(n, device) == device]
 
 
-def _choose(operation, what, dtype, device):
+def able_of(operation, what, dtype, device):
+    """The considered backends that can run."""
+    return tuple(n for n in _considered(operation, device) if can_run(operation, n, what, dtype, device)[0])
+
+
+def _choose(operation, what, dtype, device, decide=None):
     """(the best backend that can run, why a better one of this device does not)."""
+    found = decide(able_of(operation, what, dtype, device)) if decide and device in _DECIDED else None
+    if found:
+        return found, ""
     names = _considered(operation, device)
     refused = "" if len(names) > 1 else f"no other runs on {device} tensors"
     for name in names:
@@ -203,14 +217,23 @@ def explain(operation, *args, backend=None, **options) -> Explanation:
     """
     if operation not in _CAN_RUN:
         raise ValueError(f"operation: expected one of {', '.join(_CAN_RUN)}, got {operation!r}")
-    what, first = _DESCRIBE[operation](*args, **options)
+    what, first, sizes = _DESCRIBE[operation](*args, **options)
     asked = (what, first.dtype, first.device.type)
     rows: Any = tuple((n, *can_run(operation, n, *asked)) for n in _CAN_RUN[operation])
     name, source = requested(backend)
     if name is None:
-        name, refused = _choose(operation, *asked)
+        found = dispatch.Decision(None, "")
+
+        def decide(able):
+            nonlocal found
+            training = tracked([t for t in tree_leaves((args, options)) if isinstance(t, torch.Tensor)])
+            found = dispatch.decide(operation, what, first.dtype, training, sizes, able, first.device.index)
+            return found.backend
+
+        name, refused = _choose(operation, *asked, decide)
+        because = "; ".join(filter(None, (refused, found.because))) or "the first that can"
         if first.is_cuda and autotune.enabled():
-            refused = "unless a call that was timed says otherwise (use_autotune)"
-        return Explanation(operation, name, refused or "the first that can", rows)
+            because = f"unless a call that was timed says otherwise (use_autotune): {because}"
+        return Explanation(operation, name, because, rows)
     runs = {n: ok for n, ok, _ in rows}[name]
     return Explanation(operation, name if runs else None, f"asked for by {source}", rows)

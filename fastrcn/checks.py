@@ -70,6 +70,12 @@ def check_padding(padding, axes):
     return values
 
 
+def input_options(weight_hh, stride, dilation, padding):
+    """The input convolution's options, for each axis of the maps."""
+    axes = map_axes(weight_hh)
+    return per_axis(stride, "stride", axes), per_axis(dilation, "dilation", axes), check_padding(padding, axes)
+
+
 def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
     """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch. Returns
     the shape of the output (T,B,C,H,W), of maps as ``weight_hh`` has: (D,H,W) too."""

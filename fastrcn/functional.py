@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fastrcn import backends, cells, exported
-from fastrcn.checks import check_call, check_lengths, check_masks, check_padding, map_axes, per_axis
+from fastrcn.checks import check_call, check_lengths, check_masks, input_options
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import Call as BatchNormCall
@@ -20,12 +20,6 @@ from fastrcn.ops.relu_maxpool3d.geometry import Pool
 _RNN = {cell.nonlinearity: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvRNN)}
 _LSTM = {cell.peephole: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvLSTM)}
 _GRU = {cell.reset: cell for cell in cells.BUILT_IN if isinstance(cell, cells.ConvGRU)}
-
-
-def _options(weight_hh, stride, dilation, padding):
-    """The input convolution's options, for each axis of the maps."""
-    axes = map_axes(weight_hh)
-    return per_axis(stride, "stride", axes), per_axis(dilation, "dilation", axes), check_padding(padding, axes)
 
 
 @torch.compiler.assume_constant_result  # Dynamo of PyTorch 2.8 cannot trace it
@@ -111,7 +105,7 @@ def conv_recurrent(
     inputs = (input,) if isinstance(input, torch.Tensor) else tuple(input)
     weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
     hx = () if hx is None else tuple(hx)
-    stride, dilation, padding = _options(weight_hh, stride, dilation, padding)
+    stride, dilation, padding = input_options(weight_hh, stride, dilation, padding)
     device = weight_hh.device.type
     tensors, without_autocast = _autocast(device, [*inputs, *weight_ih, weight_hh, bias, weight_ch, *hx])
     n = len(inputs)
@@ -158,7 +152,7 @@ def conv_recurrent_both(
         weight_ih = (weight_ih,) if isinstance(weight_ih, torch.Tensor) else tuple(weight_ih)
         own.append([*weight_ih, weight_hh, bias, weight_ch, *(() if hx is None else hx)])
     tensors, without_autocast = _autocast(device, [*inputs, *own[0], *own[1]])
-    stride, dilation, padding = _options(first[1], stride, dilation, padding)
+    stride, dilation, padding = input_options(first[1], stride, dilation, padding)
     middle = n + len(own[0])
     parts = tensors[n:middle], tensors[middle:]
     for part, own_masks in zip(parts, masks, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastrcn import backends, cells, native
+from fastrcn import backends, cells, dispatch, measured, native
 from fastrcn._version import __version__
 from fastrcn.compiler.library import find_compiler
 from fastrcn.compiler.schedule import schedule_of
@@ -35,6 +35,7 @@ def collect() -> dict:
         "compile_cell": _compile_cell(),
         "cuda": _cuda(),
         "autotune": _autotune(),
+        "dispatch": _dispatch(),
         "self_test": [_self_test(o, name, dtype) for o in OPERATIONS for name in backends.NAMES for dtype in _DTYPES],
     }
 
@@ -90,6 +91,16 @@ def _autotune():
     gpus = range(torch.cuda.device_count()) if util.find_spec("triton") and torch.cuda.is_available() else ()
     files = sorted({str(autotune.file_of(k)) for k in gpus})
     return {"on": autotune.enabled(), "folder": str(cache_folder()), "files": files}
+
+
+def _dispatch():
+    """By what the backend of a call on a GPU is chosen, and the measurements for the GPUs that are here."""
+    gpus = {dispatch.device_of(k) for k in range(torch.cuda.device_count())}
+    known = {}
+    for capability in sorted({gpu.capability for gpu in gpus if gpu}):
+        file, cases = str(measured.file_of(capability)), len(measured.cases_of(capability))
+        known[f"sm_{capability}"] = {"cases": cases, "file": file if cases else None}
+    return {"order": "by name, autotune, measurements of this architecture, plain PyTorch", "measured": known}
 
 
 class _Test(NamedTuple):
@@ -182,6 +193,9 @@ def report(facts: dict) -> str:
     tuning = facts["autotune"]
     files = ", ".join(tuning["files"]) or f"none without a GPU and Triton; they would be in {tuning['folder']}"
     lines.append(f"autotune: {'on' if tuning['on'] else 'off (FASTRCN_AUTOTUNE=1 turns it on)'}; cache: {files}")
+    choice = facts["dispatch"]
+    known = [f"{name}: {m['cases']} cases ({m['file'] or 'no file'})" for name, m in choice["measured"].items()]
+    lines.append(f"backend on GPUs: {choice['order']}; measured: {', '.join(known) or 'no GPU is here'}")
     lines.append("self-test (small calls forward and backward, against float64):")
     for test in facts["self_test"]:
         error = f" error {test['error']:.1e}" if "error" in test else ""

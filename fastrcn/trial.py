@@ -6,6 +6,7 @@ One whose results are not those of plain PyTorch, or that fails, is left out, an
 
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,10 +28,11 @@ class _Candidate:
 
 
 class Trial(NamedTuple):
-    """A call that may be timed. ``by``: a function from a backend to the call (see ``autograd.Call``), whose ``words``
-    name all that is constant in it, but for batch and time."""
+    """A call that may be timed. ``what``: see ``backends``. ``by``: a function from a backend to the call (see
+    ``autograd.Call``), whose ``words`` name all that is constant in it, but for batch and time."""
 
     operation: str
+    what: Any
     by: Callable[[str], Any]
     tensors: list
     differentiated: bool
@@ -73,10 +75,23 @@ class Trial(NamedTuple):
         return [*(r.detach() for r in results), *(g for g in grads if g is not None)]
 
 
-def trial_of(operation, by, tensors, differentiated) -> Trial | None:
+_noted: list[list[Trial]] = []
+
+
+@contextmanager
+def note_trials():
+    """Within this context the calls that may be timed are put into the list that it gives, and not timed."""
+    _noted.append([])
+    try:
+        yield _noted[-1]
+    finally:
+        _noted.pop()
+
+
+def trial_of(operation, what, by, tensors, differentiated) -> Trial | None:
     """The trial of a call, where it may be timed: switched on, its tensors are a GPU's own and not empty, and nobody
     looks on, as programs that are traced or transformed do. ``by``: a function from a backend to the call."""
-    if torch.compiler.is_compiling() or not autotune.enabled():
+    if torch.compiler.is_compiling() or not (autotune.enabled() or _noted):
         return None
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return None
@@ -84,7 +99,11 @@ def trial_of(operation, by, tensors, differentiated) -> Trial | None:
     known = (torch.Tensor, torch.nn.Parameter)
     if not all(_is_on_gpu(t) and type(t) in known and t.numel() for t in own):
         return None
-    return Trial(operation, by, tensors, differentiated)
+    trial = Trial(operation, what, by, tensors, differentiated)
+    if not _noted:
+        return trial
+    _noted[-1].append(trial)
+    return None
 
 
 def _is_on_gpu(tensor):
@@ -99,7 +118,7 @@ def fastest(trial: Trial, backends, default) -> str:
 
     def start(candidate):
         try:
-            return _start(trial, candidate.backend, expected)
+            return start_of(trial, candidate.backend, expected)
         except Exception as error:
             told = f"backend {candidate.backend!r} failed in a trial of {trial.operation}: {error}"
             warnings.warn(f"fastrcn: {told}", stacklevel=2)
@@ -114,8 +133,9 @@ def fastest(trial: Trial, backends, default) -> str:
     return chosen.backend
 
 
-def _start(trial: Trial, backend, expected):
-    """A function that runs the call once; None where its results are wrong, or there are none to compare with."""
+def start_of(trial: Trial, backend, expected):
+    """A function that runs the call once; None where its results are wrong, or there are none to compare with.
+    ``expected``: a list that is empty at first, for plain PyTorch's results; it comes first."""
     found = trial.run(backend)
     if backend == "reference":
         expected += found

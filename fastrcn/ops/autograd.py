@@ -11,6 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from fastrcn.ops.autocast import without_autocast
+from fastrcn.ops.sizes import Sizes
 
 
 class Call(Protocol):
@@ -23,6 +24,10 @@ class Call(Protocol):
 
     differentiable: int
     kept: int
+
+    @abstractmethod
+    def sizes(self, tensors) -> Sizes:
+        """By which the backend is chosen."""
 
     @abstractmethod
     def forward(self, tensors) -> Any:

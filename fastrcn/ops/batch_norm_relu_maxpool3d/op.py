@@ -7,6 +7,7 @@ import torch
 from fastrcn.ops.batch_norm_relu_maxpool3d import operators
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, check_pooled
 from fastrcn.ops.relu_maxpool3d.layout import is_last
+from fastrcn.ops.sizes import Sizes
 
 
 class Call(NamedTuple):
@@ -26,6 +27,10 @@ class Call(NamedTuple):
         """What is constant in a call of these tensors, whatever batch and time."""
         x = tensors[0]
         return f"{(x.shape[1], *x.shape[3:])} {is_last(x)} {self[1:]}"
+
+    def sizes(self, tensors):
+        """By which the backend is chosen."""
+        return _sizes(tensors[0])
 
     def forward(self, tensors):
         """The operator's results: the pooled maps, in training mean and variance, and, where it is kept, the cell of
@@ -54,6 +59,10 @@ class Call(NamedTuple):
 
     def _options(self):
         return self.training, self.eps, self.relu, self.pool.numbers(), self.pool.ceil_mode
+
+
+def _sizes(x):
+    return Sizes(x.shape[1], x.shape[1], tuple(x.shape[2:]), x.shape[0], 1, 1)
 
 
 def check_batch_norm(x, running_mean, running_var, weight, bias, training, pool: Pool):
@@ -85,7 +94,8 @@ def describe(
     input, running_mean, running_var, weight=None, bias=None, *, training=False, momentum=0.1, eps=1e-5, relu=True,
     **window,
 ):  # fmt: skip
-    """What a call's backend is chosen by: (what is constant in it, the tensor that gives data type and device)."""
+    """What a call's backend is chosen by: (what is constant in it, the tensor that gives data type and device, its
+    sizes)."""
     pool = Pool.of_options(**window)
     check_batch_norm(input, running_mean, running_var, weight, bias, training, pool)
-    return (bool(relu), pool), input
+    return (bool(relu), pool), input, _sizes(input)

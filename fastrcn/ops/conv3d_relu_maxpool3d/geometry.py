@@ -1,9 +1,11 @@
 """What is constant in a 3-D convolution, and the sizes that follow."""
 
+from math import prod
 from typing import Any, NamedTuple
 
 from fastrcn.checks import check_same, triple
 from fastrcn.ops.relu_maxpool3d.geometry import Pool, Triple, check_pooled
+from fastrcn.ops.sizes import Sizes
 
 
 class Conv(NamedTuple):
@@ -24,6 +26,11 @@ class Conv(NamedTuple):
         return tuple(
             (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, *self[:3], strict=True)
         )
+
+    def sizes(self, x, weight):
+        """Of a call, by which the backend is chosen."""
+        outputs, inputs, *kernel = weight.shape
+        return Sizes(inputs, outputs, self.output_size(x.shape[2:], kernel), x.shape[0], 1, prod(kernel))
 
 
 def check_conv(conv: Conv, pool: Pool, x, weight, bias):
@@ -53,7 +60,8 @@ def check_conv(conv: Conv, pool: Pool, x, weight, bias):
 
 
 def describe(input, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, relu=True, **window):
-    """What a call's backend is chosen by: (what is constant in it, the tensor that gives data type and device)."""
+    """What a call's backend is chosen by: (what is constant in it, the tensor that gives data type and device, its
+    sizes)."""
     conv, pool = Conv.of(stride, padding, dilation, groups), Pool.of_options(**window)
     check_conv(conv, pool, input, weight, bias)
-    return (conv, bool(relu), pool), input
+    return (conv, bool(relu), pool), input, conv.sizes(input, weight)

@@ -27,6 +27,11 @@ class Call(NamedTuple):
         sizes, layouts = (x.shape[1], *x.shape[3:], *weight.shape), (is_last(x), is_last(weight))
         return f"{sizes} {layouts} {self[1:]}"
 
+    def sizes(self, tensors):
+        """By which the backend is chosen."""
+        x, weight, _ = tensors
+        return self.conv.sizes(x, weight)
+
     def forward(self, tensors):
         """The operator's results: the pooled maps and, where it is kept, the cell of each window."""
         return operators.conv3d_relu_maxpool3d_fwd(self.backend, *tensors, *self._options(), self.keep)

@@ -9,6 +9,7 @@ from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autograd
 from fastrcn.ops.conv_recurrent import both_operators, operators, reference
 from fastrcn.ops.conv_recurrent.fused import Save
+from fastrcn.ops.conv_recurrent.subject import sizes_of
 
 # Programs that were compiled or exported carry cells as text; the built-in ones are always known.
 BUILT_IN_KEYS = tuple(cell.key for cell in BUILT_IN)
@@ -45,6 +46,11 @@ class Call(NamedTuple):
         maps = [tuple(x.shape[2:]) for x in (*inputs, *masks)]
         weights = [None if w is None else tuple(w.shape) for w in (*weight_ih, weight_hh, bias, weight_ch)]
         return f"{schedule_of(self.cell).fingerprint} {maps} {weights} {self[4:7]} save={self.save}"
+
+    def sizes(self, tensors):
+        """By which the backend is chosen."""
+        inputs, weight_ih, weight_hh, *_ = self.split(tensors)
+        return sizes_of(inputs, weight_ih, weight_hh, self.stride, self.dilation, self.padding)
 
     def forward(self, tensors):
         """The operator's results."""

@@ -1,0 +1,323 @@
+"""The backend that measurements choose, with files and GPUs that are made up: tensors of the CPU count as a GPU's."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastrcn
+from benchmarks import conv3d, recurrent
+from benchmarks import dispatch as command
+from fastrcn import backends, cells, dispatch, info, measured, native, trial
+from fastrcn.cost import Device
+from fastrcn.ops import autotune
+from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.relu_maxpool3d.geometry import Pool
+from fastrcn.ops.sizes import Sizes
+
+BACKENDS = ("triton", "cuda", "reference")
+LSTM, GRU = ((cell.key, 2) for cell in (cells.ConvLSTM(), cells.ConvGRU()))
+SIZES = Sizes(16, 64, (32, 32), 4, 10, 9)
+built = pytest.mark.skipif(native.module() is None, reason=native.missing_reason() or "there is an extension")
+
+
+def forget():
+    dispatch._decide.cache_clear()
+    measured.cases_of.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch, tmp_path):
+    """One of compute capability 9.0; nothing was measured."""
+    monkeypatch.setattr(dispatch, "device_of", lambda index: Device(90, 132))
+    monkeypatch.setattr(measured, "file_of", lambda capability: tmp_path / f"dispatch-sm{capability}.json")
+    monkeypatch.delenv("FASTRCN_BACKEND", raising=False)
+    forget()
+    yield
+    forget()
+
+
+def row(name, seconds, what=LSTM, dtype=torch.bfloat16, training=True, operation="conv_recurrent", **sizes):
+    work = dispatch.workload(operation, what, dtype, training, SIZES._replace(**sizes))
+    return {"name": name, "group": measured.group_of(work), "sizes": measured.sizes_of(work), "seconds": seconds}
+
+
+def write(*rows, capability=90):
+    text = json.dumps({"facts": {}, "capability": capability, "cases": rows})
+    measured.file_of(capability).write_text(text)
+    forget()
+
+
+def decide(what=LSTM, dtype=torch.bfloat16, training=True, able=BACKENDS, operation="conv_recurrent", **sizes):
+    return dispatch.decide(operation, what, dtype, training, SIZES._replace(**sizes), able, 0)
+
+
+FIRST = {"reference": 3e-3, "cuda": 1e-3, "triton": 2e-3}
+SECOND = {"reference": 1e-3, "cuda": 2e-3, "triton": 3e-3}
+
+
+def test_the_nearest_case_decides():
+    write(row("narrow", FIRST), row("wide", SECOND, channels=256))
+    assert decide(channels=96) == (
+        "cuda",
+        "measured on sm_90: cuda 1 ms, triton 2 ms, reference 3 ms in case narrow",
+    )
+    assert decide(channels=160).backend == "reference"
+    assert decide(able=("triton", "reference")).backend == "triton"
+    # Batch and time are one size.
+    assert decide(images=40, steps=1).because.endswith("case narrow")
+
+
+@pytest.mark.parametrize("size", ["inputs", "channels", "size", "images", "steps", "cells"])
+def test_every_size_counts(size):
+    write(row("narrow", SECOND))
+    value = getattr(SIZES, size)
+    for factor, near in ((3, True), (5, False)):
+        more = (factor * value[0], value[1]) if size == "size" else factor * value
+        assert decide(**{size: more}).because.startswith("measured on" if near else "estimated"), factor
+
+
+def test_too_far_the_model_decides_among_what_ran():
+    write(row("small", FIRST), row("other kind", FIRST, what=GRU))
+    far = decide(channels=1024, cells=25)
+    assert far.backend == "cuda"
+    assert far.because.startswith("estimated, as no case measured on sm_90 is near: cuda (convolution and stage) ")
+    for other in ({"what": GRU, "channels": 1024}, {"training": False}, {"dtype": torch.float32}):
+        assert decide(**other).because.startswith("estimated")
+    assert decide(dtype=torch.float16).because.startswith("measured")
+    # Never one that failed wherever it was tried.
+    write(row("small", {"reference": 1e-3, "triton": 2e-3}))
+    backend, because = decide(channels=1024, cells=25)
+    assert backend == "reference"  # the library's product is the faster one
+    assert "triton (fused)" in because
+    assert "cuda" not in because
+
+
+def test_peepholes_are_no_other_kind_and_own_cells_are():
+    class Own(cells.Cell):
+        def step(self, x, h):
+            return h / 3 + cells.tanh(cells.conv(x) + cells.conv(h)) / 2
+
+    write(row("one", FIRST), row("plain", FIRST, what=(cells.ConvRNN().key, 2)))
+    assert decide((cells.ConvLSTM("channel").key, 2)).because.startswith("measured")
+    measurable = not hasattr(native.module(), "cuda_stage")
+    assert decide((Own().key, 2)).because.startswith("measured") == measurable
+
+
+def test_clips():
+    conv, pool = Conv.of(1, 1, 1, 1), Pool.of(2)
+    operation, sizes = "conv3d_relu_maxpool3d", {"size": (8, 28, 28), "steps": 1}
+    assert decide((conv, True, pool), operation=operation, **sizes).backend is None
+    write(row("c3d", SECOND, (conv, True, pool), operation=operation, **sizes))
+    assert decide((conv, True, pool), operation=operation, **sizes).because.endswith("case c3d")
+    other = decide((conv, True, Pool()), operation=operation, **sizes)
+    assert other.because.startswith("estimated")
+    # No other operation ran on this architecture.
+    assert decide().backend is None
+    assert decide((True, pool), operation="batch_norm_relu_maxpool3d", **sizes).backend is None
+
+
+def test_without_measurements_the_model_only_says_what_it_would_choose():
+    write(row("another GPU", FIRST, channels=64), capability=80)
+    backend, because = decide(channels=256, cells=25)
+    assert backend is None
+    assert because.startswith("nothing was measured on sm_90, where the model estimates cuda (convolution and stage) ")
+
+
+BROKEN = {
+    "no JSON": "{",
+    "a list": "[]",
+    "another capability": '{"capability": 80, "cases": []}',
+    "no cases": '{"capability": 90}',
+    "no time": json.dumps({"capability": 90, "cases": [row("a", {"reference": 0})]}),
+    "a word for a time": json.dumps({"capability": 90, "cases": [row("a", {"reference": "1"})]}),
+    "sizes missing": json.dumps({"capability": 90, "cases": [row("a", FIRST) | {"sizes": [1, 2]}]}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_told_and_counts_as_none(name):
+    measured.file_of(90).write_text(BROKEN[name])
+    with pytest.warns(UserWarning, match=r"dispatch-sm90.json cannot be read .*as if nothing had been measured"):
+        assert decide().because.startswith("nothing was measured on sm_90, where the model estimates triton")
+    decide(channels=65)  # warnings are errors here: it is told once
+
+
+def test_a_backend_that_cannot_run_or_is_unknown_is_never_chosen():
+    write(row("a", {"quick": 1e-9}))
+    assert decide().backend is None
+    write(row("a", {"quick": 1e-9} | FIRST))
+    assert decide(able=("triton", "reference")).backend == "triton"
+
+
+def test_no_gpu_decides_nothing(monkeypatch):
+    monkeypatch.setattr(dispatch, "device_of", lambda index: None)
+    assert decide() == (None, "")
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The backends that calls of the CPU, which counts as a GPU, ran on."""
+    monkeypatch.setattr(backends, "_DECIDED", ("cpu",))
+    names, plain = [], backends.select
+
+    def noted(*arguments):
+        names.append(plain(*arguments))
+        return names[-1]
+
+    monkeypatch.setattr(backends, "select", noted)
+    return names
+
+
+def slow_and_fast(slow, fast, **options):
+    layer = {"dtype": torch.float32, "inputs": 3, "channels": 4, "size": (6, 6), "images": 2, "steps": 5} | options
+    return row("here", {slow: 2e-3, fast: 1e-3}, **layer)
+
+
+@built
+def test_precedence(ran, monkeypatch, tmp_path):
+    """By name, then by timing, then as measured, then what can run best."""
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    layer(x)
+    write(slow_and_fast("cpu", "reference"))
+    layer(x)
+    with fastrcn.use_backend("cpu"):
+        layer(x)
+    with torch.no_grad():
+        write(slow_and_fast("cpu", "reference", training=False))
+        layer(x)
+    write(slow_and_fast("cpu", "reference"))
+    monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
+    made_up = SimpleNamespace(name="Made Up", major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: made_up)
+    monkeypatch.setattr(autotune, "_known", {})
+    monkeypatch.setenv("FASTRCN_CACHE", str(tmp_path / "cache"))
+    left = iter((2, 1))  # of plain PyTorch, then of the other
+    with fastrcn.use_autotune(timer=lambda run: next(left)):
+        layer(x)
+    assert ran == ["cpu", "reference", "cpu", "reference", "cpu"]
+
+
+@built
+def test_explanation(monkeypatch):
+    monkeypatch.setattr(backends, "_DECIDED", ("cpu",))
+    tensors = torch.randn(5, 2, 3, 6, 6), torch.randn(16, 3, 3, 3), torch.randn(16, 4, 3, 3)
+    write(slow_and_fast("cpu", "reference", training=False))
+    found = backends.explain("conv_recurrent", cells.ConvLSTM(), *tensors)
+    assert found.chosen == "reference"
+    assert found.because == "measured on sm_90: reference 1 ms, cpu 2 ms in case here"
+    write(slow_and_fast("reference", "cpu"))
+    found = backends.explain("conv_recurrent", cells.ConvLSTM(), *(t.requires_grad_() for t in tensors))
+    assert found.because == "measured on sm_90: cpu 1 ms, reference 2 ms in case here"
+
+
+@built
+@pytest.mark.parametrize(("slow", "fast"), [("cpu", "reference"), ("reference", "cpu")])
+def test_compiled_calls_take_what_is_fastest_over_the_group(slow, fast, monkeypatch):
+    """Without looking at sizes, so that no other T or B compiles anew; plain PyTorch itself does."""
+    monkeypatch.setattr(backends, "_DECIDED", ("cpu",))
+    asked, plain = [], dispatch._overall
+    monkeypatch.setattr(dispatch, "_overall", lambda *a: asked.append(plain(*a)) or asked[-1])
+    write(slow_and_fast(slow, fast), row("opposite", {slow: 9e-4, fast: 1e-3}, dtype=torch.float32))
+    torch._dynamo.reset()
+    compiled = torch.compile(fastrcn.ConvLSTM(3, 4), backend="eager", fullgraph=True, dynamic=True)
+    compiled(torch.randn(5, 2, 3, 6, 6))
+    with torch._dynamo.config.patch(error_on_recompile=fast == "cpu"):
+        compiled(torch.randn(7, 4, 3, 6, 6))
+    assert set(asked) == {(fast, "fastest over 2 measured cases")}
+
+
+TINY = {"sizes": (3, 2, 4, 4, 5, 6), "kernel": (3, 3), "quick": True}
+CLIP = {"sizes": (1, 2, 8, 4, 6, 6), "norm": True, "options": {"kernel_size": 3, "pool_kernel_size": 2}}
+
+
+@built
+def test_command(monkeypatch, tmp_path, capsys):
+    """Every call runs on every backend, is compared and written down; times are made up."""
+    monkeypatch.setattr(recurrent, "CASES", [recurrent.RecurrentCase("tiny", "", **TINY)])
+    monkeypatch.setattr(conv3d, "CASES", [conv3d.Conv3dCase("clip", "", **CLIP)])
+    monkeypatch.setattr(command, "_DEVICE", "cpu")
+    monkeypatch.setattr(command, "measure_ceilings", lambda dtype, device: (1e9, 1e9))
+    monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
+    times = iter(range(1, 1000))
+    monkeypatch.setattr(autotune, "milliseconds", lambda run: run() and next(times))
+    assert command.main(["--dtypes", "float32", "--out", str(tmp_path)], lambda *_: {"commit": "abc"}) == 0
+    cases = measured.read(measured.file_of(90), 90)
+    found = {(c.name, c.group[0], c.group[-1]) for c in cases}
+    assert {("tiny float32", "conv_recurrent", train) for train in (True, False)} < found
+    assert ("clip float32", "batch_norm_relu_maxpool3d", True) in found  # in inference it is in the convolution
+    assert all(set(c.seconds) == {"cpu", "reference"} for c in cases)
+    assert cases[0].sizes == (4, 4, 30, 6, 9)
+    assert "dispatch-sm90.json" in capsys.readouterr().out
+    monkeypatch.setattr(backends, "_DECIDED", ("cpu",))
+    forget()
+    inputs = torch.randn(3, 2, 4, 5, 6), torch.randn(16, 4, 3, 3), torch.randn(16, 4, 3, 3)
+    found = backends.explain("conv_recurrent", cells.ConvLSTM(), *inputs)
+    assert found.chosen == "reference"
+    assert found.because.endswith("in case tiny float32")
+
+
+@built
+def test_command_leaves_out_what_is_wrong(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recurrent, "CASES", [recurrent.RecurrentCase("tiny", "", **TINY)])
+    monkeypatch.setattr(command, "_DEVICE", "cpu")
+    monkeypatch.setattr(command, "measure_ceilings", lambda dtype, device: (1e9, 1e9))
+    monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(autotune, "milliseconds", lambda run: 1.0)
+    plain = trial.Trial.run
+
+    def wrong(self, backend):
+        if backend == "cpu" and not self.differentiated:
+            raise RuntimeError("no memory")
+        return [(1.5 if backend == "cpu" else 1) * t for t in plain(self, backend)]
+
+    monkeypatch.setattr(trial.Trial, "run", wrong)
+    arguments = ["--cases", "tiny", "--dtypes", "float32", "--out", str(tmp_path)]
+    with pytest.warns(UserWarning, match="backend 'cpu' is not chosen"):
+        assert command.main(arguments, lambda *_: {}) == 1
+    told = capsys.readouterr().err
+    assert "tiny float32: conv_recurrent on cpu: wrong results" in told
+    assert "tiny float32: conv_recurrent on cpu: RuntimeError: no memory" in told
+    assert [set(c.seconds) for c in measured.read(measured.file_of(90), 90)] == [{"reference"}] * 2
+
+
+def test_command_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(dispatch, "device_of", lambda index: None)
+    assert command.main([], None) == 1
+    assert "PyTorch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_measurements_reach_installed_packages(tmp_path):
+    """The build puts them where an installed package looks for them."""
+    root, source = Path(__file__).parent.parent, tmp_path / "source"
+    (source / "fastrcn").mkdir(parents=True)
+    (source / "benchmarks" / "results").mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "fastrcn/_version.py"):
+        shutil.copy(root / name, source / name)
+    (source / "fastrcn" / "__init__.py").touch()
+    (source / "benchmarks" / "results" / "dispatch-sm90.json").write_text("{}")
+    built = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    done = subprocess.run(built, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    place = tmp_path / "lib" / "fastrcn" / "measured_on" / "dispatch-sm90.json"
+    assert place.read_text() == "{}"
+
+
+def test_where_files_are(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    root = Path(__file__).parent.parent
+    assert measured.file_of(90) == root / "benchmarks" / "results" / "dispatch-sm90.json"
+    monkeypatch.setattr(measured, "_PACKAGE", tmp_path / "fastrcn")
+    assert measured.file_of(100) == tmp_path / "fastrcn" / "measured_on" / "dispatch-sm100.json"
+
+
+def test_info(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert info._dispatch()["measured"] == {"sm_90": {"cases": 0, "file": None}}
+    write(row("a", FIRST), row("b", SECOND))
+    assert info._dispatch()["measured"] == {"sm_90": {"cases": 2, "file": str(measured.file_of(90))}}
