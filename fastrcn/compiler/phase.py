@@ -65,10 +65,12 @@ class Phase:
     def joined(self):
         """Whether all accumulators are one matrix, side by side: the widest products that tensor cores can do.
 
-        They come apart by halving, so their number must be a power of two, and every product must add to all of them.
+        They come apart by halving, so their number must be a power of two, and every product must add to all of them,
+        in their order.
         """
         n = len(self.accumulators)
-        return bool(self.products) and n & (n - 1) == 0 and all(len(p.accumulators) == n for p in self.products)
+        in_order = all(p.accumulators == tuple(range(n)) for p in self.products)
+        return bool(self.products) and n & (n - 1) == 0 and in_order
 
     @property
     def freezes(self):

@@ -5,6 +5,7 @@ import torch
 from fastrcn.cells import Cell, conv, relu, sigmoid, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_recurrent
+from tests.helpers.tolerances import assert_close
 
 
 class TwoMaps(Cell):
@@ -33,7 +34,30 @@ class Deep(Cell):
         return acc + tanh(tl), tl
 
 
-OTHER_CELLS = {"two_maps": TwoMaps(), "stage_first": StageFirst(), "deep": Deep()}
+class StateAndOperand(Cell):
+    """A sum over a state and an operand that no convolution comes before: in backward the last phase fills the
+    operand's gradient, which its convolutions come to second."""
+
+    def step(self, x, h):
+        return tanh(conv(x) + conv(h) + conv(h * h))
+
+
+class NewState(Cell):
+    """Convolves the new state into a sum that the inputs and the old state are in already, and into one that it begins:
+    in the loop that one's fill comes first."""
+
+    def step(self, x, h, c):
+        c = c * tanh(conv(x) + conv(h))
+        return sigmoid(conv(x) + conv(h) + conv(c)) * tanh(conv(c)), c
+
+
+OTHER_CELLS = {
+    "two_maps": TwoMaps(),
+    "stage_first": StageFirst(),
+    "deep": Deep(),
+    "state_and_operand": StateAndOperand(),
+    "new_state": NewState(),
+}
 
 
 def random_leaves(cell, steps=3, channels=3):
@@ -52,3 +76,12 @@ def results(cell, tensors, backend):
     if x.requires_grad:
         found += torch.autograd.grad(torch.stack([r.square().sum() for r in found]).sum(), tensors)
     return found
+
+
+def compare_with_reference(cell, backend, dtype, training=True):
+    """Assert that a backend in ``dtype`` gives what the reference gives in float64."""
+    leaves = [t.to(dtype).requires_grad_(training) for t in random_leaves(cell)]
+    exact = [t.detach().double().requires_grad_(training) for t in leaves]
+    pairs = zip(results(cell, leaves, backend), results(cell, exact, "reference"), strict=True)
+    for n, (found, truth) in enumerate(pairs):
+        assert_close(found, truth, f"result {n}")

@@ -17,6 +17,7 @@ from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.layers import compare_layer
 from tests.helpers.noise import CASE, NOISY, compare_noisy
+from tests.helpers.other_cells import OTHER_CELLS, compare_with_reference
 from tests.helpers.tolerances import relative_error
 from tests.ops.cuda_on_host import stage_cases
 from tests.ops.cuda_on_host.stages import load
@@ -190,6 +191,13 @@ def test_pre_activations_that_nobody_reads_are_not_written():
 def test_a_cell_of_ones_own_runs_as_pytorch_code(name):
     compare_with_loop(name, CASES["lengths"], "cuda", torch.float64)
     assert not KERNELS.launches()
+
+
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("name", OTHER_CELLS)
+def test_other_cells(name, schedule):
+    with input_schedule.use_schedule(schedule):
+        compare_with_reference(OTHER_CELLS[name], "cuda", torch.float64)
 
 
 @pytest.mark.parametrize("name", ["lstm_full", "gru_before", "gru_after", "stacked"])

@@ -12,6 +12,7 @@ from fastrcn.ops.conv_recurrent.program import Program
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.convolution import winograd
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
+from tests.helpers.other_cells import OTHER_CELLS, compare_with_reference
 from tests.helpers.tolerances import assert_close, assert_draws_close, draws
 
 DTYPES = [torch.float64, torch.float32]
@@ -71,6 +72,14 @@ def test_paddings_equal_hand_written_loop(name, case, dtype, schedule, one_threa
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
 def test_recompute_equals_hand_written_loop(name, case, dtype):
     compare(SUBJECTS[name], CASES[case], dtype, "cpu", recompute=True)
+
+
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", OTHER_CELLS)
+def test_other_cells(name, training, schedule):
+    with use_schedule(schedule):
+        compare_with_reference(OTHER_CELLS[name], "cpu", torch.float64, training)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

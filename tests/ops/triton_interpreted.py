@@ -1,5 +1,6 @@
 """Run by test_triton_interpreter.py with TRITON_INTERPRET=1: the Triton program against hand-written float64 loops."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram, can_run
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_loop, run_package
 from tests.helpers.noise import CASE, NOISY, compare_noisy
-from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
+from tests.helpers.other_cells import OTHER_CELLS, compare_with_reference
 from tests.helpers.relaunched import relaunched
 from tests.helpers.tolerances import assert_close
 from tests.helpers.triton_programs import note_programs
@@ -156,18 +157,21 @@ def test_lean_lstm_stores_states_only(monkeypatch):
 @pytest.mark.parametrize("name", OTHER_CELLS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("config", [None, SMALL], ids=["large_tiles", "small_tiles"])
-def test_other_cells(name, training, config):
-    cell = OTHER_CELLS[name]
-    leaves = [t.float().requires_grad_(training) for t in random_leaves(cell)]
-    exact = [t.detach().double().requires_grad_(training) for t in leaves]
-    truth = results(cell, exact, "reference")
-    if config is None:
-        found = results(cell, leaves, "triton")
-    else:
-        with use_config(config):
-            found = results(cell, leaves, "triton")
-    for n, (a, b) in enumerate(zip(found, truth, strict=True)):
-        assert_close(a, b, f"result {n}")
+@pytest.mark.parametrize("schedule", input_schedule.NAMES)
+def test_other_cells(name, training, config, schedule):
+    with use_config(config) if config else nullcontext(), input_schedule.use_schedule(schedule):
+        compare_with_reference(OTHER_CELLS[name], "triton", torch.float32, training)
+
+
+def test_products_of_one_source_are_joined_in_order(monkeypatch):
+    """Whatever comes first among what is filled; in another order slots would be exchanged."""
+    programs = note_programs(monkeypatch)
+    compare_with_reference(OTHER_CELLS["state_and_operand"], "triton", torch.float32)
+    phase = programs[1].launch(programs[1].works[-1]).phase
+    (product,) = phase.products
+    assert product.accumulators == (0, 1)
+    assert phase.joined
+    assert not replace(phase, products=(replace(product, accumulators=(1, 0)),)).joined
 
 
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])

@@ -61,7 +61,7 @@ class PhaseLaunch:
         accumulators = [
             self._accumulator(work, target, slot, stage, taken, n) for n, (target, slot) in enumerate(slots)
         ]
-        groups, products = share_source(work.convolutions), []
+        groups, products = share_source(work.convolutions, targets), []
         for convolutions in groups:
             one = convolutions[0]
             found = [n for c in convolutions for n, (t, _) in enumerate(slots) if maps_key(t) == maps_key(c.target)]

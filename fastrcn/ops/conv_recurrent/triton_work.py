@@ -102,8 +102,10 @@ def split(steps) -> list[Work | Norm]:
     return works
 
 
-def share_source(convolutions):
-    """Convolutions of the same maps with the same geometry, together: their products share each loaded tile."""
+def share_source(convolutions, targets):
+    """Convolutions of the same maps with the same geometry, together, in the order of their ``targets``: their products
+    share each loaded tile."""
+    place = {maps_key(target): n for n, target in enumerate(targets)}
     shared: dict = {}
     for c in convolutions:
         options = (tuple(c.stride), tuple(c.dilation), tuple(c.padding), c.skip_first)
@@ -113,6 +115,6 @@ def share_source(convolutions):
         # Two convolutions into the same target stay apart: they add.
         while members:
             once = list({maps_key(c.target): c for c in reversed(members)}.values())[::-1]
-            groups.append(once)
+            groups.append(sorted(once, key=lambda c: place[maps_key(c.target)]))
             members = [c for c in members if not any(c is o for o in once)]
     return groups
