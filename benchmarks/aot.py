@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 import torch
 
 from benchmarks.machine_code import POINTERS, Row, analyse, compile_kernel
+from benchmarks.many_gates import MANY_GATES
 from fastrcn import cells
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.emit_triton_walk import walk_kernel_of
@@ -38,7 +39,7 @@ CELLS = {
     "stacked_candidate": cells.StackedConvGRU(True),
     "lstm_layer_norm": cells.LayerNorm(cells.ConvLSTM()),
     "lstm_peephole_layer_norm": cells.LayerNorm(cells.ConvLSTM(True)),
-}
+} | MANY_GATES
 
 
 class _Recorder(TritonProgram):
@@ -117,13 +118,14 @@ def compile_walk(launches, arch, both=False):
     return _compile(kernel, walk, types, constants, arch, one.options | {"launch_cooperative_grid": True})
 
 
-_KINDS = ((1, 0), (4, 0), (1, 64))
+_KINDS = ((2, 0), (4, 0), (8, 0), (16, 0), (1, 64))
 """Of phases for which other configurations are shipped, as (accumulators, maps of the stage)."""
 
 
 def _kind_of(phase):
-    many = has_many_maps(len(phase.places))
-    return _KINDS[2] if many else _KINDS[1] if len(phase.accumulators) > 2 else _KINDS[0]
+    if has_many_maps(len(phase.places)):
+        return _KINDS[-1]
+    return next(kind for kind in _KINDS if len(phase.accumulators) <= kind[0])
 
 
 def analyse_all(

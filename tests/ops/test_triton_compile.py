@@ -67,6 +67,8 @@ def check(row):
         ("--cells", "gru", "--arch", "80", "100", "--persistent", "--both", "--largest"),
         ("--cells", "stacked_candidate", "--dtype", "float32", "--arch", "90", "--persistent", "--largest"),
         ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
+        ("--cells", "highway_lstm", "st_lstm", "two_lstms", "--arch", "90", "--phase", "fwd0", "--largest"),
+        ("--cells", "two_lstms", "four_lstms", "--arch", "80", "--phase", "fwd0", "--largest"),
         ("--cells", "lstm", "--kernel", "3", "3", "3", "--phase", "fwd0", "--largest"),
     ],
     ids=" ".join,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.ops.conv_recurrent.triton_config import Config, choose, joins_directions, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import MOST_SLOTS, Config, choose, joins_directions, shipped, use_config
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,31 @@ def test_without_tensor_cores_tiles_are_smaller():
     assert exact.block_m * exact.block_c < large.block_m * large.block_c
 
 
+def shared(config, slots, itemsize):
+    """Bytes that the stages of a phase's pipeline hold at most."""
+    return config.stages * (config.block_m + slots * config.block_c) * config.block_k * itemsize
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("slots", range(1, MOST_SLOTS + 1))
+def test_every_tile_fits(slots, itemsize, exact):
+    """In shared memory, and its accumulators in half of a thread's registers."""
+    for arch, limit in {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}.items():
+        for config in shipped(arch, itemsize, slots, exact):
+            assert shared(config, slots, itemsize) <= limit
+            assert slots * config.block_m * config.block_c <= 128 * 32 * config.warps
+
+
+@pytest.mark.parametrize(("slots", "expected"), [(4, (128, 64)), (5, (128, 32)), (8, (128, 32)), (9, (64, 16))])
+def test_more_gates_take_smaller_tiles(slots, expected):
+    config = chosen(slots=slots)
+    assert (config.block_m, config.block_c) == expected
+
+
 def test_parts_are_powers_of_two():
     for arch in (80, 90, 100):
-        for slots in (1, 2, 3, 4):
+        for slots in (1, 2, 4, 8, 16):
             for config in shipped(arch, 2, slots):
                 assert config.block_c % config.parts == 0
                 assert config.parts & (config.parts - 1) == 0

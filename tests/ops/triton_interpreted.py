@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastrcn
-from fastrcn.cells import BUILT_IN
+from fastrcn.cells import BUILT_IN, Cell, conv, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_rnn
 from fastrcn.ops.conv_recurrent import input_schedule, triton_launch
@@ -203,6 +203,11 @@ def test_a_reach_that_32_bits_do_not_count():
         conv_rnn(x, weight, torch.zeros(1, 1, 1, 1), backend="triton", dilation=(2048, 1))
 
 
+class SeventeenGates(Cell):
+    def step(self, x, h):
+        return sum(tanh(conv(x) + conv(h)) for _ in range(17))
+
+
 def test_can_run_says_why_not(monkeypatch):
     subject = (BUILT_IN[0].key, 2)
     assert can_run(subject, torch.bfloat16, "cpu")[0]
@@ -210,6 +215,9 @@ def test_can_run_says_why_not(monkeypatch):
     ok, reason = can_run(subject, torch.float64, "cuda")
     assert not ok
     assert "float64" in reason
+    ok, reason = can_run((SeventeenGates().key, 2), torch.float32, "cuda")
+    assert not ok
+    assert "room for 16 sums of convolutions, this cell has 17" in reason
     monkeypatch.delenv("TRITON_INTERPRET")
     ok, reason = can_run(subject, torch.float32, "cpu")
     assert not ok

@@ -29,6 +29,9 @@ class Config:
 SMALLEST = 64, 16
 """Pixels and channels of the smallest tiles."""
 
+MOST_SLOTS = 16
+"""Accumulators of a phase for which there is a configuration."""
+
 _override: list[Config] = []
 
 
@@ -76,15 +79,21 @@ def shipped(capability: int, itemsize: int, slots: int, exact: bool = False, map
 
     All keep their accumulators, and the stage's maps sixteen channels at a time, in registers: eight values of each map
     in a thread, four where the maps are many. Where operands pass through registers too, on sm_80 and in ``exact``
-    float32 (without tensor cores), four accumulators of 64 channels do not fit.
+    float32 (without tensor cores), four accumulators of 64 channels do not fit, and more than four nowhere; in
+    ``exact`` float32 these do not of 32 channels. More than eight, up to ``MOST_SLOTS``, fit in the smallest tiles.
     """
     k = 64 if itemsize == 2 else 32
     if has_many_maps(maps):
         return (Config(32, 16, k, 4, 3),)
-    small = (Config(64, 32, k, 4, 3, 16), Config(128, 16, k, 8, 3), Config(64, 16, k, 4, 3))
+    if slots > 8:
+        return (Config(32 if exact else 64, 16, k, 4, 2),)
+    narrow = (Config(128, 16, k, 8, 3), Config(64, 16, k, 4, 3))
+    if slots > 4 and exact:
+        return narrow
+    small = (Config(64, 32, k, 4, 3, 16), *narrow)
     if slots <= 2:
         return (Config(128, 64, k, 8, 3, 16), *small)
-    large = (Config(128, 64, k, 8, 3, 16),) if capability >= 90 and not exact else ()
+    large = (Config(128, 64, k, 8, 3, 16),) if slots <= 4 and capability >= 90 and not exact else ()
     return (*large, Config(128, 32, k, 8, 3, 16), *small)
 
 

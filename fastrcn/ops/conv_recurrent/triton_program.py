@@ -18,7 +18,7 @@ from fastrcn.ops.conv_recurrent import triton_time_loop
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, buffers_of
 from fastrcn.ops.conv_recurrent.subject import Subject
-from fastrcn.ops.conv_recurrent.triton_config import Config, inputs_in_loop, joins_directions
+from fastrcn.ops.conv_recurrent.triton_config import MOST_SLOTS, Config, inputs_in_loop, joins_directions
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
@@ -33,7 +33,11 @@ def can_run(subject: Subject, dtype, device):
     problem = problem_of(dtype, device)
     if problem:
         return False, problem
-    norms = ", one or two per normalisation" if schedule_of(subject[0]).normalizes else ""
+    schedule = schedule_of(subject[0])
+    slots = max(sum(len(group.slots) for group in schedule.groups), len(schedule.operands))
+    if slots > MOST_SLOTS:
+        return False, f"its kernels have room for {MOST_SLOTS} sums of convolutions, this cell has {slots}"
+    norms = ", one or two per normalisation" if schedule.normalizes else ""
     return True, manner("one kernel launch per phase and step, or one for many steps" + norms)
 
 
