@@ -39,7 +39,7 @@ def device_of(index) -> Device | None:
     return Device(10 * gpu.major + gpu.minor, gpu.multi_processor_count)
 
 
-def steps_of(schedule: Schedule) -> Steps:
+def _steps_of(schedule: Schedule) -> Steps:
     """What a step of a cell takes."""
     # Without any compiled stage the extension's backend cannot be chosen.
     compiled = not hasattr(native.module(), "cuda_stage") or has_kernels(schedule)
@@ -57,7 +57,7 @@ def steps_of(schedule: Schedule) -> Steps:
 
 def workload(operation, what, dtype, training, sizes: Sizes) -> Workload:
     """A call as the rule sees it. ``what``: see ``backends``."""
-    kind: Any = steps_of(schedule_of(what[0])) if operation == "conv_recurrent" else what[-1]
+    kind: Any = _steps_of(schedule_of(what[0])) if operation == "conv_recurrent" else what[-1]
     numbers = "tf32" if dtype == torch.float32 and allows_tf32() else _NUMBERS[dtype]
     return Workload(operation, kind, numbers, training, sizes)
 
