@@ -77,6 +77,7 @@ build() {
     echo "$sources" >"$site/built"
   fi
   rm -rf "$copy/fastrcn"
+  ln -s "$site/lib/fastrcn" "$copy/fastrcn" # for the host tests, which emit kernels from it
 }
 
 # From the copy: in the checkout, Python would find the sources there, which were not built.
@@ -84,15 +85,24 @@ info() { (cd "$site/source" && within python -m fastrcn info); }
 
 pytest_options=(-p no:cacheprovider -p tests.helpers.failures_at_once)
 
-tests() {
-  has_gpu || return 1
-  python -c 'import pytest' || { echo "pytest is not installed: the GPU tests did not run"; return 1; }
-  # Most of the time goes into compiling Triton's kernels.
+run_tests() {
+  python -c 'import pytest' || { echo "pytest is not installed: the tests did not run"; return 1; }
+  # Most of the time goes into compiling kernels.
   local side_by_side=()
   python -c 'import xdist' && side_by_side=(-n auto --maxprocesses 12 --dist worksteal)
-  # All of them are there; other tests want packages that such a host may lack.
-  (cd "$site/source" && within python -m pytest -v -m gpu "${pytest_options[@]}" \
-    ${side_by_side[@]+"${side_by_side[@]}"} tests/ops)
+  (cd "$site/source" && within python -m pytest -v "${pytest_options[@]}" ${side_by_side[@]+"${side_by_side[@]}"} "$@")
+}
+
+# All of them are there; other tests want packages that such a host may lack.
+tests() { has_gpu && run_tests -m gpu tests/ops; }
+
+# What this host's nvcc, perhaps another one than the kernels were written with, made of them; and the same kernels by
+# its C++ compiler, on the CPU.
+host_tests() {
+  [[ -L "$site/source/fastrcn" ]] || { echo "the package was not built (build.log)"; return 1; }
+  (cd "$site/source" && within python -c 'import sys; from fastrcn import native
+sys.exit(native.cuda_problem("cuda_stage", None, "cuda") if not hasattr(native.module(), "cuda_stage") else None)') || return
+  run_tests tests/ops/test_*_machine_code.py tests/ops/test_cuda_stages_on_host.py tests/ops/test_relu_maxpool3d_on_host.py
 }
 
 bench() { has_gpu && (cd "$site/source" && within python -m benchmarks --device cuda "$@" --out "$out"); }
@@ -119,7 +129,7 @@ part bench-bf16 360 bench --dtype bfloat16 --baselines a,b,d,nn --name cuda-bflo
   --cases 'small-*,first-*,gru-*,k1-*,nowcast-*,moving-mnist*,radar,openstl-s,rvm-*,raft-*,hurricane,volume-*,tiny,dense-*'
 part bench-conv3d 240 bench --dtype bfloat16 --baselines a,b,d --cases 'c3d-*,i3d-*' --name cuda-bfloat16-conv3d
 part memcheck 300 sanitize memcheck sanitizer
-part racecheck 120 sanitize racecheck 'sanitizer and walk'
+part racecheck 180 sanitize racecheck sanitizer
 part synccheck 120 sanitize synccheck 'sanitizer and walk'
 part bench-fp32 180 bench --dtype float32 --quick
 # Without Triton: the cuda backend in its place.
@@ -136,6 +146,7 @@ for loop in launched captured persistent; do
   part "bench-loop-$loop" 120 bench --dtype bfloat16 --backend triton --cases 'small-*,gru-*,moving-mnist*,tiny' \
     --baselines b --time-loop "$loop" --name "cuda-bfloat16-$loop"
 done
+part host-tests 600 host_tests
 # What the automatic choice between backends reads, once the file is in benchmarks/results.
 part dispatch 300 dispatch
 part bench-own 180 bench --dtype bfloat16 --baselines own --cases 'own-*' --name cuda-bfloat16-own

@@ -23,6 +23,12 @@ from tests.ops.cuda_on_host.normalize_cases import NormalizeCase
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
+WALKS = {
+    "small": Case(batch=1, channels=16, height=9, width=10, scale=0.05),
+    "kept": LARGE,
+    "streaming": replace(LARGE, channels=136, kernel=(5, 5)),
+}
+"""Of two tiles; with weights that stay in a block's memory; with weights that do not fit."""
 # More pixels than the blocks of threads take in one turn.
 MANY_TILES = replace(step_cases.LARGE, images=9, size=(1, 65, 67), ended=True)
 LARGE_IMAGES = [
@@ -49,9 +55,12 @@ def test_stage_on_the_gpu(stage, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", step_cases.STEPS)
-def test_step_on_the_gpu(name, dtype):
+@pytest.mark.parametrize(
+    "cases", [[*step_cases.CASES.values()], [step_cases.LARGE, MANY_TILES]], ids=["small", "large"]
+)
+def test_step_on_the_gpu(cases, name, dtype):
     stream = torch.cuda.current_stream().cuda_stream
-    for case in (*step_cases.CASES.values(), step_cases.LARGE, MANY_TILES):
+    for case in cases:
         step_cases.check_step(native.module(), name, case, dtype, "cuda", stream)
 
 
@@ -154,11 +163,11 @@ def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [LARGE, replace(LARGE, channels=136, kernel=(5, 5))], ids=["kept", "streaming"])
+@pytest.mark.parametrize("case", WALKS.values(), ids=WALKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_full", "gru_after", "gru_before"])
 def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
-    """It gives the bits of one kernel for each step, with weights that stay in a block's memory and that do not fit."""
+    """It gives the bits of one kernel for each step."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     tensors, found = make_tensors(SUBJECTS[name], case, dtype), []
