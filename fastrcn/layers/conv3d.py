@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from fastrcn import backends
 from fastrcn.checks import triple
@@ -83,14 +84,14 @@ def _is_known(conv, input):
     """Whether the sizes, type, layout and padding of a convolution on a CPU are those that the operator will see."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     return input.dim() == 5 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _converts(conv, input, backend):
     """Whether contiguous maps are worth a change to channels-last for the whole chain on a CPU."""
-    if backend not in (None, "cpu") or not _is_known(conv, input):
+    if backends.requested(backend)[0] not in (None, "cpu") or not _is_known(conv, input):
         return False
     return converts_chain(input, conv.weight, Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
 

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import fastrcn
 from fastrcn import native
@@ -287,6 +288,31 @@ def test_contiguous_maps_are_channels_last_inside_a_chain(isa, inputs, kernel, c
     mapped = fastrcn.ConvBNReLUPool3d(inputs, 32, kernel, padding=padding, track_running_stats=False)
     together = torch.func.vmap(mapped)(torch.stack([x, x + 1]))
     assert_close(together, torch.stack([mapped(x), mapped(x + 1)]).double())
+
+
+def test_chains_asked_of_another_backend_keep_their_layout(monkeypatch):
+    run, between = conv3d.run_batch_norm, []
+    monkeypatch.setattr(conv3d, "run_batch_norm", lambda *given: between.append(given[1]) or run(*given))
+    layer, x = fastrcn.ConvBNReLUPool3d(16, 32, 3, padding=1), torch.randn(2, 16, 4, 8, 8)
+    with fastrcn.use_backend("reference"):
+        layer(x)
+    layer.backend = "reference"
+    layer(x)
+    assert [is_last(maps) for maps in between] == [False, False]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
+def test_forward_mode_derivatives():
+    layer, (x, tangent) = fastrcn.ConvBNReLUPool3d(16, 32, 3, padding=1), torch.randn(2, 2, 16, 4, 8, 8)
+    plain = nn.Sequential(*copy.deepcopy(layer))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+            layer(dual)
+        with fastrcn.use_backend("reference"):
+            found = forward_ad.unpack_dual(layer(dual))
+        for a, b in zip(found, forward_ad.unpack_dual(plain(dual)), strict=True):
+            assert_close(a, b.double())
 
 
 def test_lazy_convolution():
