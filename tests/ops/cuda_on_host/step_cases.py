@@ -40,6 +40,10 @@ class StepCase:
 CASES = {
     "small": StepCase(),
     "one_pixel_of_1x1": StepCase(channels=8, inputs=8, images=3, size=(1, 1, 1), kernel=(1, 1, 1), ended=True),
+    "pixels_of_1x1": StepCase(24, 40, kernel=(1, 1, 1), addend="written"),
+    "5x5": StepCase(kernel=(1, 5, 5), addend="written"),
+    "7x7": StepCase(inputs=24, kernel=(1, 7, 7), addend="alone"),
+    "1x5": StepCase(channels=24, inputs=72, kernel=(1, 1, 5), ended=True),
     "edges": StepCase(24, 40, 1, size=(1, 6, 11), kernel=(1, 5, 3), addend="written", ended=True),
     "wide": StepCase(channels=136, inputs=24, images=1, size=(1, 3, 5), addend="alone"),
     "volume": StepCase(channels=24, inputs=40, size=(3, 4, 5), kernel=(3, 1, 3), leave=1),
