@@ -1,5 +1,7 @@
 """Whether float32 may be multiplied in TF32."""
 
+from typing import Any
+
 import torch
 
 
@@ -10,9 +12,16 @@ def allows_tf32() -> bool:
     return torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
 
 
-def is_exact(dtype) -> bool:
-    """Whether products are exact float32, which tensor cores do not have."""
-    return dtype == torch.float32 and not allows_tf32()
+def allows_tf32_products() -> bool:
+    """Whether PyTorch's own products of matrices of float32 may be done in TF32 on CUDA."""
+    matmul: Any = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    return matmul.allow_tf32 if precision is None else precision == "tf32"
+
+
+def is_exact(dtype, product=False) -> bool:
+    """Whether convolutions, or products of matrices, are exact float32, which tensor cores do not have."""
+    return dtype == torch.float32 and not (allows_tf32_products() if product else allows_tf32())
 
 
 def as_tf32(values):

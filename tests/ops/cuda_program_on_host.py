@@ -13,6 +13,7 @@ import fastrcn
 from fastrcn import backends, functional
 from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
+from fastrcn.ops import tf32
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.layers import compare_layer
@@ -290,6 +291,8 @@ def test_backward_under_autocast():
 
 
 PACKED = Case(channels=16, lengths=(4, 2), scale=0.1)
+PRODUCT = replace(PACKED, kernel=(1, 1))
+ONE_PIXEL = replace(PRODUCT, height=1, width=1)
 FUSED = {"rnn_tanh": 1, "lstm": 1, "lstm_full": 1, "gru_before": 2, "gru_after": 1, "stacked": 2}
 """Kernels of a forward step; each is a convolution, of gru_after two, with a stage. Backward there are as many, of
 gru_after a sum of two convolutions with the stage; none where there are gradients of parameters."""
@@ -306,10 +309,11 @@ FUSED_CASES = {
 
 
 @pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("case", [PACKED, PRODUCT, ONE_PIXEL], ids=["3x3", "1x1", "one_pixel"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_convolutions_fused_with_stages(name, dtype):
+def test_convolutions_fused_with_stages(name, case, dtype):
     with cuda_method.use_method("fused"):
-        compare_with_loop(name, PACKED, "cuda", dtype)
+        compare_with_loop(name, case, "cuda", dtype)
     forward = PACKED.steps * FUSED[name]
     # Nothing is convolved before the first stage of the backward.
     backward = 0 if name == "lstm_full" else forward - 1
@@ -332,6 +336,7 @@ def test_cases_of_fused_convolutions(case, monkeypatch):
     [
         ("lstm", {}, True),
         ("gru_before", {}, True),
+        ("lstm", {"kernel": (1, 1)}, True),
         ("lstm", {"kernel": (3, 5), "recurrent_kernel": (3, 3)}, False),
         ("lstm", {"states": False}, False),
         ("gru_after", {}, False),
@@ -348,24 +353,32 @@ def test_inputs_and_states_convolved_in_one_kernel(name, change, is_one):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_after"])
+@pytest.mark.parametrize("case", [PACKED, ONE_PIXEL], ids=["3x3", "1x1"])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_float32_is_fused_where_tf32_is_allowed(allowed, name, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    tensors = make_tensors(SUBJECTS[name], PACKED, torch.float32)
+def test_float32_is_fused_where_tf32_is_allowed(allowed, case, name, monkeypatch):
+    """Convolutions and products of matrices have a switch each."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed == (case is PACKED))
+    monkeypatch.setattr(tf32, "allows_tf32_products", lambda: allowed == (case is ONE_PIXEL))
+    tensors = make_tensors(SUBJECTS[name], case, torch.float32)
     with cuda_method.use_method("fused"):
-        found = gradients(*run_package(SUBJECTS[name], PACKED, tensors, "cuda"), tensors)
-    assert len(KERNELS.steps()) == (2 * PACKED.steps - 1 if allowed else 0)
-    truth = gradients(*run_package(SUBJECTS[name], PACKED, tensors, "reference"), tensors)
+        found = gradients(*run_package(SUBJECTS[name], case, tensors, "cuda"), tensors)
+    assert len(KERNELS.steps()) == (2 * case.steps - 1 if allowed else 0)
+    truth = gradients(*run_package(SUBJECTS[name], case, tensors, "reference"), tensors)
     for part, value in found.items():
         assert relative_error(value, truth[part]) < (1e-3 if allowed else 1e-6), part
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"channels": 12}, {"recurrent_kernel": (1, 1)}],
-    ids=["channels that are no whole packs", "a product of matrices"],
-)
-def test_what_is_not_fused(change):
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1)], ids=["3x3", "1x1"])
+def test_channels_that_are_no_whole_packs_are_not_fused(kernel):
     with cuda_method.use_method("fused"):
-        compare_with_loop("lstm", replace(PACKED, **change), "cuda", torch.bfloat16)
+        compare_with_loop("lstm", replace(PACKED, channels=12, kernel=kernel), "cuda", torch.bfloat16)
     assert not KERNELS.steps()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_a_product_beside_another_convolution_is_the_librarys(name):
+    """It adds to the target that the fused kernel of the inputs' convolution takes; in the backward it is alone."""
+    case = replace(PACKED, inputs=24, recurrent_kernel=(1, 1))
+    with cuda_method.use_method("fused"), input_schedule.use_schedule("in_loop"):
+        compare_with_loop(name, case, "cuda", torch.bfloat16)
+    assert len(KERNELS.steps()) == 2 * case.steps * FUSED[name] - 1

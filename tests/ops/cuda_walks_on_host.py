@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastrcn
+from fastrcn.ops import tf32
 from fastrcn.ops.conv_recurrent import cuda, cuda_method
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_package
 from tests.ops.cuda_program_on_host import KERNELS, on_the_host  # noqa: F401
@@ -18,6 +19,8 @@ ROOM_FOR_ONE = 60_000
 """For the weights of one of two kernels."""
 CASE = Case(batch=1, channels=16, height=9, width=10, kernel=(5, 1), scale=0.1)
 """Of 90 pixels, two tiles of 64, which read rows of each other."""
+PRODUCT = replace(CASE, kernel=(1, 1))
+ONE_PIXEL = replace(PRODUCT, batch=70, height=1, width=1)
 TALL = replace(CASE, height=13)
 """Of three tiles."""
 WALKS = {
@@ -40,6 +43,13 @@ CASES = {
     "recompute": ("lstm", CASE),
     "chunks": ("rnn_tanh", replace(CASE, steps=7)),
     "channels": ("rnn_tanh", replace(CASE, kernel=(3, 1), channels=72)),
+    "of_1x1": ("lstm", PRODUCT),
+    "one_pixel": ("lstm", replace(ONE_PIXEL, lengths=(4, 2) * 35)),
+    "one_pixel_rnn": ("rnn_tanh", ONE_PIXEL),
+    "gru_of_1x1": ("gru_before", replace(PRODUCT, channels=40)),
+    "gru_one_pixel": ("gru_before", replace(ONE_PIXEL, channels=40)),
+    "after_of_1x1": ("gru_after", PRODUCT),
+    "after_one_pixel": ("gru_after", replace(ONE_PIXEL, channels=24, states=False)),
     "gru_apart": ("gru_before", replace(CASE, kernel=(3, 1), height=7, channels=72)),
     "gru_stacked": ("stacked", CASE),
     "gru_no_states": ("gru_before", replace(CASE, channels=40, states=False)),
@@ -63,6 +73,7 @@ and some blocks have no tile of the second."""
 @pytest.fixture(autouse=True)
 def allow_tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(tf32, "allows_tf32_products", lambda: True)
 
 
 def run(method, name, case, dtype, recompute=False):

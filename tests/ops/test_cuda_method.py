@@ -14,7 +14,8 @@ def is_faster(
 ):
     monkeypatch.setattr(cuda_method, "_capability", lambda device: capability)
     source = SimpleNamespace(data=torch.empty(0))
-    one = SimpleNamespace(source=source, weight=SimpleNamespace(shape=(outputs, inputs, *kernel)))
+    weight = SimpleNamespace(shape=(outputs, inputs, *kernel))
+    one = SimpleNamespace(source=source, weight=weight, is_product=set(kernel) == {1})
     return cuda_method._is_faster([[one] * sources] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
 
 
@@ -39,6 +40,18 @@ def test_a_sum_of_two_speaks_for_fusing(monkeypatch):
             [n for n in sizes if is_faster(monkeypatch, 9, 64 // s, 64, n, kernel=kernel, sources=s)] for s in (1, 2)
         )
         assert len(two) > len(one)
+
+
+@pytest.mark.parametrize("capability", [8, 9, 10])
+def test_products_of_few_pixels_are_fused(capability, monkeypatch):
+    """A library's second product adds to the first's result: less speaks for fusing than with two convolutions."""
+    assert is_faster(monkeypatch, capability, 256, 1024, 32, kernel=(1, 1))
+    assert not is_faster(monkeypatch, capability, 1024, 4096, 512, kernel=(1, 1))
+    products, convolutions = (
+        [n for n in range(32, 1 << 16, 32) if is_faster(monkeypatch, capability, inputs, 1024, n, kernel=k, sources=2)]
+        for inputs, k in ((768, (1, 1)), (256, (1, 3)))
+    )
+    assert 0 < len(products) < len(convolutions)
 
 
 def fewest(size, steps=("convolution", "stage"), fused=None):

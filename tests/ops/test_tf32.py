@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastrcn.ops.tf32 import allows_tf32, as_tf32, is_exact
+from fastrcn.ops.tf32 import allows_tf32, allows_tf32_products, as_tf32, is_exact
 from tests.helpers import cells
 from tests.helpers.cells import Case, compare_in_tf32
 from tests.helpers.tolerances import relative_error
@@ -24,6 +24,20 @@ def test_either_switch(cudnn):
         assert allows_tf32() is allowed
         assert is_exact(torch.float32) is not allowed
         assert not is_exact(torch.bfloat16)
+
+
+def test_products_have_a_switch_of_their_own(cudnn):
+    cudnn.allow_tf32 = True
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for allowed in (False, True):
+            matmul.allow_tf32 = allowed
+            assert allows_tf32_products() is allowed
+            assert is_exact(torch.float32, product=True) is not allowed
+            assert not is_exact(torch.float32)
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_switches_that_differ(cudnn):

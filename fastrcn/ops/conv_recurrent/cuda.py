@@ -117,8 +117,9 @@ class Program(program.Program):
         self.sums: list[tuple[Buffer, torch.Tensor]] = []
         self.compiled = has_kernels(self.geometry.schedule)
         self.addends: dict[int, Addend] = {}
+        self.fused: dict[int, StageCall] = {}
         if self.compiled:
-            self.addends, self.steps = find_addends(self.steps, self.geometry.channels, keep)
+            self._share_out(keep)
         self.loop: Any = self._make_loop() if all(map(self._is_native, self.steps)) else None
         if self.loop is None:
             return [program.each(self._in_python(step)) for step in self.steps]
@@ -150,6 +151,21 @@ class Program(program.Program):
             buffer.data[0] += partial.sum(0)
             partial.zero_()
 
+    def _share_out(self, keep):
+        """Find which steps' results others take, and which are one kernel with a stage. The library's product adds to
+        its target as it writes it: what it gives is an addend in such a kernel only."""
+        library, _ = _torch_library(self.device.type)
+        products = {id(step) for step in self.steps if isinstance(step, Convolution) and step.is_product}
+        adding, given = set() if library else products, self.steps
+        while True:
+            self.addends, self.steps = find_addends(given, self.geometry.channels, keep, adding)
+            if library:
+                self.fused = fused_stages(self.steps, self.addends, self.geometry, self.images, self.dtype)
+            apart = {n for n in products & self.addends.keys() if id(self.addends[n]) not in self.fused}
+            if not apart:
+                return
+            adding = adding | apart
+
     def _is_native(self, step):
         """Whether the loop in C++ has a step."""
         if isinstance(step, Convolution):
@@ -161,8 +177,7 @@ class Program(program.Program):
         library, _ = _torch_library(self.device.type)
         if library is None:
             return None
-        addends = {id(a): a for a in self.addends.values()}
-        fused = fused_stages(self.steps, self.addends, self.geometry, self.images, self.dtype)
+        addends, fused = {id(a): a for a in self.addends.values()}, self.fused
         fewest = fewest_persistent(self.steps, self.addends, fused, self.geometry, self.images, self.dtype)
         loop = _kernels().CudaProgram(
             library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
@@ -199,7 +214,7 @@ class Program(program.Program):
             elif isinstance(step, NormalizeBackward):
                 target, scale = self._images(step)
                 loop.add_normalize_backward(target, step.normalized.address(), scale)
-            elif step.is_product:
+            elif id(step) not in self.addends:
                 source, target = self._maps(step.source, as_rows=True), self._maps(step.target, as_rows=True)
                 loop.add_product(source, target, *_place(self._matrix(step)), step.skip_first)
             else:

@@ -1,6 +1,7 @@
 """Which convolutions of a time loop need not add to their target themselves: the stages that load it add their results,
 or a normalisation takes them, so that no pass over memory only adds."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import torch
@@ -31,12 +32,13 @@ class Addend:
     result: torch.Tensor | None = field(default=None, repr=False)
 
 
-def find_addends(steps, channels, keep):
+def find_addends(steps, channels, keep, adding: Set[int] = frozenset()):
     """(the addend of each convolution that has one, by the step's id; the steps without fills that are not needed).
-    ``channels``: of a slot; ``keep``: whether somebody reads the targets after the loop."""
+    ``channels``: of a slot; ``keep``: whether somebody reads the targets after the loop; ``adding``: ids of the
+    convolutions that add to their target themselves."""
     addends, needless = {}, []
     for n, step in enumerate(steps):
-        if not isinstance(step, Convolution) or step.is_product:
+        if not isinstance(step, Convolution) or id(step) in adding:
             continue
         norm = _norm(steps, n)
         if norm is not None:
@@ -48,7 +50,7 @@ def find_addends(steps, channels, keep):
             continue
         same = [a for a in addends.values() if _same_buffer(a.target, step.target) and _same_takers(a.takers, takers)]
         if not same:
-            alone = _begins_at_zero(steps, n)
+            alone = _begins_at_zero(steps, n, adding)
             same = [Addend(step.target, takers, alone)]
             if alone:
                 needless.append(n - 1)
@@ -126,12 +128,12 @@ def _loads(step, target: Buffer, channel):
     return any(a.mode == "load" and b.channel == channel and maps_key(b) == maps_key(target) for a, b in pairs)
 
 
-def _begins_at_zero(steps, n):
+def _begins_at_zero(steps, n, adding):
     """Whether the step before sets the target of convolution ``n`` to zero, for convolutions alone whose results are
     added later."""
     before, step = steps[n - 1], steps[n]
     if n == 0 or not isinstance(before, Fill) or before.row is not None or step.skip_first:
         return False
-    if any(_adds_alike(s, step.target) and s.is_product for s in steps):
+    if any(_adds_alike(s, step.target) and id(s) in adding for s in steps):
         return False
     return maps_key(before.target) == maps_key(step.target) and before.target.width == step.target.width
