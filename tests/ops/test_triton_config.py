@@ -5,13 +5,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrcn.ops.conv_recurrent.triton_config import MOST_SLOTS, Config, choose, joins_directions, shipped, use_config
+from fastrcn.ops.conv_recurrent.triton_config import (
+    MOST_SLOTS,
+    Config,
+    choose,
+    inputs_in_loop,
+    joins_directions,
+    shipped,
+    use_config,
+)
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    properties = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    """The second of several, and what CPU tensors are taken to be on; the others have fewer processors."""
+
+    def properties(device):
+        return SimpleNamespace(major=9, minor=0, multi_processor_count=132 if device in (GPU, CPU) else 4)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
 
 
 def chosen(slots=4, channels=64, pixels=1 << 20, dtype=torch.bfloat16, exact=False, maps=20):
@@ -75,12 +89,19 @@ def test_parts_are_powers_of_two():
                 assert config.parts & (config.parts - 1) == 0
 
 
-def test_directions_share_launches_where_one_does_not_fill_the_processors(monkeypatch):
-    assert not joins_directions(1, 16)  # there is no GPU to fill
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert joins_directions(131 * 64, 16)
-    assert not joins_directions(131 * 64 + 1, 16)
-    assert not joins_directions(131 * 64, 17)
+def test_directions_share_launches_where_one_does_not_fill_the_processors():
+    assert not joins_directions(1, 16, CPU)  # there is no GPU to fill
+    assert joins_directions(131 * 64, 16, GPU)
+    assert not joins_directions(131 * 64 + 1, 16, GPU)
+    assert not joins_directions(131 * 64, 17, GPU)
+
+
+def test_inputs_are_convolved_in_the_loop_where_its_tiles_fill_the_processors_twice():
+    assert not inputs_in_loop(1 << 20, 64, CPU)
+    assert not inputs_in_loop(263 * 128, 64, GPU)
+    assert inputs_in_loop(263 * 128 + 1, 64, GPU)
+    assert not inputs_in_loop(131 * 128, 128, GPU)
+    assert inputs_in_loop(131 * 128 + 1, 65, GPU)
 
 
 def test_stages_of_many_maps_take_small_tiles():

@@ -36,7 +36,7 @@ def _run(backend, cell, inputs, first, stride, dilation, padding, generators):
     weight_ih, weight_hh, *_ = _split(cell, inputs, first)
     program = operators.program_of(backend)
     geometry = Geometry.of(schedule_of(cell), inputs, weight_ih, weight_hh, stride, dilation, padding, False)
-    if directions.together(program, geometry):
+    if directions.together(program, geometry, weight_hh.device):
         return fused.in_step(generators, program.run_both)
     return [fused.in_turn(generator) for generator in generators]
 

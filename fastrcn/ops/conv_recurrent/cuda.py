@@ -108,7 +108,7 @@ class Program(program.Program):
         return False
 
     @staticmethod
-    def convolves_inputs(geometry: Geometry, dtype) -> bool:
+    def convolves_inputs(geometry: Geometry, dtype, device) -> bool:
         """The library convolves many steps at once faster than one."""
         return False
 

@@ -14,7 +14,7 @@ def use_directions(name):
     return _directions.use(name)
 
 
-def together(program, geometry) -> bool:
+def together(program, geometry, device) -> bool:
     """What was asked for, else what the backend's program prefers."""
     asked = _directions.asked
-    return asked == "together" if asked else program.joins_directions(geometry)
+    return asked == "together" if asked else program.joins_directions(geometry, device)

@@ -13,7 +13,7 @@ def use_schedule(name):
     return _schedule.use(name)
 
 
-def in_loop(program, geometry, dtype) -> bool:
+def in_loop(program, geometry, dtype, device) -> bool:
     """The schedule asked for, else what the backend's program prefers."""
     asked = _schedule.asked
-    return asked == "in_loop" if asked else program.convolves_inputs(geometry, dtype)
+    return asked == "in_loop" if asked else program.convolves_inputs(geometry, dtype, device)

@@ -172,7 +172,7 @@ class Program:
         return native.module() is not None and dtype in _CONVOLVED_TYPES
 
     @staticmethod
-    def convolves_inputs(geometry: Geometry, dtype) -> bool:
+    def convolves_inputs(geometry: Geometry, dtype, device) -> bool:
         """Whether the inputs' convolutions should be among the steps. With few pixels the weights cost more to read
         than to multiply: then many steps at once before the loop are better."""
         return Program.convolves(dtype) and geometry.pixels >= _FEWEST_LOOP_PIXELS

@@ -58,7 +58,7 @@ class Sequence:
         self.masks = [maps_last(m, geometry.axes).to(self.wide) for m in masks]
         self.packed: dict = {}
         # Whether the inputs' convolutions are done before the time loop, for many steps at once.
-        self.hoisted = not in_loop(program, geometry, self.dtype)
+        self.hoisted = not in_loop(program, geometry, self.dtype, weight_hh.device)
         self.bias_rows = [group_bias(group, bias, geometry.channels) for group in self.schedule.groups]
         self.input_weights = {
             (name, n): Weight(blocks_of(weight, group.input_blocks(name), geometry.channels).contiguous())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fastrcn.ops import autotune
-from fastrcn.ops.triton_support import interpreting
+from fastrcn.ops.triton_support import interpreting, processors
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ def use_config(config: Config):
         _override.pop()
 
 
-def inputs_in_loop(pixels, channels):
+def inputs_in_loop(pixels, channels, device):
     """Whether each step's kernel convolves the inputs too: where tiles of 128 pixels by 64 channels fill the processors
-    twice."""
-    if not torch.cuda.is_available():
+    of the device twice."""
+    if device.type != "cuda":
         return False
-    return -(-pixels // 128) * -(-channels // 64) >= 2 * torch.cuda.get_device_properties(None).multi_processor_count
+    return -(-pixels // 128) * -(-channels // 64) >= 2 * processors(device)
 
 
-def joins_directions(pixels, channels):
+def joins_directions(pixels, channels, device):
     """Whether the two directions of a layer share their launches: where the smallest tiles of one do not fill the
-    processors."""
-    if not torch.cuda.is_available():
+    processors of the device."""
+    if device.type != "cuda":
         return False
-    return smallest_tiles(pixels, channels) < torch.cuda.get_device_properties(None).multi_processor_count
+    return smallest_tiles(pixels, channels) < processors(device)
 
 
 def smallest_tiles(pixels, channels):

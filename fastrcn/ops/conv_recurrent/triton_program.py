@@ -61,15 +61,15 @@ class TritonProgram:
         return False
 
     @staticmethod
-    def convolves_inputs(geometry: Geometry, dtype) -> bool:
+    def convolves_inputs(geometry: Geometry, dtype, device) -> bool:
         """Whether the step's kernel convolves the inputs too: where its own tiles fill the processors twice. Else one
         large convolution before the loop fills them better."""
-        return inputs_in_loop(geometry.pixels, geometry.channels)
+        return inputs_in_loop(geometry.pixels, geometry.channels, device)
 
     @staticmethod
-    def joins_directions(geometry: Geometry) -> bool:
+    def joins_directions(geometry: Geometry, device) -> bool:
         """Whether the two directions of a layer share their launches."""
-        return joins_directions(geometry.pixels, geometry.channels)
+        return joins_directions(geometry.pixels, geometry.channels, device)
 
     @staticmethod
     def run_both(requests):
