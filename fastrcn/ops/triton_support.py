@@ -12,6 +12,7 @@ MOST_PIXELS = (1 << 31) - (1 << 22)
 """Pixels are counted in 32 bits, up to the end of the last tile; what lies in memory is addressed with 64."""
 
 _OLDEST = (3, 6)
+_LEAST_CAPABILITY = 8
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -48,6 +49,17 @@ def problem_of(dtype, device):
     if dtype not in _TYPES:
         return f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
     return None
+
+
+def problem_of_products(device):
+    """Why kernels that multiply matrices are not for the current GPU of a device type, or None. For earlier ones Triton
+    compiles products without tensor cores, whose operands spill kilobytes of registers."""
+    if device != "cuda" or not torch.cuda.is_available():
+        return None
+    gpu = torch.cuda.get_device_properties(None)
+    if gpu.major >= _LEAST_CAPABILITY:
+        return None
+    return f"it needs a GPU of compute capability {_LEAST_CAPABILITY}.0 or later, this is {gpu.major}.{gpu.minor}"
 
 
 def manner(how):

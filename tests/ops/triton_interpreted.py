@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,6 +219,13 @@ def test_can_run_says_why_not(monkeypatch):
     ok, reason = can_run((SeventeenGates().key, 2), torch.float32, "cuda")
     assert not ok
     assert "room for 16 sums of convolutions, this cell has 17" in reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for major, minor, expected in ((7, 5, False), (8, 0, True), (10, 0, True)):
+        gpu = SimpleNamespace(major=major, minor=minor)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, gpu=gpu: gpu)
+        ok, reason = can_run(subject, torch.float16, "cuda")
+        assert ok is expected
+        assert ok or "needs a GPU of compute capability 8.0 or later, this is 7.5" in reason
     monkeypatch.delenv("TRITON_INTERPRET")
     ok, reason = can_run(subject, torch.float32, "cpu")
     assert not ok

@@ -25,12 +25,12 @@ from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot, split
 from fastrcn.ops.tf32 import allows_tf32
-from fastrcn.ops.triton_support import check_pixels, manner, problem_of
+from fastrcn.ops.triton_support import check_pixels, manner, problem_of, problem_of_products
 
 
 def can_run(subject: Subject, dtype, device):
     """(whether this backend runs the subject, why not or how)."""
-    problem = problem_of(dtype, device)
+    problem = problem_of(dtype, device) or problem_of_products(device)
     if problem:
         return False, problem
     schedule = schedule_of(subject[0])
