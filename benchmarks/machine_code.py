@@ -13,6 +13,7 @@ from fastrcn.ops.conv_recurrent.triton_config import Config
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCIMMA)\b")
 WIDE_LOAD = re.compile(r"\b(LDG\.E\S*\.128|LDGSTS\S*\.128|UTMALDG)\b")
+NARROW_LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.(?!\S*\.128)\S*")
 LOCAL = re.compile(r"\b(LDL|STL)\b")
 GRID_BARRIER = re.compile(r"\bMEMBAR\.\w+\.GPU\b.*?\bLDG\.E\.STRONG\.GPU\b.*?\bCCTL\.IVALL\b", re.DOTALL)
 """Earlier stores reach all processors, the others are waited for, and what L1 holds is dropped."""
@@ -22,8 +23,9 @@ READ_ONLY_LOAD = re.compile(r"\bLDG\S*\.CONSTANT\b")
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop;
-    ``main_loops``: how many innermost loops have tensor core instructions."""
+    """One compiled kernel. ``spills`` are bytes of local memory, ``loop_local`` accesses to it inside the main loop,
+    ``loop_narrow_loads`` loads of less than 16 bytes there from global memory; ``main_loops``: how many innermost loops
+    have tensor core instructions."""
 
     kernel: str
     arch: int
@@ -38,6 +40,7 @@ class Row:
     tensor_core: int
     wide_loads: int
     loop_wide_loads: int
+    loop_narrow_loads: int
     loop_local: int
     main_loops: int
     grid_barriers: int
@@ -96,7 +99,8 @@ def analyse(name, compiled, config, arch, dtype, persistent=False) -> Row:
     return Row(
         name, arch, config, str(dtype).removeprefix("torch."), persistent, registers, stack,
         compiled.metadata.shared, loop.count("\n") + 1, ", ".join(sorted(set(found))), len(found),
-        len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(LOCAL.findall(loop)),
+        len(WIDE_LOAD.findall(listing)), len(WIDE_LOAD.findall(loop)), len(NARROW_LOAD.findall(loop)),
+        len(LOCAL.findall(loop)),
         sum(bool(TENSOR_CORE.search(loop)) for loop in loops), len(GRID_BARRIER.findall(listing)),
         len(READ_ONLY_LOAD.findall(listing)),
     )  # fmt: skip

@@ -78,6 +78,10 @@ def test_shipped_configurations(arguments, rows):
     assert found
     for row in found:
         check(row)
+        # Every row of channels begins at a multiple of 16 bytes.
+        assert not row["loop_narrow_loads"], (
+            f"{row['kernel']} sm_{row['arch']}: {row['loop_narrow_loads']} narrow loads"
+        )
 
 
 @pytest.mark.triton
