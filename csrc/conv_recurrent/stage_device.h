@@ -115,12 +115,23 @@ FRCN_HD void write_completed(const BareStage& a, int k, int64_t p, int64_t i, co
 
 namespace FRCN_ISA {
 
-// A stage without gradients of parameters: thread `first` of `step` threads.
+// The pixel of a turn, which the compiler does not derive from the last turn's: for sm_100 it would step the address of
+// every argument instead, which takes four registers for each, far more than there are.
+FRCN_HD int64_t hide(int64_t pixel) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+l"(pixel));
+#endif
+  return pixel;
+}
+
+// A stage without gradients of parameters: thread `first` of `step` threads. Hardly one has a second turn, and
+// `step` in one register is what leaves the widest stage without spills for sm_100.
 template <class Lanes>
 struct StageThreads {
-  static FRCN_HD void run(const DeviceStage& a, int64_t first, int64_t step) {
+  static FRCN_HD void run(const DeviceStage& a, int64_t first, uint32_t step) {
+#pragma unroll 1
     for (int64_t item = first; item < a.items; item += step) {
-      const int64_t p = a.packs.divide(item);
+      const int64_t p = hide(a.packs.divide(item));
       Lanes::run(a, p, (item - p * a.packs.value) * Lanes::lanes, a.ended(p), nullptr);
     }
   }
@@ -182,7 +193,7 @@ struct StageSums {
 
   static FRCN_HD void add_place(const DeviceStageSums& a, int64_t place, int64_t channel, Sum* sums) {
     for (int64_t round = 0; round < a.rounds; ++round) {
-      const int64_t p = round * a.places + place;
+      const int64_t p = hide(round * a.places + place);
       Lanes::run(a.stage, p, channel, a.stage.ended(p), sums);
     }
 #pragma unroll

@@ -16,8 +16,7 @@ constexpr int64_t kMostBlocks = 1 << 20;
 
 template <class Body>
 __global__ void __launch_bounds__(kStageThreads, kLeastBlocks) stage_kernel(const __grid_constant__ DeviceStage a) {
-  Body::run(a, static_cast<int64_t>(blockIdx.x) * kStageThreads + threadIdx.x,
-            static_cast<int64_t>(gridDim.x) * kStageThreads);
+  Body::run(a, static_cast<int64_t>(blockIdx.x) * kStageThreads + threadIdx.x, gridDim.x * kStageThreads);
 }
 
 struct StageBlock {

@@ -12,7 +12,7 @@ import pytest
 
 from fastrcn import native
 
-ARCHS = ("80", "90a")
+ARCHS = ("80", "90a", "100")
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.x]+)([^;]*)")
 
 
