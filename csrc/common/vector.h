@@ -56,6 +56,21 @@ FRCN_HD void store_vector(A* to, typename Vector<A>::Type value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+// `count` values at most, zeros behind them.
+template <class A>
+FRCN_HD typename Vector<A>::Type load_some(const A* from, int64_t count) {
+  if (count >= kLanes<A>) return load_vector(from);
+  typename Vector<A>::Type found{};
+  for (int64_t k = 0; k < count; ++k) found[k] = from[k];
+  return found;
+}
+
+template <class A>
+FRCN_HD void store_some(A* to, typename Vector<A>::Type values, int64_t count) {
+  if (count >= kLanes<A>) return store_vector(to, values);
+  for (int64_t k = 0; k < count; ++k) to[k] = values[k];
+}
+
 template <class A>
 FRCN_HD typename Vector<A>::Type load_vector(const bfloat16* from) {
   typename Packed<uint16_t, kLanes<A>>::Type bits;

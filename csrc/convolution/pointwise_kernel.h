@@ -27,19 +27,6 @@ constexpr int kBlockSums = (kSums + kLanesOf - 1) / kLanesOf * kLanesOf;
 
 inline int64_t blocks_of(int64_t count, int block) { return (count + block - 1) / block; }
 
-// `count` neighbours and zeros behind them.
-inline V load_some(const float* from, int64_t count) {
-  if (count >= kLanesOf) return load_vector(from);
-  V found{};
-  for (int64_t k = 0; k < count; ++k) found[k] = from[k];
-  return found;
-}
-
-inline void store_some(float* to, V values, int64_t count) {
-  if (count >= kLanesOf) return store_vector(to, values);
-  for (int64_t k = 0; k < count; ++k) to[k] = values[k];
-}
-
 inline void pack_weight(const frcn::PointwiseArgs& a, int64_t begin, int64_t end, float* packed) {
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kPointwiseOutputs;

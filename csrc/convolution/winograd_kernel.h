@@ -24,19 +24,6 @@ constexpr int kWinogradInputs = kVectorBytes == 64 ? 8 : 4;
 template <int Taps>
 constexpr int64_t kPieceTiles = Taps == 3 ? 144 : 64;
 
-// The channels [0, count) of a pixel, zeros behind them.
-FRCN_HD Floats load_channels(const float* from, int64_t count) {
-  if (count >= kFloats) return load_vector(from);
-  Floats found{};
-  for (int64_t k = 0; k < count; ++k) found[k] = from[k];
-  return found;
-}
-
-FRCN_HD void store_channels(float* to, Floats values, int64_t count) {
-  if (count >= kFloats) return store_vector(to, values);
-  for (int64_t k = 0; k < count; ++k) to[k] = values[k];
-}
-
 // Where rows of tiles and their points are, of the source or of the result's gradient.
 struct TransformedMaps {
   const frcn::WinogradChunk& chunk;
@@ -92,7 +79,7 @@ void transform_maps(const TransformedMaps& maps, const float* pixels, int64_t ch
             for (int j = 0; j < Side; ++j) {
               const int64_t y = top + i, x = left + j;
               values[i][j] = y >= 0 && y < size[1] && x >= 0 && x < size[2]
-                                 ? load_channels(from + (i * size[2] + j) * channels, count)
+                                 ? load_some(from + (i * size[2] + j) * channels, count)
                                  : Floats{};
             }
         }
@@ -210,7 +197,7 @@ void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, co
     for (int64_t half = 0; half < 2; ++half) {
       const int64_t output = (2 * block + half) * kFloats, count = a.outputs - output;
       if (count <= 0) break;
-      const Floats bias = a.bias ? load_channels(a.bias + output, count) : Floats{};
+      const Floats bias = a.bias ? load_some(a.bias + output, count) : Floats{};
       Floats points[axis][axis], values[2][2];
       for (int k = 0; k < axis * axis; ++k)
         points[k / axis][k % axis] = load_vector(from + k * from_step + half * kFloats);
@@ -218,8 +205,8 @@ void write_results(const frcn::WinogradArgs& a, const frcn::WinogradChunk& c, co
       for (int i = 0; i < 2 && y + i < a.size[1]; ++i) {
         for (int j = 0; j < 2 && x + j < a.size[2]; ++j) {
           float* to = a.target + ((image_row + i) * a.size[2] + x + j) * a.outputs + output;
-          const Floats before = a.add ? load_channels(to, count) : bias;
-          store_channels(to, before + values[i][j], count);
+          const Floats before = a.add ? load_some(to, count) : bias;
+          store_some(to, before + values[i][j], count);
         }
       }
     }
@@ -331,7 +318,7 @@ void add_weight_gradient_of(const frcn::WinogradArgs& a, const frcn::WinogradChu
         transform<Transposed<WeightMatrix<Taps>>>(points, values);
         for (int i = 0; i < Taps * Taps; ++i) {
           float* to = a.total + ((tap * Taps * Taps + i) * a.inputs + first * kFloats + m) * a.outputs + output;
-          store_channels(to, load_channels(to, count) + values[i / Taps][i % Taps], count);
+          store_some(to, load_some(to, count) + values[i / Taps][i % Taps], count);
         }
       }
     }
