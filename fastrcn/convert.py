@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from itertools import islice
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def _torch_kind(module):
         raise OtherStructure("it has a forward of its own")
     weight = next(module.parameters())
     if torch_choice.is_asked_for():
-        explanation = backends.explain("conv_recurrent", cell, weight)
+        weights = [p[..., None, None] for p in islice(module.parameters(), 2)]  # of inputs and states, as of 1x1 maps
+        x = weight.new_empty(1, 1, weight.shape[1], 1, 1)
+        explanation = backends.explain("conv_recurrent", cell, x, *weights)
         if explanation.chosen in (None, "reference"):
             raise OtherStructure(
                 f"only the plain backend would run it, and torch.nn's is faster ({explanation.because})"

@@ -104,6 +104,8 @@ def test_no_such_columns_on_a_cpu():
 def test_ceilings_of_the_gpus_clock(monkeypatch):
     """The fastest run counts; a product of float32 in TF32 only where convolutions are."""
     precisions = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
 
     def seconds(work):
         precisions.append(torch.get_float32_matmul_precision())
@@ -116,4 +118,6 @@ def test_ceilings_of_the_gpus_clock(monkeypatch):
     for allowed in (True, False):
         monkeypatch.setattr(runner, "allows_tf32", lambda allowed=allowed: allowed)
         assert runner.measure_ceilings(torch.float32, "cpu") == (2 * 8192**3, 8 * 2**28)
+    assert torch.get_float32_matmul_precision() == "highest"
+    torch.set_float32_matmul_precision(before)
     assert precisions == ["high", "highest", "highest", "highest"]

@@ -15,12 +15,11 @@ def test_no_time_is_left(tmp_path):
     """Then parts that did not run are told, and one that there is not."""
     command = ["bash", str(SCRIPT), str(tmp_path / "out"), "info", "nothing"]
     found = subprocess.run(
-        command, env=os.environ | {"FASTRCN_GPU_LIMIT": "1"}, capture_output=True, text=True, timeout=300
+        command, env=os.environ | {"FASTRCN_GPU_LIMIT": "0"}, capture_output=True, text=True, timeout=300
     )
     assert found.returncode == 1
     lines = (tmp_path / "out" / "summary.txt").read_text().splitlines()
-    assert re.match(r"machine +(ok|FAILED) ", lines[0])
-    assert lines[1:3] == [f"{name:21} NOT RUN: no time was left" for name in ("build", "info")]
+    assert lines[:3] == [f"{name:21} NOT RUN: no time was left" for name in ("machine", "build", "info")]
     assert lines[3].startswith("nothing is no part; there are: machine build info tests bench-bf16 ")
     assert found.stdout.splitlines() == lines
 

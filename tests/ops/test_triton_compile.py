@@ -5,6 +5,7 @@ Runs in a process of its own: in one whose kernels are interpreted nothing can b
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -79,9 +80,16 @@ def test_shipped_configurations(arguments, rows):
     for row in found:
         check(row)
         # Every row of channels begins at a multiple of 16 bytes.
-        assert not row["loop_narrow_loads"], (
-            f"{row['kernel']} sm_{row['arch']}: {row['loop_narrow_loads']} narrow loads"
-        )
+        if not has_less_than_16_bytes_a_thread(row):
+            assert not row["loop_narrow_loads"], (
+                f"{row['kernel']} sm_{row['arch']}: {row['loop_narrow_loads']} narrow loads"
+            )
+
+
+def has_less_than_16_bytes_a_thread(row):
+    """Whether the tile of the weight is smaller than all threads' loads together."""
+    _, channels, inputs, warps = map(int, re.match(r"(\d+)/(\d+)/(\d+) w(\d+) ", row["config"]).groups())
+    return channels * inputs * (4 if row["dtype"] == "float32" else 2) < 16 * 32 * warps
 
 
 @pytest.mark.triton
