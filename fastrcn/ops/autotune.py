@@ -21,7 +21,7 @@ import torch
 
 from fastrcn._version import __version__
 from fastrcn.files import cache_folder, make_cache_folder, write_at_once
-from fastrcn.ops.triton_support import device_of, has_triton, interpreting
+from fastrcn.ops.triton_support import capturing, device_of, has_triton, interpreting
 
 _asked: list[tuple] = []
 _known: dict[Path, dict] = {}
@@ -114,7 +114,7 @@ def fastest(tensor, key, candidates, default, start, lasts=lambda: True):
         found = _recall(file, key, candidates)
     if found is not None:
         return found
-    if _capturing(tensor):
+    if capturing(tensor):
         return default
     # Without the lock: a candidate may have choices of its own, made in another thread.
     with device_of(tensor):
@@ -125,10 +125,6 @@ def fastest(tensor, key, candidates, default, start, lasts=lambda: True):
             chosen = _record(file, key, candidates, chosen)
         _known[file][key] = list(astuple(chosen))
         return chosen
-
-
-def _capturing(tensor):
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _matching(numbers, candidates):

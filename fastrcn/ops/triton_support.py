@@ -78,6 +78,11 @@ def processors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+def capturing(tensor):
+    """Whether work on a tensor's device is being captured as a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def device_of(tensor):
     """A context in which a launch goes to the tensor's device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -88,6 +88,6 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
     if (config->attrs[n].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE) cooperative = config->attrs[n].value.cooperative;
   const unsigned sizes[] = {config->gridDimX,  config->gridDimY,       config->gridDimZ,
                             config->blockDimX, config->sharedMemBytes, cooperative};
-  listener(function, sizes, parameters);
+  if (listener) listener(function, sizes, parameters);
   return CUDA_SUCCESS;
 }

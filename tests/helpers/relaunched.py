@@ -7,7 +7,7 @@ class _Compiled:
     """What a launch of a compiled kernel returns."""
 
     def __init__(self, kernel, tensors, calls):
-        self.kernel, self.tensors, self.calls = kernel, {t.data_ptr(): t for t in tensors}, calls
+        self.kernel, self.tensors, self.calls = kernel, tensors, calls
 
     def __getitem__(self, grid):
         def run(*arguments):
@@ -22,8 +22,10 @@ class _Compiled:
 
 def relaunched(kernel_of):
     """In place of a module's ``kernel_of``: (the same, whose launches return what compiled ones do; the grids of the
-    later launches as they come)."""
+    later launches as they come; the tensors that these may be given, by address: those of the first launches, and what
+    a test adds)."""
     calls: list[tuple] = []
+    tensors: dict[int, torch.Tensor] = {}
 
     class Kernel:
         def __init__(self, *key):
@@ -32,8 +34,9 @@ def relaunched(kernel_of):
         def __getitem__(self, grid):
             def run(*arguments, **options):
                 self.kernel[grid](*arguments, **options)
-                return _Compiled(self.kernel, [a for a in arguments if isinstance(a, torch.Tensor)], calls)
+                tensors.update((a.data_ptr(), a) for a in arguments if isinstance(a, torch.Tensor))
+                return _Compiled(self.kernel, tensors, calls)
 
             return run
 
-    return Kernel, calls
+    return Kernel, calls, tensors

@@ -257,7 +257,7 @@ def test_opcheck():
 
 def test_later_launches_reuse_the_compiled_kernel(monkeypatch):
     """The order of the arguments on that path, which the interpreter itself never takes."""
-    kernel, calls = relaunched(triton_together.kernel_of)
+    kernel, calls, _ = relaunched(triton_together.kernel_of)
     monkeypatch.setattr(triton_together, "kernel_of", kernel)
     compare("lstm_channel", Case(**SMALL | {"steps": 5}, lengths=(5, 2)))
     assert len(calls) >= 6

@@ -11,7 +11,7 @@ import fastrcn
 from fastrcn.cells import BUILT_IN, Cell, conv, tanh
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.functional import conv_rnn
-from fastrcn.ops.conv_recurrent import input_schedule, triton_launch
+from fastrcn.ops.conv_recurrent import input_schedule, triton_launch, triton_plan
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.sequence import chunks_of
 from fastrcn.ops.conv_recurrent.triton_config import Config, use_config
@@ -178,10 +178,23 @@ def test_products_of_one_source_are_joined_in_order(monkeypatch):
 @pytest.mark.parametrize("name", ["lstm_channel", "gru_before"])
 def test_later_launches_reuse_the_compiled_kernel(name, monkeypatch):
     """The order of the arguments on that path, which the interpreter itself never takes."""
-    kernel, calls = relaunched(triton_launch.kernel_of)
-    monkeypatch.setattr(triton_launch, "kernel_of", kernel)
-    compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
-    assert len(calls) >= 6
+    kernel, calls, tensors = relaunched(triton_plan.kernel_of)
+    monkeypatch.setattr(triton_plan, "kernel_of", kernel)
+    monkeypatch.setattr(triton_plan, "_structures", {})
+    plain = triton_launch.PhaseLaunch.arguments
+
+    def arguments(*given):
+        found = plain(*given)
+        tensors.update((t.data_ptr(), t) for t in found[0])
+        return found
+
+    monkeypatch.setattr(triton_launch.PhaseLaunch, "arguments", arguments)
+    for _ in range(2):
+        del calls[:]
+        compare(name, Case(steps=5, batch=3, lengths=(5, 2, 0)))
+        assert len(calls) >= 6
+    launches = 2 * 5 * (2 if name == "gru_before" else 1) + 1
+    assert len(calls) == launches, "a second call of the same structure compiles nothing"
 
 
 @pytest.mark.parametrize("schedule", input_schedule.NAMES)

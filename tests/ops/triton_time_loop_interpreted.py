@@ -14,6 +14,7 @@ from fastrcn.ops.conv_recurrent import (
     triton_launch,
     triton_normalize,
     triton_normalize_kernels,
+    triton_plan,
     triton_time_loop,
     triton_together,
 )
@@ -66,9 +67,10 @@ def graphs(monkeypatch):
         recording.clear()
         return made[-1]
 
-    plain = triton_launch.kernel_of
+    plain = triton_plan.kernel_of
     kernel_of = cache(lambda *key: Kernel(plain(*key)))
-    monkeypatch.setattr(triton_launch, "kernel_of", kernel_of)
+    monkeypatch.setattr(triton_plan, "kernel_of", kernel_of)
+    monkeypatch.setattr(triton_plan, "_structures", {})
     monkeypatch.setattr(triton_together, "kernel_of", kernel_of)
     for name in KERNELS:
         monkeypatch.setattr(triton_normalize_kernels, name, Kernel(getattr(triton_normalize_kernels, name)))

@@ -17,7 +17,7 @@ import fastrcn
 from fastrcn.compiler.emit_triton import kernel_of
 from fastrcn.compiler.emit_triton_walk import walk_source
 from fastrcn.functional import conv_recurrent_both
-from fastrcn.ops.conv_recurrent import triton_launch, triton_time_loop, triton_together, triton_walk
+from fastrcn.ops.conv_recurrent import triton_launch, triton_plan, triton_time_loop, triton_together, triton_walk
 from fastrcn.ops.conv_recurrent.triton_config import Config
 from tests.helpers import normed
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_package
@@ -168,6 +168,7 @@ def many_tiles(monkeypatch):
     def choose(launch, work, slots):
         return sizes[(slots + 2 * launch.across) % 3]
 
+    monkeypatch.setattr(triton_plan, "_structures", {})
     monkeypatch.setattr(triton_launch.PhaseLaunch, "_choose", choose)
     for module in (triton_launch, triton_together):
         monkeypatch.setattr(module, "processors", lambda device: 64)

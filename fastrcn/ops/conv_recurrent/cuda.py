@@ -99,8 +99,8 @@ class Program(program.Program):
     """Runs a list of steps over time on CUDA tensors. Everything is started on the current stream and nothing waited
     for, so that a CUDA graph can hold it."""
 
-    # As the triton backend's: a weight's gradient is one product per chunk, and few pixels make a slow one.
-    chunk_pixels = (1 << 15, 1 << 62)
+    # As the triton backend's.
+    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), 4, True
 
     @staticmethod
     def convolves(dtype) -> bool:

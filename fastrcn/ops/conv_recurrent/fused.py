@@ -75,15 +75,16 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     new = [Buffer(s, g.is_timed(s), width=g.channels) for s in states]
     params, masks, chunks = seq.params(g.batch), seq.mask_buffers(), chunks_of(program, g)
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
-    lead = (g.steps,) if save == Save.ALL else (max(steps for _, steps in chunks),) if seq.hoisted else ()
+    longest = max(steps for _, steps in chunks)
+    lead = (g.steps,) if save == Save.ALL else (longest,) if seq.hoisted else ()
     kept = [seq.empty(*lead, width=len(group.slots) * g.channels) for group in schedule.groups]
     scales = seq.empty_scales(*lead)
-    for first, steps in chunks:
+    for first, steps in [(0, g.steps)] if save == Save.ALL and program.runs_whole else chunks:
         time, start = span_of(g, first, steps)
         part = time if save == Save.ALL else slice(steps) if seq.hoisted else slice(None)
         data, own = [k[part] for k in kept], [None if s is None else s[part] for s in scales]
         if seq.hoisted:
-            seq.project(data, own, time)
+            seq.project(data, own, time, longest)
         buffers, factors = (seq.group_buffers(d, bool(lead), time.start) for d in (data, own))
         body = seq.forward_steps(
             buffers, factors, seq.input_buffers(time), seq.previous(states), operands, params, masks, new
@@ -209,7 +210,7 @@ def _recompute(seq, states, time) -> tuple[Any, Any]:
     data = [seq.empty(steps, width=len(group.slots) * g.channels) for group in schedule.groups]
     scales = seq.empty_scales(steps)
     if seq.hoisted:
-        seq.project(data, scales, time)
+        seq.project(data, scales, time, steps)
     inputs = {name: Buffer(b.data.flatten(0, 1), width=b.width) for name, b in seq.input_buffers(time).items()}
     previous = []
     for k in range(len(schedule.states)):

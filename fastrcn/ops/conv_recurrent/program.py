@@ -162,7 +162,12 @@ class Program:
     completed pre-activations afterwards; here they are written all the same."""
 
     chunk_pixels = (4096, 16384)
-    """Fewest and most pixels of a span of time whose gradients are taken at once."""
+    """Fewest and most pixels of a span of time whose inputs are convolved, or whose gradients are taken, at once."""
+    fewest_chunks = 8
+    """Of a sequence that has the pixels: a backward pass keeps the gradients of one chunk's pre-activations."""
+    runs_whole = False
+    """Whether all steps run as one where all pre-activations are kept; else a chunk's while its inputs' convolutions
+    are in the cache."""
 
     @staticmethod
     def convolves(dtype) -> bool:

@@ -12,8 +12,6 @@ from fastrcn.ops.conv_recurrent.layout import maps_last
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normalize, NormalizeBackward, StageCall
 from fastrcn.ops.convolution.weight import Weight
 
-_FEWEST_CHUNKS = 8
-
 
 def chunks_of(program, geometry: Geometry):
     """Spans of time, in the recurrence's order, as (first index in order, steps).
@@ -21,7 +19,7 @@ def chunks_of(program, geometry: Geometry):
     Short ones bound the memory; with few pixels a product over one would be too small to be fast."""
     fewest, most = program.chunk_pixels
     pixels = max(1, geometry.pixels)
-    steps = min(-(-geometry.steps // _FEWEST_CHUNKS), most // pixels)
+    steps = min(-(-geometry.steps // program.fewest_chunks), most // pixels)
     steps = min(geometry.steps, max(1, steps, -(-fewest // pixels)))
     return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
 
@@ -82,9 +80,16 @@ class Sequence:
         shape = (*lead, *g.map[:-1], g.channels if width is None else width)
         return memory.empty(shape, dtype or self.dtype, self.weight_hh.device)
 
-    def project(self, groups, scales, time):
+    def project(self, groups, scales, time, most):
         """Write into the groups' maps (steps,B,H,W,slots*C) what does not depend on states over a span of time, and
-        normalise those that are complete then."""
+        normalise those that are complete then; ``most`` steps at once."""
+        steps = time.stop - time.start
+        for first in range(0, steps, most):
+            part = slice(first, min(first + most, steps))
+            own = [None if s is None else s[part] for s in scales]
+            self._project([g[part] for g in groups], own, slice(time.start + part.start, time.start + part.stop))
+
+    def _project(self, groups, scales, time):
         for n, data in enumerate(groups):
             if self.begins_in_loop(n):
                 continue

@@ -45,6 +45,11 @@ def use_config(config: Config):
         _override.pop()
 
 
+def config_asked_for():
+    """That of the innermost ``use_config``, or None."""
+    return _override[-1] if _override else None
+
+
 def inputs_in_loop(pixels, channels, device):
     """Whether each step's kernel convolves the inputs too: where tiles of 128 pixels by 64 channels fill the processors
     of the device twice."""

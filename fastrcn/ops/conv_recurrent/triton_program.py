@@ -21,9 +21,10 @@ from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.conv_recurrent.triton_config import MOST_SLOTS, Config, inputs_in_loop, joins_directions
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
+from fastrcn.ops.conv_recurrent.triton_plan import Structure, structure_of
 from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 from fastrcn.ops.conv_recurrent.triton_together import run_both
-from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot, split
+from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot
 from fastrcn.ops.tf32 import allows_tf32
 from fastrcn.ops.triton_support import check_pixels, manner, problem_of, problem_of_products
 
@@ -53,7 +54,9 @@ class TritonProgram:
     own phase reads are never written. ``config`` overrides the choice of block sizes.
     """
 
-    chunk_pixels = (1 << 15, 1 << 62)
+    # Each chunk costs the host a fraction of a millisecond, in which a GPU convolves about so many pixels; and few of
+    # them make a slow product of a weight's gradient.
+    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), 4, True
 
     @staticmethod
     def convolves(dtype) -> bool:
@@ -89,7 +92,8 @@ class TritonProgram:
         self.tf32 = dtype == torch.float32 and allows_tf32()
         self.pixels = images * geometry.map_pixels
         check_pixels(self.pixels, "input at one step")
-        self.works = split(steps) if images else []
+        self.structure: Structure = structure_of(self, steps) if images and steps else Structure([])
+        self.works = self.structure.works_of(steps)
         self.launches: list[PhaseLaunch | NormLaunch] | None = None
         self.rotated: tuple[list[PhaseLaunch | NormLaunch], PhaseLaunch] | None = None
 
@@ -121,14 +125,20 @@ class TritonProgram:
             (head, *middle), tail = self.works, self.works[-1]
             if not isinstance(head, Work) or not isinstance(tail, Work):
                 return None
-            stage = head.stage
-            if stage is None or head.convolutions or head.fills or tail.stage:
+            if self.structure.joins is None:
+                self.structure.joins = self._joins(head, tail)
+            if not self.structure.joins:
                 return None
-            if not tail.takes_stage(stage, self.geometry.direction):
-                return None
-            across = PhaseLaunch(self, replace(tail, stage=stage), across=True)
+            across = PhaseLaunch(self, replace(tail, stage=head.stage), across=True)
             self.rotated = [across, *(self.launch(work) for work in middle[:-1])], PhaseLaunch(self, tail)
         return self.rotated
+
+    def _joins(self, head: Work, tail: Work):
+        """Whether the first phase's stage may be the epilogue of the last one's convolutions."""
+        stage = head.stage
+        if stage is None or head.convolutions or head.fills or tail.stage:
+            return False
+        return tail.takes_stage(stage, self.geometry.direction)
 
     def run_backward(self, start, count, last_is_first):
         """Run against the recurrence's direction; ``last_is_first``: the last of these is the sequence's first step."""

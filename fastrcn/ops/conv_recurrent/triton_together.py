@@ -26,6 +26,11 @@ class _Twins:
         self.compiled: Any = None
 
     @property
+    def plans(self):
+        """Those of both."""
+        return self.launch.plan, self.other.plan
+
+    @property
     def resident(self):
         """Whether all tiles of both run at once."""
         return 2 * self.launch.tiles <= processors(self.tensors[0].device)

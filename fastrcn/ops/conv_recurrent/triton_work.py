@@ -28,11 +28,12 @@ def is_slot(target: Buffer, slot, buffer: Buffer, channels):
 
 @dataclass
 class Work:
-    """The steps of one phase, as they are found in a list of steps."""
+    """The steps of one phase, as they are found in a list of steps; ``number``: which phase it is."""
 
     fills: list[Fill] = field(default_factory=list)
     convolutions: list[Convolution] = field(default_factory=list)
     stage: StageCall | None = None
+    number: int = -1
 
     @property
     def tensor(self):
@@ -40,6 +41,13 @@ class Work:
         if self.stage:
             return self.stage.buffers[0].data
         return (self.convolutions or self.fills)[0].target.data
+
+    def buffers(self):
+        """All maps of the steps, the stage's first, and the rows that fills begin with."""
+        found = list(self.stage.buffers) if self.stage else []
+        for step in (*self.fills, *self.convolutions):
+            found += buffers_of(step)
+        return found + [Buffer(f.row, per_row=False) for f in self.fills if f.row is not None]
 
     def targets(self):
         """Buffers that the phase completes, each once."""
