@@ -44,6 +44,8 @@ def group_bias(group, bias, channels):
     """The bias of a group's slots, packed as they are; None where there is none at all."""
     if bias is None or not any(slot.bias_blocks for slot in group.slots):
         return None
+    if all(len(slot.bias_blocks) == 1 for slot in group.slots):
+        return blocks_of(bias, [slot.bias_blocks[0] for slot in group.slots], channels)
     rows = []
     for slot in group.slots:
         parts = [bias[b * channels : (b + 1) * channels] for b in slot.bias_blocks]

@@ -127,13 +127,8 @@ class Gradients:
         d_weight_hh = None
         if needs["weight_hh"]:
             d_weight_hh = packed(seq.weight_hh, [(o, n, g.operand_blocks(o)) for n, g in groups for o in g.operands])
-        d_bias = torch.zeros_like(seq.bias) if needs["bias"] else None
+        d_bias = self._bias(groups) if needs["bias"] else None
         d_weight_ch = torch.zeros_like(seq.weight_ch) if needs["weight_ch"] else None
-        for n, group in groups:
-            if d_bias is not None and n in self.bias:
-                for p, slot in enumerate(group.slots):
-                    for block in slot.bias_blocks:
-                        d_bias[block * c : (block + 1) * c] += self.bias[n][p * c : (p + 1) * c]
         for (_, kind, index), sums in zip(schedule.params, d_params, strict=True):
             target = d_weight_ch if kind == "peephole" else d_bias
             if target is not None:
@@ -148,3 +143,20 @@ class Gradients:
             "weight_ch": d_weight_ch,
             "hx": [maps_first(d.to(seq.dtype), axes) if needs["hx"] else None for d in d_states] if seq.given else [],
         }
+
+    def _bias(self, groups):
+        """The bias' gradient, as far as it is that of pre-activations."""
+        seq, c = self.seq, self.seq.geometry.channels
+        placed = [
+            (self.bias[n][p * c : (p + 1) * c], block)
+            for n, group in groups
+            if n in self.bias
+            for p, slot in enumerate(group.slots)
+            for block in slot.bias_blocks
+        ]
+        if len(self.bias) == 1 and [block for _, block in placed] == list(range(len(seq.bias) // c)):
+            return self.bias.popitem()[1].to(seq.bias.dtype)
+        total = torch.zeros_like(seq.bias)
+        for rows, block in placed:
+            total[block * c : (block + 1) * c].add_(rows)
+        return total
