@@ -128,12 +128,12 @@ def test_a_choice_that_is_no_candidate_any_more(stale):
 
 
 def test_nothing_is_measured_while_a_graph_is_captured(monkeypatch):
-    monkeypatch.setattr(autotune, "_capturing", lambda tensor: True)
+    monkeypatch.setattr(autotune, "capturing", lambda tensor: True)
     assert choose() == (CONFIGS[0], 0)
     assert not file().exists()
-    monkeypatch.setattr(autotune, "_capturing", lambda tensor: False)
+    monkeypatch.setattr(autotune, "capturing", lambda tensor: False)
     assert choose(3, 2, 1) == (CONFIGS[2], 3)
-    monkeypatch.setattr(autotune, "_capturing", lambda tensor: True)
+    monkeypatch.setattr(autotune, "capturing", lambda tensor: True)
     assert choose() == (CONFIGS[2], 0)
 
 
