@@ -53,9 +53,9 @@ def _facts(dtype, device, ceilings):
 
 
 def main(argv=None):
-    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``dispatch``, ``models``, ``trained``
-    or ``vectors`` as first argument: see ``benchmarks.aot``, ``c3d_training``, ``dispatch``, ``models``,
-    ``trained_net``, ``vectors``."""
+    """Run; returns 1 where a contestant failed or disagreed. ``aot``, ``c3d``, ``dispatch``, ``host``, ``models``,
+    ``trained`` or ``vectors`` as first argument: see ``benchmarks.aot``, ``c3d_training``, ``dispatch``, ``host``,
+    ``models``, ``trained_net``, ``vectors``."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["aot"]:
         from benchmarks import aot
@@ -69,6 +69,10 @@ def main(argv=None):
         from benchmarks import dispatch
 
         return dispatch.main(argv[1:], _facts)
+    if argv[:1] == ["host"]:
+        from benchmarks import host
+
+        return host.main(argv[1:], _facts)
     if argv[:1] == ["models"]:
         from benchmarks import models
 
@@ -87,6 +91,7 @@ def main(argv=None):
         epilog="python -m benchmarks aot: what the Triton kernels compile to, without a GPU. "
         "python -m benchmarks c3d: a small C3D trained fused and unfused. "
         "python -m benchmarks dispatch: the backends on this GPU, for the automatic choice between them. "
+        "python -m benchmarks host: what a training step takes the processor that starts a GPU's work. "
         "python -m benchmarks models: every model, fused and plain. "
         "python -m benchmarks trained: a net with published weights, as it is and fused. "
         "python -m benchmarks vectors: LSTM, GRU and RNN of vectors against torch.nn's own code",

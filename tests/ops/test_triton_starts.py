@@ -3,6 +3,7 @@
 A process has one driver, so this needs a process of its own.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +23,17 @@ def test_starts():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/triton_starts.py"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has a driver of its own")
+@pytest.mark.triton
+@pytest.mark.slow
+def test_what_a_step_takes_the_host(tmp_path):
+    """``python -m benchmarks host``: a row of times for each layer."""
+    command = [sys.executable, "-m", "benchmarks", "host", "--rounds", "1", "--steps", "5", "--out", str(tmp_path)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert found.returncode == 0, found.stderr[-2000:]
+    rows = json.loads((tmp_path / "host.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["lstm", "gru", "rnn"]
+    assert all(len(row["seconds"]) == 4 and min(row["seconds"].values()) > 0 for row in rows)
+    assert all(row["kind"] in line for row, line in zip(rows, found.stdout.splitlines()[4:], strict=False))

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import fastrcn
+from benchmarks import cuda_driver
 from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv3d_relu_maxpool3d.method import use_method
-from fastrcn.ops.conv_recurrent import triton_launch, triton_program, triton_time_loop, triton_together
+from fastrcn.ops.conv_recurrent import triton_launch, triton_time_loop
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
-from fastrcn.ops.relu_maxpool3d import triton_passes
-from tests.helpers import cuda_driver, normed
+from tests.helpers import normed
 from tests.helpers.cells import SUBJECTS, Case, make_tensors, run_package
 from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
 
@@ -25,12 +25,7 @@ CASE = Case(steps=6, batch=2, inputs=16, channels=16, height=9, width=8, states=
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        found = cuda_driver.install(tmp_path_factory.mktemp("driver"), monkeypatch)
-        for module in (triton_program, triton_passes):
-            monkeypatch.setattr(module, "problem_of", lambda dtype, device: None)
-        for module in (triton_launch, triton_together):
-            monkeypatch.setattr(module, "processors", lambda device: cuda_driver.PROCESSORS)
-        yield found
+        yield cuda_driver.install(tmp_path_factory.mktemp("driver"), monkeypatch)
 
 
 def calls_of(loop):

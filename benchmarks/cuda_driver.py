@@ -10,6 +10,9 @@ from types import SimpleNamespace
 
 import torch
 
+from fastrcn.ops.conv_recurrent import triton_launch, triton_program, triton_together
+from fastrcn.ops.relu_maxpool3d import triton_passes
+
 PROCESSORS = 132
 _TYPES = {"64": ctypes.c_uint64, "32": ctypes.c_int32, "16": ctypes.c_int16, "8": ctypes.c_int8}
 
@@ -28,8 +31,9 @@ class Start:
     code: str = field(compare=False, repr=False)
 
 
-def install(folder, monkeypatch) -> list[Start]:
-    """Make it Triton's driver, and have the package take CPU tensors for a GPU's. Returns the list of all starts."""
+def install(folder, monkeypatch, record=True) -> list[Start]:
+    """Make it Triton's driver, and have the package take CPU tensors for a GPU's. Returns the list of all starts, which
+    stays empty unless they are to be recorded: that takes longer than to start a kernel."""
     import triton
     from triton.backends.nvidia import driver
 
@@ -63,7 +67,8 @@ def install(folder, monkeypatch) -> list[Start]:
         values = tuple(kind.from_address(parameters[n]).value for n, kind in enumerate(types))
         starts.append(Start(name, tuple(sizes[:3]), sizes[3], sizes[4], bool(sizes[5]), values, code))
 
-    cuda.set_listener(started)
+    if record:
+        cuda.set_listener(started)
     monkeypatch.setattr(triton.knobs.runtime, "kernel_load_end_hook", loaded)
     made = driver.CudaDriver()
     made.get_current_device = lambda: 0
@@ -74,4 +79,8 @@ def install(folder, monkeypatch) -> list[Start]:
     triton.runtime.driver.set_active(made)
     gpu = SimpleNamespace(major=9, minor=0, multi_processor_count=PROCESSORS)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: gpu)
+    for module in (triton_program, triton_passes):
+        monkeypatch.setattr(module, "problem_of", lambda dtype, device: None)
+    for module in (triton_launch, triton_together):
+        monkeypatch.setattr(module, "processors", lambda device: PROCESSORS)
     return starts
