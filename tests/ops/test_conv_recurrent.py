@@ -151,8 +151,8 @@ def test_many_chunks_really_has_many():
     case = CASES["many_chunks"]
     schedule = schedule_of(SUBJECTS["lstm"].cell.key)
     geometry = Geometry(schedule, case.steps, case.batch, 3, (case.height, case.width), (1, 1), (1, 1), None, False)
-    assert len(chunks_of(Program, geometry)) > 2
-    assert sum(steps for _, steps in chunks_of(Program, geometry)) == case.steps
+    assert len(chunks_of(Program, geometry, True)) > 2
+    assert sum(steps for _, steps in chunks_of(Program, geometry, True)) == case.steps
 
 
 def function_of_tensors(subject, case, backend):

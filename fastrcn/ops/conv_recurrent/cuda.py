@@ -100,7 +100,7 @@ class Program(program.Program):
     for, so that a CUDA graph can hold it."""
 
     # As the triton backend's.
-    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), 4, True
+    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), (4, 8), True
 
     @staticmethod
     def convolves(dtype) -> bool:

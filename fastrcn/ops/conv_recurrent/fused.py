@@ -73,7 +73,7 @@ def forward(program, geometry, inputs, weight_ih, weight_hh, bias, weight_ch, hx
     states[0] = torch.empty((g.steps, *g.map), dtype=seq.dtype, device=weight_hh.device)
     operands = {o: Buffer(seq.empty(), width=g.channels) for o in schedule.computed_operands}
     new = [Buffer(s, g.is_timed(s), width=g.channels) for s in states]
-    params, masks, chunks = seq.params(g.batch), seq.mask_buffers(), chunks_of(program, g)
+    params, masks, chunks = seq.params(g.batch), seq.mask_buffers(), chunks_of(program, g, save == Save.ALL)
     # Pre-activations: of all steps to keep them, of a chunk where they are made ahead, else of the step at hand.
     longest = max(steps for _, steps in chunks)
     lead = (g.steps,) if save == Save.ALL else (longest,) if seq.hoisted else ()
@@ -117,7 +117,7 @@ def backward(
     result = Gradients(seq, needs)
     threads = torch.get_num_threads()
     d_params = [_parameter_sums(seq, kind, threads) for _, kind, _ in schedule.params]
-    chunks = chunks_of(program, g)
+    chunks = chunks_of(program, g, bool(kept))
     longest = max(steps for _, steps in chunks)
     d_groups = [seq.empty(longest, width=len(group.slots) * c) for group in schedule.groups]
     operands = {o: seq.empty(longest) for o in schedule.computed_operands}

@@ -163,8 +163,9 @@ class Program:
 
     chunk_pixels = (4096, 16384)
     """Fewest and most pixels of a span of time whose inputs are convolved, or whose gradients are taken, at once."""
-    fewest_chunks = 8
-    """Of a sequence that has the pixels: a backward pass keeps the gradients of one chunk's pre-activations."""
+    fewest_chunks = 8, 8
+    """Of a sequence that has the pixels, where all pre-activations are kept, and where only one chunk's are: a backward
+    pass has the gradients of one chunk's."""
     runs_whole = False
     """Whether all steps run as one where all pre-activations are kept; else a chunk's while its inputs' convolutions
     are in the cache."""

@@ -13,13 +13,14 @@ from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, Fill, Normal
 from fastrcn.ops.convolution.weight import Weight
 
 
-def chunks_of(program, geometry: Geometry):
-    """Spans of time, in the recurrence's order, as (first index in order, steps).
+def chunks_of(program, geometry: Geometry, kept):
+    """Spans of time, in the recurrence's order, as (first index in order, steps); ``kept``: whether the pre-activations
+    of all steps are.
 
     Short ones bound the memory; with few pixels a product over one would be too small to be fast."""
     fewest, most = program.chunk_pixels
     pixels = max(1, geometry.pixels)
-    steps = min(-(-geometry.steps // program.fewest_chunks), most // pixels)
+    steps = min(-(-geometry.steps // program.fewest_chunks[not kept]), most // pixels)
     steps = min(geometry.steps, max(1, steps, -(-fewest // pixels)))
     return [(first, min(steps, geometry.steps - first)) for first in range(0, geometry.steps, steps)]
 

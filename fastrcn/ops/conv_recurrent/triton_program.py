@@ -56,7 +56,7 @@ class TritonProgram:
 
     # Each chunk costs the host a fraction of a millisecond, in which a GPU convolves about so many pixels; and few of
     # them make a slow product of a weight's gradient.
-    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), 4, True
+    chunk_pixels, fewest_chunks, runs_whole = (1 << 17, 1 << 62), (4, 8), True
 
     @staticmethod
     def convolves(dtype) -> bool:
