@@ -54,9 +54,18 @@ class FourLSTMs(Cell):
         return first + second + third + fourth, c, d, e, f
 
 
+class TwoLevels(Cell):
+    """Twenty gates, ten of which wait for the other ten."""
+
+    def step(self, x, h):
+        inner = sum(map(tanh, _gates(10, x, h))) / 10
+        return sum(map(tanh, _gates(10, x, inner))) / 10
+
+
 MANY_GATES = {
     "highway_lstm": HighwayLSTM(),
     "st_lstm": STLSTM(),
     "two_lstms": TwoLSTMs(),
     "four_lstms": FourLSTMs(),
+    "two_levels": TwoLevels(),
 }

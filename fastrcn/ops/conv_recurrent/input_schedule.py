@@ -13,6 +13,11 @@ def use_schedule(name):
     return _schedule.use(name)
 
 
+def asked_schedule() -> str | None:
+    """The schedule asked for, or None."""
+    return _schedule.asked
+
+
 def in_loop(program, geometry, dtype, device) -> bool:
     """The schedule asked for, else what the backend's program prefers."""
     asked = _schedule.asked

@@ -10,7 +10,7 @@ import torch
 
 from fastrcn.ops.conv_recurrent.program import Buffer
 from fastrcn.ops.conv_recurrent.triton_config import Config, choose
-from fastrcn.ops.conv_recurrent.triton_plan import PhasePlan, alignment, plan_phase, slots_of
+from fastrcn.ops.conv_recurrent.triton_plan import PhasePlan, alignment, plan_phase
 from fastrcn.ops.conv_recurrent.triton_work import Work
 from fastrcn.ops.triton_support import processors
 
@@ -64,7 +64,7 @@ class PhaseLaunch:
             return plan_phase(self.program, work, self.across, config)
         plans, key = self.program.structure.plans, (work.number, self.across)
         if key not in plans:
-            slots = len(slots_of(work, self.program.geometry.channels))
+            slots = len(work.slots(self.program.geometry.channels))
             config = self.program.config or self._choose(work, slots)
             plans[key] = plan_phase(self.program, work, self.across, config)
         return plans[key]

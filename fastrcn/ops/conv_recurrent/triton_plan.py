@@ -164,11 +164,6 @@ def plan_phase(program: TritonProgram, work: Work, across, config: Config) -> Ph
     return _Planner(program, work, across, config).plan()
 
 
-def slots_of(work: Work, channels):
-    """What a phase completes, slot by slot, as (target, number of the slot)."""
-    return [(t, p) for t in work.targets() for p in range(t.width // channels)]
-
-
 class _Planner:
     def __init__(self, program: TritonProgram, work: Work, across, config: Config):
         self.program, self.work, self.across, self.config = program, work, across, config
@@ -184,7 +179,7 @@ class _Planner:
         program, work, config, g, stage = (
             self.program, self.work, self.config, self.program.geometry, self.work.stage
         )  # fmt: skip
-        targets, slots = work.targets(), slots_of(work, g.channels)
+        targets, slots = work.targets(), work.slots(g.channels)
         taken: list[int | None] = []
         places: list[Place] = []
         if stage:

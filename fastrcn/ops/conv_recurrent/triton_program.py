@@ -22,6 +22,7 @@ from fastrcn.ops.conv_recurrent.triton_config import MOST_SLOTS, Config, inputs_
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
 from fastrcn.ops.conv_recurrent.triton_plan import Structure, structure_of
+from fastrcn.ops.conv_recurrent.triton_sums import most_sums
 from fastrcn.ops.conv_recurrent.triton_time_loop import Loop
 from fastrcn.ops.conv_recurrent.triton_together import run_both
 from fastrcn.ops.conv_recurrent.triton_work import Norm, Work, is_slot
@@ -34,11 +35,10 @@ def can_run(subject: Subject, dtype, device):
     problem = problem_of(dtype, device) or problem_of_products(device)
     if problem:
         return False, problem
-    schedule = schedule_of(subject[0])
-    slots = max(sum(len(group.slots) for group in schedule.groups), len(schedule.operands))
-    if slots > MOST_SLOTS:
-        return False, f"its kernels have room for {MOST_SLOTS} sums of convolutions, this cell has {slots}"
-    norms = ", one or two per normalisation" if schedule.normalizes else ""
+    sums = most_sums(subject[0])
+    if sums > MOST_SLOTS:
+        return False, f"its kernels have room for {MOST_SLOTS} sums of convolutions, a phase of this cell has {sums}"
+    norms = ", one or two per normalisation" if schedule_of(subject[0]).normalizes else ""
     return True, manner("one kernel launch per phase and step, or one for many steps" + norms)
 
 

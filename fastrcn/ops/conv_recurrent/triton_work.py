@@ -56,6 +56,10 @@ class Work:
             found.setdefault(maps_key(step.target), step.target)
         return list(found.values())
 
+    def slots(self, channels):
+        """What the phase has an accumulator for, as (target, which of its ``channels``)."""
+        return [(target, slot) for target in self.targets() for slot in range(target.width // channels)]
+
     def takes_stage(self, stage: StageCall, lag=0):
         """Whether a stage may be the epilogue: it must neither write what other tiles' convolutions still read nor have
         very many maps."""
