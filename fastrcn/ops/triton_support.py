@@ -16,6 +16,11 @@ _LEAST_CAPABILITY = 8
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def _version(module):
+    """(major, minor)."""
+    return tuple(int(part) for part in module.__version__.split(".")[:2])
+
+
 @cache
 def _triton_problem():
     """Why Triton cannot be used, or None."""
@@ -23,9 +28,19 @@ def _triton_problem():
         import triton
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
-    found = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if found < _OLDEST:
+    if _version(triton) < _OLDEST:
         return f"it needs Triton {'.'.join(map(str, _OLDEST))} or later, this is {triton.__version__}"
+    return None
+
+
+def _interpreter_problem():
+    """Why Triton's interpreter cannot be used, or None."""
+    import numpy
+    import triton
+
+    # It makes a number of an array of one, which NumPy took back.
+    if _version(triton) < (3, 7) and _version(numpy) >= (2, 4):
+        return f"the interpreter of Triton {triton.__version__} needs NumPy before 2.4, this is {numpy.__version__}"
     return None
 
 
@@ -46,6 +61,8 @@ def problem_of(dtype, device):
         return problem
     if device != "cuda" and not (device == "cpu" and interpreting()):
         return f"it runs on cuda tensors, or with TRITON_INTERPRET=1 on cpu tensors; these are on {device}"
+    if device == "cpu" and (problem := _interpreter_problem()):
+        return problem
     if dtype not in _TYPES:
         return f"it has float32, float16 and bfloat16, these are {str(dtype).removeprefix('torch.')}"
     return None

@@ -22,11 +22,12 @@ TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 @pytest.fixture
 def rows(tmp_path):
     """A function: what ``python -m benchmarks aot --json`` finds, compiled afresh."""
-    return partial(_rows, tmp_path)
+    return partial(compiled, tmp_path)
 
 
-def _rows(cache, *arguments):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(cache)}
+def compiled(cache, *arguments, environment=os.environ):
+    """The rows that ``python -m benchmarks aot`` prints."""
+    environment = {k: v for k, v in environment.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "benchmarks", "aot", "--json", *arguments]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert found.returncode == 0, found.stderr[-4000:]

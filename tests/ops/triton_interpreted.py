@@ -4,8 +4,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
+import triton
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastrcn
@@ -275,6 +277,12 @@ def test_can_run_says_why_not(monkeypatch):
         ok, reason = can_run(subject, torch.float16, "cuda")
         assert ok is expected
         assert ok or "needs a GPU of compute capability 8.0 or later, this is 7.5" in reason
+    monkeypatch.setattr(triton, "__version__", "3.6.0")
+    for version, expected in (("2.3.5", True), ("2.4.0", False)):
+        monkeypatch.setattr(numpy, "__version__", version)
+        ok, reason = can_run(subject, torch.float32, "cpu")
+        assert ok is expected
+        assert ok or "the interpreter of Triton 3.6.0 needs NumPy before 2.4, this is 2.4.0" in reason
     monkeypatch.delenv("TRITON_INTERPRET")
     ok, reason = can_run(subject, torch.float32, "cpu")
     assert not ok
