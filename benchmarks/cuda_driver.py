@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -34,7 +35,8 @@ class Start:
 def install(folder, monkeypatch, record=True) -> list[Start]:
     """Make it Triton's driver, and have the package take CPU tensors for a GPU's. Returns the list of all starts, which
     stays empty unless they are to be recorded: that takes longer than to start a kernel."""
-    import triton
+    import triton.runtime
+    from triton import knobs
     from triton.backends.nvidia import driver
 
     # Asked now, while it finds no driver, PyTorch does not ask this one later.
@@ -58,8 +60,8 @@ def install(folder, monkeypatch, record=True) -> list[Start]:
             next(Path(path).read_text() for file, path in files.items() if file.endswith(end))
             for end in (".source", ".ptx")
         )
-        entry = re.search(rf"\.entry {re.escape(name)}\((.*?)\)", ptx, re.S)
-        layouts[function] = name, [_TYPES[size] for size in re.findall(r"\.param \.\w(\d+)", entry[1])], code
+        (parameters,) = re.findall(rf"\.entry {re.escape(name)}\((.*?)\)", ptx, re.S)
+        layouts[function] = name, [_TYPES[size] for size in re.findall(r"\.param \.\w(\d+)", parameters)], code
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_void_p))
     def started(function, sizes, parameters):
@@ -69,8 +71,8 @@ def install(folder, monkeypatch, record=True) -> list[Start]:
 
     if record:
         cuda.set_listener(started)
-    monkeypatch.setattr(triton.knobs.runtime, "kernel_load_end_hook", loaded)
-    made = driver.CudaDriver()
+    monkeypatch.setattr(knobs.runtime, "kernel_load_end_hook", loaded)
+    made: Any = driver.CudaDriver()
     made.get_current_device = lambda: 0
     made.set_current_device = lambda device: None
     made.get_current_stream = lambda device: 0
