@@ -1,6 +1,6 @@
-"""The library's convolutions, of maps (H,W) or (D,H,W), and those on dense channels-last maps that add to their
-target."""
+"""The library's convolutions, of maps (H,W) or (D,H,W), and those on dense channels-last maps into a target."""
 
+import torch
 import torch.nn.functional as F
 
 
@@ -24,3 +24,16 @@ def add_convolution(target, x, weight, padding, stride, dilation):
         target.view(-1, c_out).addmm_(x.view(-1, c_in), weight.reshape(c_out, c_in).t())
         return
     target += convolution(x.movedim(-1, 1), weight, None, stride, padding, dilation).movedim(1, -1)
+
+
+def put_convolution(target, x, weight, bias, padding, stride, dilation):
+    """target = convolution(x, weight) + ``bias``, a row or None, by the library: what was there need not be read."""
+    if x.numel() == 0:
+        target.copy_(bias) if bias is not None else target.zero_()
+        return
+    c_out, c_in, *kernel = weight.shape
+    if is_product(kernel, stride, padding):
+        rows, pixels, matrix = target.view(-1, c_out), x.view(-1, c_in), weight.reshape(c_out, c_in).t()
+        torch.mm(pixels, matrix, out=rows) if bias is None else torch.addmm(bias, pixels, matrix, out=rows)
+        return
+    target.copy_(convolution(x.movedim(-1, 1), weight, bias, stride, padding, dilation).movedim(1, -1))

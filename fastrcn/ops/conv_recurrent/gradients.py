@@ -26,9 +26,15 @@ class Gradients:
     def __init__(self, seq, needs):
         self.seq, self.needs = seq, needs
         schedule, g = seq.schedule, seq.geometry
+        # The library's convolution begins an input's gradient over a span of time, others add to it.
+        self.begun: set[tuple[int, int]] = set()
         self.d_inputs = [
-            torch.zeros((*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device) if needed else None
-            for x, needed in zip(seq.inputs, needs["inputs"], strict=True)
+            (torch.empty if self._begins(k) else torch.zeros)(
+                (*x.shape[:2], *x.shape[3:], x.shape[2]), dtype=x.dtype, device=x.device
+            )
+            if needed
+            else None
+            for k, (x, needed) in enumerate(zip(seq.inputs, needs["inputs"], strict=True))
         ]
         self.totals: dict = {}
         self.reflected: dict = {}
@@ -85,19 +91,26 @@ class Gradients:
             _add_weight_gradient(x, flat, shape, g.stride, g.dilation, padding, self.totals[name, n])
         if self.needs["inputs"][k]:
             dx, rows = self.d_inputs[k][time].flatten(0, 1), seq.input_weights[name, n]
+            begins = self._begins(k) and (k, time.start) not in self.begun
+            self.begun.add((k, time.start))
             # What is left of the kernel's reach: the padding of the convolution with the reflected weight.
             rest = [d * (k - 1) - p for d, k, p in zip(g.dilation, weight.shape[2:], padding, strict=True)]
             one = (1,) * g.axes
             if g.stride == one and min(rest) >= 0:
                 if (name, n) not in self.reflected:
                     self.reflected[name, n] = Weight(rows.data, True)
-                seq.convolve(flat, dx, self.reflected[name, n], rest, one, g.dilation)
+                seq.convolve(flat, dx, self.reflected[name, n], rest, one, g.dilation, begins)
                 return
             found, _, _ = torch.ops.aten.convolution_backward(
                 maps_first(flat, g.axes), maps_first(x, g.axes), rows.data, None, g.stride, padding, g.dilation,
                 False, [0] * g.axes, 1, [True, False, False],
             )  # fmt: skip
-            dx += maps_last(found, g.axes)
+            found = maps_last(found, g.axes)
+            dx.copy_(found) if begins else dx.add_(found)
+
+    def _begins(self, k):
+        """Whether the first convolution that gives the gradient of input ``k`` over a span of time need not add."""
+        return self.seq.is_by_library(self.seq.weight_ih[k].shape[2:])
 
     def finish(self, d_states, d_params):
         """All gradients, in the layouts of what they belong to."""

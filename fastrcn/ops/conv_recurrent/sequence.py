@@ -5,7 +5,7 @@ from typing import Any
 
 from fastrcn import memory
 from fastrcn.compiler.signature import forward_signatures
-from fastrcn.ops.conv_recurrent.convolution import add_convolution
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, put_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.layout import maps_last
@@ -94,13 +94,16 @@ class Sequence:
         for n, data in enumerate(groups):
             if self.begins_in_loop(n):
                 continue
-            flat = data.flatten(0, 1)
-            flat.copy_(self.bias_rows[n]) if self.bias_rows[n] is not None else flat.zero_()
+            flat, bias, begun = data.flatten(0, 1), self.bias_rows[n], False
             for name in self.schedule.groups[n].inputs:
                 if (name, n) in self.input_weights:
                     weight, g = self.input_weights[name, n], self.geometry
                     padding = g.input_padding(weight.shape[2:])
-                    self.convolve(self.input(name, time).flatten(0, 1), flat, weight, padding, g.stride, g.dilation)
+                    source = self.input(name, time).flatten(0, 1)
+                    self.convolve(source, flat, weight, padding, g.stride, g.dilation, not begun, bias)
+                    begun = True
+            if not begun:
+                flat.copy_(bias) if bias is not None else flat.zero_()
             group = self.schedule.groups[n]
             if group.eps is not None and not group.operands:
                 self.run([Normalize(self.flat(data), self.flat(scales[n]), group.eps)], len(flat))
@@ -130,11 +133,21 @@ class Sequence:
             for group in self.schedule.groups
         ]
 
-    def convolve(self, source, target, weight, padding, stride, dilation):
-        """target += convolution of source, for all maps at once."""
-        if all(k == 1 for k in weight.shape[2:]) or not self.program.convolves(self.dtype):
-            add_convolution(target, source, weight.dense(), padding, stride, dilation)
+    def is_by_library(self, kernel):
+        """Whether convolutions of many steps at once are the library's."""
+        return all(k == 1 for k in kernel) or not self.program.convolves(self.dtype)
+
+    def convolve(self, source, target, weight, padding, stride, dilation, begins=False, bias=None):
+        """target += convolution of source, for all maps at once. Where it ``begins`` the target, whatever is there does
+        not count, but ``bias``, a row or None, does."""
+        if self.is_by_library(weight.shape[2:]):
+            if begins:
+                put_convolution(target, source, weight.dense(), bias, padding, stride, dilation)
+            else:
+                add_convolution(target, source, weight.dense(), padding, stride, dilation)
             return
+        if begins:
+            target.copy_(bias) if bias is not None else target.zero_()
         # The target may be an input's gradient, which has another map than the states.
         geometry = replace(self.geometry, size=tuple(target.shape[1:-1]))
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])
