@@ -19,6 +19,7 @@ from fastrcn.compiler.emit_triton_walk import walk_source
 from fastrcn.functional import conv_recurrent_both
 from fastrcn.ops.conv_recurrent import triton_launch, triton_plan, triton_time_loop, triton_together, triton_walk
 from fastrcn.ops.conv_recurrent.triton_config import Config
+from fastrcn.ops.conv_recurrent.triton_walk import walk_options
 from tests.helpers import normed
 from tests.helpers.cells import SUBJECTS, Case, gradients, make_tensors, run_package
 from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
@@ -257,4 +258,6 @@ def test_what_a_walk_is_launched_with(monkeypatch, many_tiles):
     pixels = 2 * 5 * 4
     grid = -(-pixels // 16) * 2, 1
     assert [call[:4] for call in calls] == [(grid, 2, [direction] * 2, 0) for direction in (1, -1)]
-    assert all(call[-1]["launch_cooperative_grid"] for call in calls)
+    # A thread has up to 255 registers, a processor 64 K: here four warps ask for all that a thread may have.
+    assert all(call[-1]["launch_cooperative_grid"] and call[-1]["maxnreg"] == 255 for call in calls)
+    assert walk_options({"num_warps": 16})["maxnreg"] * 16 * 32 == 1 << 16

@@ -17,6 +17,13 @@ def can_walk(launches):
     return all(a.options == one.options and a.directions == one.directions for a in launches)
 
 
+def walk_options(options):
+    """Options of the walk's kernel, from those of its phases' kernels. No processor has a second program, so that one
+    may take all registers; else the compiler leaves room for more programs, for which it may even spill."""
+    registers = min(255, (1 << 16) // (32 * options["num_warps"]))
+    return options | {"launch_cooperative_grid": True, "maxnreg": registers}
+
+
 def walk(calls, following, turns):
     """Take ``turns`` steps in one launch, none of them the sequence's first. ``calls``: those of the first of them, as
     (launch, its arguments); ``following``: those of the second."""
@@ -36,7 +43,7 @@ def walk(calls, following, turns):
         return
     constants = by_phase(launch.constants for launch in launches)
     kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, Walk(tuple(a.phase for a in launches)))
-    options = one.options if interpreting() else one.options | {"launch_cooperative_grid": True}
+    options = one.options if interpreting() else walk_options(one.options)
     grid = max(launch.tiles for launch in launches), one.directions
     compiled = kernel[grid](*arguments, **constants, **options)
     if compiled is not None:  # as a phase's launch
