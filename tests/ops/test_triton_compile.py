@@ -17,6 +17,13 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+SCALAR = {80: "FFMA", 90: "FFMA", 100: "FFMA2"}
+WALKS = {f"lstm.{way}": (1, 1) for way in ("fwd", "bwd")}
+WALKS |= {f"{cell}.{way}": (2, 2) for cell in ("gru", "stacked_candidate") for way in ("fwd", "bwd")}
+WALKS |= {"gru_after.fwd": (1, 1), "gru_after.bwd": (1, 2)}
+"""Of the kernels that walk over time: how many phases a step has, and loops with products."""
+FIRST, SECOND = ("--phase", "fwd0"), ("--phase", "fwd1")
+EVERY_STEP = ("--phase", "fwd0", "fwd1", "bwd0", "bwd1")
 
 
 @pytest.fixture
@@ -34,23 +41,25 @@ def compiled(cache, *arguments, environment=os.environ):
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-def check(row):
-    what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
-    assert row["tensor_core"], f"{what}: no tensor core instruction in the main loop"
-    assert row["instruction"] == TENSOR_CORE[row["arch"]], f"{what}: {row['instruction']}"
-    assert not row["loop_local"], f"{what}: {row['loop_local']} accesses to local memory in the main loop"
+def check(row, exact=False):
+    what, mix = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}", row["mix"]
+    assert mix.get("fp32" if exact else "tensor"), f"{what}: no products in the main loop"
+    assert row["instruction"] == (SCALAR if exact else TENSOR_CORE)[row["arch"]], f"{what}: {row['instruction']}"
+    assert "local" not in mix, f"{what}: {mix['local']} accesses to local memory in the main loop"
     assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
     assert row["shared"] <= SHARED[row["arch"]], f"{what}: {row['shared']} bytes of shared memory"
     if row["kernel"] == "lstm.bwd0" and row["arch"] == 90 and row["dtype"] == "bfloat16":
         # Two blocks of 256 threads per processor; with peepholes it is one. Whole, the stage would spill.
         assert row["registers"] <= 128, f"{what}: {row['registers']} registers"
-    assert row["loop_wide_loads"], f"{what}: no 16-byte loads in the main loop"
-    phases = {"lstm": 1, "gru": 2, "stacked_candidate": 2}[row["kernel"].split(".")[0]] if row["persistent"] else 0
-    # After each phase all programs meet, and no load may find what was in a cache before.
-    assert row["grid_barriers"] == phases, f"{what}: {row['grid_barriers']} grid barriers, expected {phases}"
-    if phases:
+    assert {"tma", "async.128", "load.128"} & mix.keys(), f"{what}: no 16-byte loads in the main loop"
+    if row["persistent"]:
+        phases, loops = WALKS[row["kernel"]]
+        # After each phase all programs meet, and no load may find what was in a cache before.
+        assert row["grid_barriers"] == phases, f"{what}: {row['grid_barriers']} grid barriers, expected {phases}"
         assert not row["read_only_loads"], f"{what}: {row['read_only_loads']} loads by the read-only cache"
-        assert row["main_loops"] == phases, f"{what}: {row['main_loops']} loops with products, expected {phases}"
+        assert row["main_loops"] == loops, f"{what}: {row['main_loops']} loops with products, expected {loops}"
+    else:
+        assert not row["grid_barriers"], f"{what}: {row['grid_barriers']} grid barriers"
 
 
 @pytest.mark.triton
@@ -58,20 +67,47 @@ def check(row):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--cells", "lstm", "--arch", "80", "90", "100"),
-        ("--cells", "lstm", "--arch", "80", "90", "100", "--dtype", "float32"),
-        ("--cells", "gru", "--arch", "90"),
-        ("--cells", "rnn_tanh", "rnn_relu", "lstm_peephole", "--largest"),
-        ("--cells", "gru", "gru_after", "stacked", "stacked_candidate", "--largest"),
-        ("--cells", "lstm", "gru", "--arch", "90", "--schedule", "in_loop", "--largest"),
-        ("--cells", "lstm", "--arch", "90", "--phase", "fwd0", "--dtype", "float16", "--channels", "48"),
+        ("--cells", "lstm", *EVERY_STEP),
+        ("--cells", "lstm", "--dtype", "float32", *EVERY_STEP),
+        ("--cells", "gru", "--arch", "90", *EVERY_STEP),
+        ("--cells", "rnn_tanh", "rnn_relu", "lstm_peephole", "--largest", *EVERY_STEP),
+        ("--cells", "gru", "gru_after", "stacked", "stacked_candidate", "--largest", *EVERY_STEP),
+        ("--cells", "lstm", "gru", "--schedule", "in_loop", "--largest", *FIRST),
+        ("--cells", "lstm", "--arch", "90", "--dtype", "float16", "--channels", "48", *FIRST),
         ("--cells", "lstm", "gru", "--arch", "90", "--persistent"),
         ("--cells", "gru", "--arch", "80", "100", "--persistent", "--both", "--largest"),
+        ("--cells", "gru_after", "--arch", "100", "--persistent", "--largest"),
         ("--cells", "stacked_candidate", "--dtype", "float32", "--arch", "90", "--persistent", "--largest"),
-        ("--cells", "lstm_peephole", "--arch", "80", "90", "100", "--both", "--largest"),
-        ("--cells", "highway_lstm", "st_lstm", "two_lstms", "--arch", "90", "--phase", "fwd0", "--largest"),
-        ("--cells", "two_lstms", "four_lstms", "--arch", "80", "--phase", "fwd0", "--largest"),
-        ("--cells", "lstm", "--kernel", "3", "3", "3", "--phase", "fwd0", "--largest"),
+        ("--cells", "lstm_peephole", "--both", "--largest", *EVERY_STEP),
+        (
+            "--cells",
+            "highway_lstm",
+            "st_lstm",
+            "two_lstms",
+            "two_levels",
+            "--arch",
+            "90",
+            "--phase",
+            "fwd0",
+            "--largest",
+        ),
+        ("--cells", "two_lstms", "four_lstms", "--arch", "80", "--largest", *FIRST),
+        ("--cells", "lstm", "--kernel", "3", "3", "3", "--largest", *FIRST),
+        ("--cells", "lstm", "--dtype", "float32", "--exact", "--no-lengths", "--arch", "90", "100", "--largest"),
+        ("--cells", "gru", "--save", "states", "--arch", "80", "--largest", "--phase", "again0", "again1", "end0"),
+        ("--cells", "lstm_peephole", "--full", "--no-lengths", "--kernel", "1", "5", "--arch", "80", "--largest"),
+        ("--cells", "lstm_zoneout", "lstm_hard_sigmoid", "--arch", "100", "--phase", "bwd0", "--largest"),
+        (
+            "--cells",
+            "gru_layer_norm",
+            "gru_dropout",
+            "lstm_conv_peephole",
+            "--arch",
+            "90",
+            "--phase",
+            "fwd1",
+            "--largest",
+        ),
     ],
     ids=" ".join,
 )
@@ -79,12 +115,11 @@ def test_shipped_configurations(arguments, rows):
     found = rows(*arguments)
     assert found
     for row in found:
-        check(row)
+        check(row, "--exact" in arguments)
         # Every row of channels begins at a multiple of 16 bytes.
+        narrow = [kind for kind in row["mix"] if re.fullmatch(r"(async|load)\.(8|16|32|64)", kind)]
         if not has_less_than_16_bytes_a_thread(row):
-            assert not row["loop_narrow_loads"], (
-                f"{row['kernel']} sm_{row['arch']}: {row['loop_narrow_loads']} narrow loads"
-            )
+            assert not narrow, f"{row['kernel']} sm_{row['arch']} {row['config']}: narrow loads {narrow}"
 
 
 def has_less_than_16_bytes_a_thread(row):

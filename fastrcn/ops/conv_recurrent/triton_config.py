@@ -86,6 +86,11 @@ def shipped(capability: int, itemsize: int, slots: int, exact: bool = False, map
     in a thread, four where the maps are many. Where operands pass through registers too, on sm_80 and in ``exact``
     float32 (without tensor cores), four accumulators of 64 channels do not fit, and more than four nowhere; in
     ``exact`` float32 these do not of 32 channels. More than eight, up to ``MOST_SLOTS``, fit in the smallest tiles.
+
+    Triton 3.7 has the compiler of sm_100 take a cheaper allocation of registers (``--regAllocOptLevel=2``, against an
+    error of that compiler), which keeps two programs of 256 threads to a processor at the price of a spill where it
+    could do without: one address of 8 bytes, after the main loop, in the backward of the ConvLSTM with convolved
+    peepholes at 128 by 64. With more registers nothing spills and one program is left, so it stays.
     """
     k = 64 if itemsize == 2 else 32
     if has_many_maps(maps):
