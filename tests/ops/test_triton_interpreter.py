@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
         "triton_walk_interpreted.py",
         "triton_volumes_interpreted.py",
         "conv3d_triton_interpreted.py",
+        "triton_offsets_interpreted.py",
     ],
 )
 def test_in_the_interpreter(file):
