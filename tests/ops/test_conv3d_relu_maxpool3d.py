@@ -167,6 +167,17 @@ def test_thin_maps(size):
 
 
 @pytest.mark.parametrize("window", ["none", "2x2x2"])
+@pytest.mark.parametrize("name", ["strided_7x7x7", "pointwise", "groups", "many_inputs"])
+def test_views_of_the_bias(name, window):
+    """Every second value of a longer one, and one value for all channels."""
+    (x, weight, bias), given = make(name)
+    fused, plain = functions(given, window)
+    for view in (torch.stack([bias, torch.full_like(bias, float("nan"))], 1)[:, 0], bias[:1].expand_as(bias)):
+        truth = plain(x, weight, view)
+        assert_close(fused(x, weight, view), truth)
+
+
+@pytest.mark.parametrize("window", ["none", "2x2x2"])
 def test_empty_batch(window):
     (x, weight, bias), given = make("3x3x3")
     fused, plain = functions(given, window)

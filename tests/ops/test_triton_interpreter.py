@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
     "file",
     [
         "triton_interpreted.py",
+        "triton_inputs_interpreted.py",
         "triton_autotuned_interpreted.py",
         "triton_directions_interpreted.py",
         "triton_norms_interpreted.py",

@@ -93,7 +93,7 @@ def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     else:
         # In bfloat16 the bias belongs to the library's sum, which is rounded once.
         low = x.dtype.itemsize == 2
-        shift = None if bias is None or low else bias
+        shift = None if bias is None or low else bias.contiguous()
         for span in _spans(size, weight, x.shape[0], x.element_size()):
             y = dense(convolve(x[span], weight, bias if low else None, *conv), inside)
             passes.forward(y, None, shift, relu, pool, keep, out[span], None if index is None else index[span])

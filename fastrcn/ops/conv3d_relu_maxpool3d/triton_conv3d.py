@@ -78,6 +78,7 @@ def _forward_fused(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
 def forward(x, weight, bias, conv: Conv, relu, pool: Pool, keep):
     """(pooled maps, index or None)."""
     last = is_last(x) or is_last(weight)
+    bias = None if bias is None else bias.contiguous()
     if fuses_forward(conv, pool, x, weight, is_exact(x.dtype)):
         out, index = _forward_fused(x, weight, bias, conv, relu, pool, keep)
         return dense(out, last), dense(index, last)
