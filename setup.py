@@ -124,10 +124,13 @@ class BuildWithMeasurements(build_py):
     """Puts the times by which backends are chosen into the package; an editable one reads them where they lie."""
 
     def run(self):
+        package = Path(self.build_lib, "fastrcn")
+        if not self.editable_mode and package.exists():
+            shutil.rmtree(package)  # an earlier build's modules, of which some may be gone
         super().run()
         if self.editable_mode:
             return
-        target = Path(self.build_lib, "fastrcn", "measured_on")
+        target = package / "measured_on"
         for file in sorted((ROOT / "benchmarks" / "results").glob("dispatch-sm*.json")):
             self.mkpath(str(target))
             self.copy_file(str(file), str(target / file.name))
