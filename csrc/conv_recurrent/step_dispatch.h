@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "conv_recurrent/stage_dispatch.h"
-#include "conv_recurrent/step_device.h"
 #include "conv_recurrent/step_kernels.h"
+#include "conv_recurrent/step_stage_device.h"
 
 namespace FRCN_ISA {
 

@@ -7,7 +7,7 @@
 // is emptied where blocks wait and would be of no use.
 #pragma once
 
-#include "conv_recurrent/step_device.h"
+#include "conv_recurrent/step_stage_device.h"
 
 namespace FRCN_ISA {
 
