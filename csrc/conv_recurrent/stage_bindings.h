@@ -139,11 +139,12 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf step
       [kernels_of, steps_of](int number, int type, const std::vector<uintptr_t>& data,
                              const std::vector<int64_t>& pitch, const std::vector<SlotTuple>& slots,
                              const StepTuple& convolution, int64_t channels, int64_t pixels, int64_t pixels_per_image,
-                             uintptr_t lengths, int64_t time, uintptr_t stream) {
+                             uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts,
+                             uintptr_t stream) {
         const auto kind = static_cast<DataType>(type);
         return launch_step(kernels_of(kind), steps_of(kind), number, data, pitch, step_slots(slots),
-                           step_convolution(convolution), {channels, pixels, pixels_per_image}, lengths, time,
-                           reinterpret_cast<void*>(stream));
+                           step_convolution(convolution), {channels, pixels, pixels_per_image}, lengths, time, maps,
+                           parts, reinterpret_cast<void*>(stream));
       },
       "Launch a convolution with the stage that takes its result; returns an empty text or what went wrong.");
   m.attr("cuda_slice_sums") = kSliceSums;

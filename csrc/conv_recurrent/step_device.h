@@ -33,6 +33,7 @@ struct FusedStep {
   char* targets[kMostSlots];  // of the sums that the stage takes nothing of; else null
   int64_t target_pitch[kMostSlots];
   uint32_t blank;  // bit n: nothing is in the n-th target yet
+  uint32_t maps;   // bit n: the n-th gradient of a parameter is maps
   int slots;
   int slot_channels;  // that a tile has of each slot
   int tile;

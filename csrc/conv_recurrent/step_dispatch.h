@@ -81,6 +81,7 @@ FusedStep make_fused_step(const StepLaunch& given, int processors) {
     }
     a.weights[a.slots++] = reinterpret_cast<const char*>(slot.weight);
   }
+  a.maps = static_cast<uint32_t>(given.stage.maps);
   const int width = slots_in_tile(a);
   take_tile(a, choose_tile(given.stage.pixels, given.stage.args.channels, width, processors));
   return a;
@@ -101,6 +102,9 @@ void check_step(const StepLaunch& given) {
     fits = fits && slot.weight % 16 == 0 && slot.target % 16 == 0 && slot.target_pitch % kLanes == 0;
   if (!fits)
     throw std::invalid_argument("fastrcn: a step's kernel expects rows of channels that are whole packs of 16 bytes");
+  if (Lanes::sums > 0 && given.stage.parts < tiles_in(given.stage.pixels, SmallTile::pixels))
+    throw std::invalid_argument("fastrcn: a step's kernel expects a row of sums for every " +
+                                std::to_string(SmallTile::pixels) + " pixels");
 }
 
 template <class T, class Lanes, class Launch>

@@ -51,10 +51,11 @@ auto step_kernel(const StepKernels& steps, int number) -> std::string (*)(const 
 std::string launch_step(const StageKernels& stages, const StepKernels& steps, int number,
                         const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
                         std::vector<StepSlot> slots, const StepConvolution& convolution, const StageSizes& sizes,
-                        uintptr_t lengths, int64_t time, void* where) {
+                        uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, void* where) {
   const StageKernel& kernel = stage_kernel(stages, number);
   const auto run = step_kernel(steps, number);
-  const StageLaunch stage = prepare_launch(kernel, pitch, sizes, reinterpret_cast<const int64_t*>(lengths), {}, 1);
+  const StageLaunch stage =
+      prepare_launch(kernel, pitch, sizes, reinterpret_cast<const int64_t*>(lengths), maps, parts);
   StepLaunch launch = prepare_step(kernel, stage, convolution, std::move(slots));
   set_data(launch.stage, data, pitch, time);
   return run(launch, where);

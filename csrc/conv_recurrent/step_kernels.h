@@ -37,6 +37,8 @@ struct StepSlot {
   int64_t target_pitch;
 };
 
+// Of the stage's sums over pixels a map has every image apart, (pixels, channels), and there is a row for every 64
+// pixels at least.
 struct StepLaunch {
   StageLaunch stage;  // without addends; `blank` and `complete` are of the slots
   StepConvolution convolution;
@@ -81,6 +83,6 @@ auto step_kernel(const StepKernels& steps, int number) -> std::string (*)(const 
 std::string launch_step(const StageKernels& stages, const StepKernels& steps, int number,
                         const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
                         std::vector<StepSlot> slots, const StepConvolution& convolution, const StageSizes& sizes,
-                        uintptr_t lengths, int64_t time, void* where);
+                        uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, void* where);
 
 }  // namespace frcn

@@ -126,9 +126,9 @@ MOST_SOURCES = 2
 
 def can_be_fused(schedule: Schedule, sig: Signature):
     """Whether one kernel can do a stage and the convolutions that complete its arguments: each is the sum of at most
-    two, none is normalised in between, and there are no gradients of parameters, which are sums over pixels."""
+    two, and none is normalised in between."""
     for arg in sig.args:
-        if arg.role == "d_param" or arg.normalized:
+        if arg.normalized:
             return False
         if not sig.is_completed(arg):
             continue

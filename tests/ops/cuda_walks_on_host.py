@@ -27,8 +27,8 @@ WALKS = {
     "rnn_tanh": 2,
     "rnn_relu": 2,
     "lstm": 2,
-    "lstm_channel": 1,
-    "lstm_full": 1,
+    "lstm_channel": 2,
+    "lstm_full": 2,
     "gru_after": 2,
     "gru_before": 2,
 }
@@ -64,6 +64,11 @@ CASES = {
     "after_reverse": ("gru_after", replace(CASE, channels=24, batch=2, lengths=(4, 2), reverse=True)),
     "after_volumes": ("gru_after", replace(CASE, depth=3, height=5, width=7, kernel=(3, 1, 3))),
     "after_recompute": ("gru_after", CASE),
+    "channel_parts": ("lstm_channel", replace(CASE, kernel=(3, 1), height=6, channels=72)),
+    "channel_reverse": ("lstm_channel", replace(CASE, batch=2, lengths=(4, 2), reverse=True)),
+    "full_one_pixel": ("lstm_full", replace(ONE_PIXEL, lengths=(4, 2) * 35)),
+    "full_lengths": ("lstm_full", replace(CASE, batch=2, lengths=(4, 2))),
+    "full_chunks": ("lstm_full", replace(CASE, steps=7)),
     "after_chunks": ("gru_after", replace(CASE, steps=7)),
 }
 """With 40 or 72 channels the forward's two kernels of ConvGRU have different tiles: each reads what other blocks wrote,
@@ -144,10 +149,12 @@ def test_weights_of_one_kernel_stay(dtype, backward, products):
     ("name", "case", "blocks"),
     [
         ("lstm", replace(TALL, channels=32), [6, 3]),
+        ("lstm_channel", TALL, [3, 3]),
+        ("lstm_full", replace(CASE, batch=2), [3, 3]),
         ("gru_before", replace(CASE, channels=40), [4, 2]),
         ("gru_after", replace(TALL, channels=24), [6, 3]),
     ],
-    ids=["one", "two", "of_two_sources"],
+    ids=["one", "sums", "maps", "two", "of_two_sources"],
 )
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 def test_order_of_blocks(early, name, case, blocks, products):

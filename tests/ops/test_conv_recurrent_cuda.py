@@ -148,14 +148,16 @@ def test_recompute_on_the_gpu(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["lstm_channel", "lstm_full"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
+@pytest.mark.parametrize("method", cuda_method.NAMES)
+def test_every_run_gives_the_same_bits(method, name, dtype, monkeypatch):
     """With cuDNN's deterministic convolutions; the kernels of this package always are."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     tensors = make_tensors(SUBJECTS[name], LARGE, dtype)
 
     def run():
         leaves = {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
-        return gradients(*run_package(SUBJECTS[name], LARGE, leaves, "cuda"), leaves)
+        with cuda_method.use_method(method):
+            return gradients(*run_package(SUBJECTS[name], LARGE, leaves, "cuda"), leaves)
 
     first = run()
     for _ in range(3):
@@ -165,7 +167,7 @@ def test_every_run_gives_the_same_bits(name, dtype, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", WALKS.values(), ids=WALKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_full", "gru_after", "gru_before"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "lstm_channel", "lstm_full", "gru_after", "gru_before"])
 def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
     """It gives the bits of one kernel for each step."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)

@@ -5,18 +5,30 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fastrcn.cells import ConvLSTM
+from fastrcn.compiler.schedule import schedule_of
+from fastrcn.compiler.signature import backward_signatures
 from fastrcn.ops.conv_recurrent import cuda_method
-from fastrcn.ops.conv_recurrent.program import Fill, StageCall
+from fastrcn.ops.conv_recurrent.program import Buffer, Fill, StageCall
 
 
 def is_faster(
-    monkeypatch, capability, inputs, outputs, pixels, dtype=torch.bfloat16, kernel=(3, 3), convolutions=1, sources=1
+    monkeypatch,
+    capability,
+    inputs,
+    outputs,
+    pixels,
+    dtype=torch.bfloat16,
+    kernel=(3, 3),
+    convolutions=1,
+    sources=1,
+    more=0,
 ):
     monkeypatch.setattr(cuda_method, "_capability", lambda device: capability)
     source = SimpleNamespace(data=torch.empty(0))
     weight = SimpleNamespace(shape=(outputs, inputs, *kernel))
     one = SimpleNamespace(source=source, weight=weight, is_product=set(kernel) == {1})
-    return cuda_method._is_faster([[one] * sources] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype)
+    return cuda_method._is_faster([[one] * sources] * convolutions, SimpleNamespace(map_pixels=pixels), 1, dtype, more)
 
 
 @pytest.mark.parametrize("capability", [7, 8, 9, 10, 12])
@@ -40,6 +52,22 @@ def test_a_sum_of_two_speaks_for_fusing(monkeypatch):
             [n for n in sizes if is_faster(monkeypatch, 9, 64 // s, 64, n, kernel=kernel, sources=s)] for s in (1, 2)
         )
         assert len(two) > len(one)
+
+
+def test_sums_of_maps_speak_against_fusing(monkeypatch):
+    """More so of more images; of one image the kernels read and write as much."""
+    (sig,) = backward_signatures(schedule_of(ConvLSTM(peephole="full").key))
+    maps, rows = torch.zeros(4, 8, 64, dtype=torch.float64), torch.zeros(2, 64, dtype=torch.float64)
+    of_maps, of_rows = (StageCall(sig, [Buffer(data) for _ in sig.args]) for data in (maps, rows))
+    for images in (1, 3):
+        assert cuda_method._more_bytes(of_maps, images) == 3 * 2 * 8 * (images - 1) * 4 * 8 * 64
+        assert cuda_method._more_bytes(of_rows, images) == 0
+    more = 3 * 2 * 8 * 64
+    rows, maps = (
+        [n for n in range(1 << 8, 1 << 16, 1 << 8) if is_faster(monkeypatch, 9, 64, 64, n, more=m * n)]
+        for m in (0, more)
+    )
+    assert len(rows) > len(maps) > 0
 
 
 @pytest.mark.parametrize("capability", [8, 9, 10])
@@ -110,7 +138,7 @@ def test_method_is_checked():
 
 def test_what_takes_a_result_from_memory_is_not_fused(monkeypatch):
     """Nor what takes the result of a convolution that is not fused for that reason."""
-    stages = [SimpleNamespace() for _ in range(3)]
+    stages = [SimpleNamespace(signature=SimpleNamespace(args=()), buffers=()) for _ in range(3)]
     takes = [(0, 1), (1, 2), (2,)]
     addends = [SimpleNamespace(takers=[SimpleNamespace(stage=stages[k]) for k in taken]) for taken in takes]
     steps = [SimpleNamespace() for _ in addends]

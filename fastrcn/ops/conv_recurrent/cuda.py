@@ -15,7 +15,7 @@ and normalisations are PyTorch code.
 
 from contextlib import contextmanager
 from functools import cache
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv_recurrent import program
 from fastrcn.ops.conv_recurrent.convolution import add_convolution, convolution
 from fastrcn.ops.conv_recurrent.cuda_addends import Addend, find_addends
-from fastrcn.ops.conv_recurrent.cuda_method import fewest_persistent, fused_stages
+from fastrcn.ops.conv_recurrent.cuda_method import FEWEST_PIXELS, fewest_persistent, fused_stages
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, of_three_axes
 from fastrcn.ops.conv_recurrent.layout import maps_first, maps_last
 from fastrcn.ops.conv_recurrent.program import (
@@ -42,7 +42,8 @@ from fastrcn.ops.conv_recurrent.subject import Subject
 from fastrcn.ops.tf32 import as_tf32
 
 _PARTS = 512
-"""Blocks of threads, at most, that share out the pixels which a parameter's gradient is summed over."""
+"""Blocks of threads, at most, of a stage's own kernel that share out the pixels which a parameter's gradient is summed
+over."""
 
 
 def can_run(subject: Subject, dtype, device):
@@ -114,12 +115,15 @@ class Program(program.Program):
 
     def make_runs(self, keep):
         self.stream, self.device = 0, buffers_of(self.steps[0])[0].data.device
-        self.sums: list[tuple[Buffer, torch.Tensor]] = []
+        self.sums: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.compiled = has_kernels(self.geometry.schedule)
         self.addends: dict[int, Addend] = {}
         self.fused: dict[int, StageCall] = {}
         if self.compiled:
             self._share_out(keep)
+        # Rows of sums for a parameter's gradient: one for each block of threads.
+        tiles = ceil(self.images * self.geometry.map_pixels / FEWEST_PIXELS)
+        self.parts = max(_PARTS, tiles) if self.fused else _PARTS
         self.loop: Any = self._make_loop() if all(map(self._is_native, self.steps)) else None
         if self.loop is None:
             return [program.each(self._in_python(step)) for step in self.steps]
@@ -147,8 +151,8 @@ class Program(program.Program):
             if addend.result is not None:
                 addend.target.at(0, False).add_(addend.result)
                 addend.result = None
-        for buffer, partial in self.sums:
-            buffer.data[0] += partial.sum(0)
+        for target, partial in self.sums:
+            target.add_(partial.sum(0))
             partial.zero_()
 
     def _share_out(self, keep):
@@ -181,7 +185,7 @@ class Program(program.Program):
         fewest = fewest_persistent(self.steps, self.addends, fused, self.geometry, self.images, self.dtype)
         loop = _kernels().CudaProgram(
             library, native.CUDA_TYPE_NUMBERS[self.dtype], self.device.index or 0, self._sizes(),
-            native.address(self.lengths), _PARTS, fewest,
+            native.address(self.lengths), self.parts, fewest,
         )  # fmt: skip
         steps: dict[int, list[Convolution]] = {}
         for step in self.steps:
@@ -343,11 +347,12 @@ class Program(program.Program):
         """What is the same in all launches of a stage: its kernel's number, the addresses and pitches of its buffers,
         which of its sums are maps."""
         sig, addresses, pitch, maps = step.signature, [b.address() for b in step.buffers], [], []
+        is_fused = any(stage is step for stage in self.fused.values())
         for k, (arg, buffer) in enumerate(zip(sig.args, step.buffers, strict=True)):
             pitch.append(self.geometry.channels if arg.role == "d_param" else buffer.pitch)
             if arg.role == "d_param":
                 maps.append(buffer.data.dim() > 2)
-                addresses[k] = (buffer.data.data_ptr() if maps[-1] else self._partial(buffer), 0, 0)
+                addresses[k] = (self._sum(buffer.data, maps[-1], is_fused), 0, 0)
         number = _kernels().cuda_stage(self.geometry.schedule.fingerprint, sig.stage, sig.backward)
         return number, addresses, pitch, maps
 
@@ -365,7 +370,7 @@ class Program(program.Program):
                     at = addend.result.data_ptr() + taker.channel * size
                     addends.append((taker.argument, at, addend.result.shape[-1], addend.alone, taker.written))
             wrong = kernels.launch_cuda_stage(
-                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, _PARTS, self.stream
+                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, self.parts, self.stream
             )
             if wrong:
                 raise RuntimeError(f"fastrcn: a stage's kernel: {wrong}")
@@ -399,10 +404,15 @@ class Program(program.Program):
 
         return run
 
-    def _partial(self, buffer: Buffer):
-        """Address of zeroed rows of sums, one for each block of threads."""
-        partial = torch.zeros(_PARTS, self.geometry.channels, dtype=torch.float64, device=buffer.data.device)
-        self.sums.append((buffer, partial))
+    def _sum(self, data, is_map, is_fused):
+        """Address of what a kernel adds a parameter's gradient to: the map, or zeros that are added up later: rows, one
+        for each block of threads, or a map for each image, as a fused kernel has them."""
+        images = self.images if is_fused else 1
+        if is_map and images == 1:
+            return data.data_ptr()
+        target, count = (data, images) if is_map else (data[0], self.parts)
+        partial = torch.zeros(count, *target.shape, dtype=torch.float64, device=data.device)
+        self.sums.append((target, partial))
         return partial.data_ptr()
 
 

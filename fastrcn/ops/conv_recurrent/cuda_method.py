@@ -7,7 +7,8 @@ of the time that the library takes for one operation a value of the result costs
 length of its sum, and 2 K + 2 bytes ``OPERATIONS_PER_BYTE`` by the library, which takes ``OPERATIONS_PER_LAUNCH`` more
 for all of them. Where a value is the sum of two convolutions' the library writes one more, and adds the two: a write,
 two reads and a write more, and two launches; but a product of matrices, a convolution of 1x1, adds to what there is: a
-read, a write and a launch.
+read, a write and a launch. Against fusing speak gradients of parameters that are maps, as full peepholes': the stage's
+own kernel reads and writes each once, the fused one once for every image.
 
 The persistent kernel can be where a step is one or two fused kernels whose blocks all run at once. In the place of each
 launch a step has a barrier of all blocks, which takes ``BARRIER`` launches; ``BEGINNING`` launches go into the zeroed
@@ -45,6 +46,9 @@ MOST_KERNELS = 2
 ALIGNMENT = 16
 """Bytes that one access takes."""
 
+FEWEST_PIXELS = 64
+"""Of a fused kernel's tile: each has a row of its own of every sum over pixels."""
+
 _MOST_SLOTS, _MOST_PIXELS, _MOST_WEIGHTS = 8, 1 << 30, 1 << 28
 """Of a kernel, of a step, of an output channel."""
 
@@ -70,7 +74,7 @@ def fused_stages(steps, addends, geometry, images, dtype) -> dict[int, StageCall
     for own in firsts.values():
         stage, parts = own[0].takers[0].stage, [convolutions[id(a)] for a in own]
         can = _can_fuse(steps, parts, stage, own, geometry, images, dtype)
-        if can and _is_chosen(parts, geometry, images, dtype):
+        if can and _is_chosen(parts, geometry, images, dtype, _more_bytes(stage, images)):
             fused |= {id(a): stage for a in own}
     # A kernel adds no result that is in memory; whose convolution it then has not is in memory too.
     while True:
@@ -115,10 +119,17 @@ def _window(step: Convolution):
     return tuple(step.weight.shape[2:]), tuple(step.stride), tuple(step.padding), tuple(step.dilation), step.skip_first
 
 
-def _is_chosen(parts, geometry, images, dtype):
+def _more_bytes(stage: StageCall, images):
+    """That the fused kernel of a stage reads and writes, but the stage's own kernel does not."""
+    pairs = zip(stage.signature.args, stage.buffers, strict=True)
+    maps = [b.data for a, b in pairs if a.role == "d_param" and b.data.dim() > 2]
+    return 2 * (images - 1) * sum(m.numel() * m.itemsize for m in maps)
+
+
+def _is_chosen(parts, geometry, images, dtype, more):
     """What was asked for, else whether it is estimated to be faster."""
     asked = _method.asked
-    return asked != "library" if asked else _is_faster(parts, geometry, images, dtype)
+    return asked != "library" if asked else _is_faster(parts, geometry, images, dtype, more)
 
 
 def fewest_persistent(steps, addends, fused, geometry, images, dtype):
@@ -136,14 +147,14 @@ def fewest_persistent(steps, addends, fused, geometry, images, dtype):
     return ceil(BEGINNING / (kernels * (1 - BARRIER)))
 
 
-def _is_faster(parts, geometry, images, dtype):
-    """By the estimates above."""
+def _is_faster(parts, geometry, images, dtype, more=0):
+    """By the estimates above. ``more``: bytes that only the fused kernel reads and writes."""
     size, summed = dtype.itemsize, parts[0]
     sums = len(summed) - 1
-    values = _values([part[0] for part in parts], geometry, images)
+    values = max(1, _values([part[0] for part in parts], geometry, images))
     added = sums if summed[0].is_product else 2 * sums
-    launches = len(parts) * (1 + added) * OPERATIONS_PER_LAUNCH[size] / max(1, values)
-    saved = (2 + 2 * added) * size * OPERATIONS_PER_BYTE[size] + launches
+    launches = len(parts) * (1 + added) * OPERATIONS_PER_LAUNCH[size] / values
+    saved = ((2 + 2 * added) * size - more / values) * OPERATIONS_PER_BYTE[size] + launches
     return sum(map(_operations, summed)) * (1 / _efficiency(summed[0]) - 1) < saved
 
 

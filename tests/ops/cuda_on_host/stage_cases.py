@@ -82,20 +82,21 @@ class Maps:
 class Trial:
     """One stage on random values: what a launch is given, and whether it left what it should.
 
-    ``images`` of ``pixels`` each; ``ended``: sequences have different lengths; ``parts``: rows of sums; ``skip``:
-    elements by which rows are off their alignment.
+    ``images`` of ``pixels`` each; ``ended``: sequences have different lengths; ``parts``: rows of sums, whose maps have
+    the images ``apart`` or together; ``skip``: elements by which rows are off their alignment.
     """
 
-    def __init__(self, name, channels, images, pixels, dtype, device="cpu", ended=False, parts=2, skip=0):
+    def __init__(self, name, channels, images, pixels, dtype, device="cpu", ended=False, parts=2, skip=0, apart=False):
         self.schedule, self.sig = STAGES[name]
         self.channels, self.images, self.pixels, self.rows = channels, images, pixels, images * pixels
         self.dtype, self.wide, self.device, self.ended = dtype, accumulate_type(dtype), device, ended
+        self.apart = apart
         self.maps, self.sums, self.by_map, self.values = {}, {}, {}, {}
         self.written: set[str] = set()
         for arg in self.sig.args:
             if arg.role == "d_param":
                 self.by_map[arg.name] = len(self.by_map) % 2 == 1
-                count = pixels if self.by_map[arg.name] else parts
+                count = (self.rows if apart else pixels) if self.by_map[arg.name] else parts
                 self.sums[arg.name] = torch.randn(count, channels, dtype=torch.float64).to(device)
                 continue
             kind = self.wide if arg.wide else dtype
@@ -130,6 +131,10 @@ class Trial:
         """(channels, pixels, pixels of an image, address of the lengths or 0, the time)."""
         return self.channels, self.rows, self.pixels, self.lengths.data_ptr() if self.ended else 0, 2
 
+    def change(self, name):
+        """What was added to each row of a sum."""
+        return self.sums[name] - self.before[name]
+
     def check(self):
         """Compare all that the stage writes with the emitted PyTorch code in float64."""
         sig, rows, c, values = self.sig, self.rows, self.channels, self.values
@@ -150,8 +155,11 @@ class Trial:
             truth = torch.as_tensor(truth, dtype=torch.float64, device=self.device).expand(rows, c)
             if arg.role == "d_param":
                 truth = truth.masked_fill(ended, 0.0).view(self.images, self.pixels, c)
-                change, by_map = self.sums[arg.name] - self.before[arg.name], self.by_map[arg.name]
-                sums.append((change, truth.sum(0)) if by_map else (change.sum(0), truth.sum((0, 1))))
+                change = self.change(arg.name)
+                if self.by_map[arg.name]:
+                    sums.append((change, truth if self.apart else truth.sum(0)))
+                else:
+                    sums.append((change.sum(0), truth.sum((0, 1))))
             elif arg.name in self.written:
                 kind = self.dtype
                 assert_close(self.maps[arg.name].found(), values[arg.name], arg.name, kind, values[arg.name].to(kind))

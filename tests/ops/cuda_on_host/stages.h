@@ -33,8 +33,8 @@ std::vector<std::tuple<int, int, uintptr_t>>& launches();
 std::vector<std::tuple<int64_t, int, uintptr_t>>& normalizations();
 
 // Kernels of convolutions with their stages: the tile and the slots of each launch so far, the tile, the blocks,
-// whose weights stay, and the times of each walk, and what they run on. `seed` draws the order in which a walk's
-// blocks go on. `warpgroups`: whose the products are, instead of warps'.
+// whose weights stay, and the times of each walk, and what they run on. `seed` draws the order in which blocks
+// run, and a walk's go on. `warpgroups`: whose the products are, instead of warps'.
 struct HostSteps {
   std::vector<std::tuple<int, int>> launches;
   std::vector<std::tuple<int, int64_t, std::vector<bool>, int>> walks;

@@ -1,13 +1,14 @@
 """One kernel of a convolution with its stage against PyTorch in float64, wherever the kernel runs."""
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch.nn import functional
 
 from fastrcn.compiler.signature import can_be_fused
 from fastrcn.native import CUDA_TYPE_NUMBERS
+from fastrcn.ops.conv_recurrent.cuda_method import FEWEST_PIXELS
 from tests.ops.cuda_on_host.stage_cases import STAGES, Maps, Trial
 
 STEPS = {name: stage for name, stage in STAGES.items() if can_be_fused(*stage)}
@@ -61,8 +62,9 @@ LARGE = replace(CASES["small"], channels=64, inputs=96, images=1, size=(1, 12, 1
 
 def check_step(kernels, name, case: StepCase, dtype, device="cpu", stream=0):
     """Run a step's kernel on random values and compare all that it writes."""
-    c, taps = case.channels, case.kernel
-    trial = Trial(name, c, case.images, prod(case.size), dtype, device, case.ended)
+    c, taps, pixels = case.channels, case.kernel, prod(case.size)
+    parts = ceil(case.images * pixels / FEWEST_PIXELS)
+    trial = Trial(name, c, case.images, pixels, dtype, device, case.ended, parts, apart=True)
     # In all these numbers sums are exact, so that nothing depends on the order of adding, nor on TF32's rounding.
     inputs = [case.inputs, case.second] if case.second else [case.inputs]
     sources = [Maps(trial.rows, n, dtype, device) for n in inputs]
@@ -96,9 +98,10 @@ def check_step(kernels, name, case: StepCase, dtype, device="cpu", stream=0):
         kernels.cuda_stage(*trial.number), CUDA_TYPE_NUMBERS[dtype], *trial.buffers(), slots,
         ([(s.address, s.pitch, n) for s, n in zip(sources, inputs, strict=True)],
          case.size, taps, case.padding, case.dilation),
-        *trial.sizes(), stream,
+        *trial.sizes(), [*trial.by_map.values()], parts, stream,
     )  # fmt: skip
     assert not wrong, wrong
     trial.check()
     for target, expected in targets:
         assert torch.equal(target.found(), expected)
+    return trial

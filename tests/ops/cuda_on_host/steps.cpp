@@ -1,6 +1,8 @@
 // The kernels of convolutions with their stages for the host, each block's threads taking turns.
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
+#include <random>
 
 #include "block.h"
 #include "conv_recurrent/step_walk_dispatch.h"
@@ -22,17 +24,24 @@ template <class T, class... Lanes>
 std::vector<HostGrid::Range> memory_of(FRCN_ISA::Walk<T, Lanes...>, const FRCN_ISA::FusedWalk<sizeof...(Lanes)>& walk) {
   std::vector<HostGrid::Range> found;
   const int64_t turns = walk.count - 1, units = turns * FRCN_ISA::kBetweenUnit;
-  for (const FRCN_ISA::FusedWalkStep& given : walk.steps) {
+  const int arguments[] = {Lanes::arguments...}, sums[] = {Lanes::sums...};
+  for (size_t n = 0; n < sizeof...(Lanes); ++n) {
+    const FRCN_ISA::FusedWalkStep& given = walk.steps[n];
     const FRCN_ISA::FusedStep& a = given.step;
+    const int first_sum = arguments[n] - sums[n];
     const frcn::StageArgs& args = a.stage.args;
     const int64_t pixels = a.stage.items / a.stage.packs.value, size = sizeof(T);
     const auto add = [&](const char* first, int64_t pitch, int64_t channels, int64_t moves) {
       if (first && pitch) found.push_back(maps_of(first, pixels, pitch, channels * size, moves));
     };
-    for (int n = 0; n < a.sources; ++n)
-      add(a.source[n].maps, a.source[n].pitch, a.source[n].inputs, units * given.sources_between[n]);
-    for (int k = 0; k < frcn::kMaxStageArguments; ++k)
+    for (int k = 0; k < a.sources; ++k)
+      add(a.source[k].maps, a.source[k].pitch, a.source[k].inputs, units * given.sources_between[k]);
+    for (int k = 0; k < first_sum; ++k)
       add(args.data[k], args.pitch[k] * size, args.channels, units * given.between[k]);
+    for (int k = 0; k < sums[n]; ++k) {
+      const int64_t rows = a.maps >> k & 1 ? pixels : given.groups, bytes = args.channels * sizeof(double);
+      found.push_back(maps_of(args.data[first_sum + k], rows, bytes, bytes, 0));
+    }
     for (int slot = 0; slot < a.slots; ++slot)
       add(a.targets[slot], a.target_pitch[slot] * size, args.channels, units * given.targets_between[slot]);
   }
@@ -47,18 +56,20 @@ struct HostLaunch {
   template <class Body>
   std::string step(const FRCN_ISA::FusedStep& a, int64_t groups, int64_t parts, int room) const {
     host_steps().launches.emplace_back(a.tile, a.slots);
-    for (int64_t group = 0; group < groups; ++group)
-      for (int64_t part = 0; part < parts; ++part) {
-        FRCN_ISA::Fibers fibers(FRCN_ISA::kStepThreads, room, host_steps().copies);
-        fibers.run([&](int thread) {
-          const FRCN_ISA::HostThread own{&fibers, thread};
-          if (host_steps().warpgroups) {
-            Body::run(a, FRCN_ISA::HostWarpgroupThread{own}, group, part);
-          } else {
-            Body::run(a, own, group, part);
-          }
-        });
-      }
+    std::vector<int64_t> blocks(groups * parts);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), std::minstd_rand(++host_steps().seed));
+    for (const int64_t block : blocks) {
+      FRCN_ISA::Fibers fibers(FRCN_ISA::kStepThreads, room, host_steps().copies);
+      fibers.run([&](int thread) {
+        const FRCN_ISA::HostThread own{&fibers, thread};
+        if (host_steps().warpgroups) {
+          Body::run(a, FRCN_ISA::HostWarpgroupThread{own}, block % groups, block / groups);
+        } else {
+          Body::run(a, own, block % groups, block / groups);
+        }
+      });
+    }
     return "";
   }
 
