@@ -46,7 +46,8 @@ class Phase:
     whether it has maps for every time.
 
     ``places``: of the stage's arguments, in order; ``taken``: for each the accumulator that has its value, or None.
-    ``parts``: the stage takes a tile's channels in so many parts, a power of two, lest its maps overflow the registers.
+    ``parts``: after the products a tile's channels are taken in so many parts, a power of two, lest the stage's maps or
+    the addresses of stores overflow the registers.
     ``both``: the grid has a second axis for the direction, and each direction its own maps, weights and times.
     """
 

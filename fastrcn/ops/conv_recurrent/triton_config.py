@@ -12,7 +12,7 @@ from fastrcn.ops.triton_support import interpreting, processors
 @dataclass(frozen=True)
 class Config:
     """Tile of a program: pixels, channels of the state (in every slot), channels of the source per step of the loop.
-    The stage takes ``width`` channels at a time, or all."""
+    What follows the products takes ``width`` channels at a time, or all."""
 
     block_m: int
     block_c: int

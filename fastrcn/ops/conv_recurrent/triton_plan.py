@@ -202,7 +202,7 @@ class _Planner:
         phase = Phase(
             g.axes, tuple(b.timed for b in self.pointers), tuple(accumulators), tuple(products),
             stage and stage.signature, tuple(places), tuple(taken), program.lengths is not None,
-            config.parts if stage else 1,
+            config.parts,
         )  # fmt: skip
         bound = [self._product(convolutions) for convolutions in groups]
         return PhasePlan(
