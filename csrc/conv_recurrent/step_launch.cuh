@@ -88,6 +88,9 @@ struct StepWarpgroupBlock : StepBlock {
   template <class T, class Tile>
   using Product = WarpgroupProduct<T, Tile, StepWarpgroupBlock>;
 
+  // So that the compiler sees that it is one for the whole warp: matrix descriptors are in registers of a warp.
+  __device__ __forceinline__ int warp() const { return __shfl_sync(~0u, thread() / 32, 0); }
+
   // This thread's copies, before what the tensor cores read.
   __device__ __forceinline__ void fence_copies() const { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
   // What threads did with their sums, before products that add to them.

@@ -9,10 +9,13 @@
 
 namespace FRCN_ISA {
 
-// A matrix descriptor of rows from an address on: after eight rows the next eight begin, kEightRows further.
-FRCN_HD uint64_t describe_rows(uint32_t address) {
-  constexpr uint64_t kUnused = 1, kSwizzle64 = 2;
-  return kSwizzle64 << 62 | uint64_t{kEightRows >> 4} << 32 | kUnused << 16 | address >> 4;
+// A matrix descriptor of rows from an address on: after eight rows the next eight begin, kEightRows further. An address
+// is in units of 16 bytes in the lower half's first bits.
+constexpr uint32_t kUnusedStep = 1 << 16;
+FRCN_HD uint32_t begin_rows(uint32_t address) { return kUnusedStep | address >> 4; }
+FRCN_HD uint64_t describe_rows(uint32_t begin, uint32_t offset) {
+  constexpr uint64_t kSwizzle64 = 2;
+  return kSwizzle64 << 62 | uint64_t{kEightRows >> 4} << 32 | (begin + (offset >> 4));
 }
 
 template <class T, class Tile, class Block>
@@ -26,7 +29,11 @@ class WarpgroupProduct {
   static constexpr int kDown = 1, kAcross = kColumns / 8;
 
   // Columns that are not there are zeros in the buffers, and are multiplied with the others.
-  FRCN_HD WarpgroupProduct(Block block, int) : block(block) {}
+  FRCN_HD WarpgroupProduct(Block block, int) : block(block) {
+    const int first = block.warp() / (kGroupThreads / 32) * kGroupThreads;
+    left = begin_rows(block.at(first_row(first) * kRowBytes));
+    right = begin_rows(block.at(first_column(first) * kRowBytes));
+  }
 
   static FRCN_HD int first_row(int thread) {
     return thread / kGroupThreads % kGroupsDown * kGroupRows + thread % kGroupThreads / 32 * 16;
@@ -37,15 +44,12 @@ class WarpgroupProduct {
   FRCN_HD void receive() { block.fence_copies(); }
 
   FRCN_HD void begin(int pixels_at, int columns_at) {
-    const int group = block.thread() / kGroupThreads * kGroupThreads;
-    const uint32_t left = block.at(pixels_at + first_row(group) * kRowBytes);
-    const uint32_t right = block.at(columns_at + first_column(group) * kRowBytes);
     block.fence_sums();
     // The rows' second half is two pieces further on: bits are exchanged in the address that comes of it.
 #pragma unroll
     for (int half = 0; half < kPieces / 2; ++half)
-      block.template multiply<T>(sums[0], describe_rows(left + half * kTwoPieces),
-                                 describe_rows(right + half * kTwoPieces));
+      block.template multiply<T>(sums[0], describe_rows(left, pixels_at + half * kTwoPieces),
+                                 describe_rows(right, columns_at + half * kTwoPieces));
     block.commit_products();
   }
 
@@ -57,6 +61,7 @@ class WarpgroupProduct {
 
  private:
   Block block;
+  uint32_t left, right;  // where the warpgroup's rows and columns would begin at the room's first byte
 };
 
 }  // namespace FRCN_ISA

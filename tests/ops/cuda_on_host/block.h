@@ -280,6 +280,7 @@ struct HostWarpgroupThread : HostThread {
   using Product = WarpgroupProduct<T, Tile, HostWarpgroupThread>;
 
   static uint32_t at(int place) { return Warpgroups::kFirst + place; }
+  int warp() const { return number / 32; }
   void fence_copies() const { fibers->warpgroups().fence_copies(number); }
   void fence_sums() const { fibers->warpgroups().fence_sums(number); }
   template <class T, int kBlocks>
