@@ -72,10 +72,13 @@ void pool_statistics(const PoolFunctions& f, const PoolArgs& a, int threads, boo
   std::vector<double> found = sum(a, rows(a, a.size), f.statistics, threads);
   const double count = static_cast<double>(a.images * a.size[0] * a.size[1] * a.size[2]);
   double *means = found.data(), *vars = means + a.channels;
+  std::vector<double> origins(a.channels, 0.0);
+  if (count > 0) f.origins(a, 0, a.channels, origins.data());
   for (int64_t c = 0; c < a.channels; ++c) {
     means[c] /= count;
     vars[c] = vars[c] / count - means[c] * means[c];
     if (vars[c] < 0) vars[c] = 0;
+    means[c] += origins[c];
   }
   put(means, a.channels, wide, mean);
   put(vars, a.channels, wide, var);

@@ -40,12 +40,13 @@ struct PoolArgs {
 using PoolFunction = void (*)(const PoolArgs&, int64_t begin, int64_t end);
 
 // Adds to totals (2, channels). sums: the gradient that passes each channel's windows, and, where there is x, that
-// times (x - center) at the cell it goes to. statistics: x and its square.
+// times (x - center) at the cell it goes to. statistics: x - origin and its square, with a channel's first value for
+// origin, which `origins` adds for channels begin to end.
 using PoolSumFunction = void (*)(const PoolArgs&, int64_t begin, int64_t end, double* totals);
 
 struct PoolFunctions {
   PoolFunction forward, backward;
-  PoolSumFunction sums, statistics;
+  PoolSumFunction sums, statistics, origins;
 };
 
 // What was compiled for one instruction set, by data type.

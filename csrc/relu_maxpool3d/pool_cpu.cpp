@@ -634,11 +634,17 @@ void sums_first(const PoolArgs& a, int64_t begin, int64_t end, double* totals) {
   }
 }
 
-// Sums of a segment's values and squares from those of their distances to its first value: no digits cancel in A, and
-// what cancels in double is later. (sum, sum of squares) is added to totals.
+// The first value of a channel, near which most others are.
+template <class T>
+const T* first_value(const PoolArgs& a, int64_t c) {
+  return reinterpret_cast<const T*>(a.x) + (a.last ? c : c * a.size[0] * a.size[1] * a.size[2]);
+}
+
+// Sums of a segment's distances to the channel's origin, and of their squares, from those to its own first value: few
+// digits cancel, in A or in double. (sum, sum of squares) is added to totals.
 template <class A>
-FRCN_HD void add_moments(double count, A center, A plain, A squares, double* sum, double* square) {
-  const double m = center;
+FRCN_HD void add_moments(double count, A center, A origin, A plain, A squares, double* sum, double* square) {
+  const double m = double(center) - double(origin);
   *sum += count * m + plain;
   *square += squares + 2 * m * plain + count * m * m;
 }
@@ -649,6 +655,7 @@ void statistics_last(const PoolArgs& a, int64_t begin, int64_t end, double* tota
   const int64_t c = a.channels;
   std::vector<A> room(3 * c);
   A *plain = room.data(), *squares = plain + c, *center = squares + c;
+  const T* origin = first_value<T>(a, 0);
   for (int64_t r = begin; r < end; ++r) {
     const T* x = reinterpret_cast<const T*>(a.x) + r * a.size[2] * c;
     std::fill(plain, center, A(0));
@@ -667,7 +674,7 @@ void statistics_last(const PoolArgs& a, int64_t begin, int64_t end, double* tota
       }
     }
     for (int64_t j = 0; j < c; ++j)
-      add_moments<A>(a.size[2], center[j], plain[j], squares[j], totals + j, totals + c + j);
+      add_moments<A>(a.size[2], center[j], load<A>(origin[j]), plain[j], squares[j], totals + j, totals + c + j);
   }
 }
 
@@ -677,6 +684,7 @@ void statistics_first(const PoolArgs& a, int64_t begin, int64_t end, double* tot
   constexpr int64_t kSegment = 128;
   for (int64_t r = begin; r < end; ++r) {
     const int64_t c = r / a.size[1] / a.size[0] % a.channels;
+    const A origin = load<A>(*first_value<T>(a, c));
     for (int64_t first = 0; first < a.size[2]; first += kSegment) {
       const T* x = reinterpret_cast<const T*>(a.x) + r * a.size[2] + first;
       const int64_t count = std::min(kSegment, a.size[2] - first);
@@ -695,9 +703,14 @@ void statistics_first(const PoolArgs& a, int64_t begin, int64_t end, double* tot
         plain += v;
         squares += v * v;
       }
-      add_moments<A>(count, center, plain, squares, totals + c, totals + a.channels + c);
+      add_moments<A>(count, center, origin, plain, squares, totals + c, totals + a.channels + c);
     }
   }
+}
+
+template <class T, class A>
+void origins(const PoolArgs& a, int64_t begin, int64_t end, double* found) {
+  for (int64_t c = begin; c < end; ++c) found[c] += load<A>(*first_value<T>(a, c));
 }
 
 // ---- by layout and gate
@@ -736,7 +749,7 @@ void statistics(const PoolArgs& a, int64_t begin, int64_t end, double* totals) {
 
 template <class T, class A>
 constexpr frcn::PoolFunctions functions() {
-  return {forward<T, A>, backward<T, A>, sums<T, A>, statistics<T, A>};
+  return {forward<T, A>, backward<T, A>, sums<T, A>, statistics<T, A>, origins<T, A>};
 }
 
 }  // namespace

@@ -189,6 +189,19 @@ def test_large_mean_and_small_variance(mean, deviation, layout):
     assert_close(running[1], var)
 
 
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize("mean", [1e7, -1e9])
+def test_statistics_far_from_zero_in_float64(mean, layout):
+    """Squares of such values have no digits left for the variance."""
+    distances = torch.randn(3, 7, 4, 6, 5, dtype=torch.float64).mul(1024).round() / 1024  # exact beside the mean
+    running = torch.zeros(2, 7, dtype=torch.float64).unbind()
+    (value,) = leaves([mean + distances], torch.float64, layout)
+    batch_norm_relu_maxpool3d(value, *running, training=True, momentum=1.0)
+    var, average = torch.var_mean(distances, (0, 2, 3, 4))
+    torch.testing.assert_close(running[0], mean + average, rtol=1e-15, atol=0)
+    torch.testing.assert_close(running[1], var, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["first", "last"])
 @pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0])
