@@ -145,3 +145,11 @@ def compare(name, backend, dtype, lengths=None, states=True, reverse=False, reco
         plain = {} if dtype in RELATIVE else _results(loop, low, used, seed)
         results.append((_results(package, own, used, seed), _results(loop, exact, used, seed), plain))
     assert_draws_close(results, dtype)
+
+
+def train(cell, backend, **sizes):
+    """A training step in float32 by a backend."""
+    tensors = {n: t.detach().float().requires_grad_() for n, t in tensors_of(cell, **sizes).items()}
+    given = [tensors[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")]
+    output, _ = conv_recurrent(cell, *given, tuple(tensors[s] for s in cell.states), backend=backend)
+    output.sum().backward()

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import fastrcn
-from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv_recurrent import triton_plan, triton_program, triton_time_loop
 from fastrcn.ops.conv_recurrent.triton_config import Config, config_asked_for, use_config
 from fastrcn.ops.conv_recurrent.triton_launch import PhaseLaunch
@@ -150,11 +149,7 @@ def test_other_kinds_of_cells():
         for cell in OTHER_CELLS.values():
             results(cell, [t.float().requires_grad_() for t in random_leaves(cell)], "triton")
         for cell, _ in normed.CELLS.values():
-            tensors = normed.tensors_of(cell, steps=3, size=(5, 4), channels=4)
-            tensors = {n: t.detach().float().requires_grad_() for n, t in tensors.items()}
-            given = [tensors[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")]
-            output, _ = conv_recurrent(cell, *given, tuple(tensors[s] for s in cell.states), backend="triton")
-            output.sum().backward()
+            normed.train(cell, "triton", steps=3, size=(5, 4), channels=4)
 
 
 def test_calls_of_one_shape_share_their_structures():

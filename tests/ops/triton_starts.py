@@ -11,7 +11,6 @@ import torch
 
 import fastrcn
 from benchmarks import cuda_driver
-from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv3d_relu_maxpool3d.method import use_method
 from fastrcn.ops.conv_recurrent import triton_launch, triton_time_loop
 from fastrcn.ops.conv_recurrent.triton_normalize import NormLaunch
@@ -86,12 +85,7 @@ def train(name, **changes):
 
 
 def train_normed(name):
-    cell, _ = normed.CELLS[name]
-    tensors = normed.tensors_of(cell, steps=6, size=(9, 8), channels=16)
-    tensors = {n: t.detach().float().requires_grad_() for n, t in tensors.items()}
-    given = [tensors[n] for n in ("x", "weight_ih", "weight_hh", "bias", "weight_ch")]
-    output, _ = conv_recurrent(cell, *given, tuple(tensors[s] for s in cell.states), backend="triton")
-    output.sum().backward()
+    normed.train(normed.CELLS[name][0], "triton", steps=6, size=(9, 8), channels=16)
 
 
 def train_both():
