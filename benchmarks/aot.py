@@ -125,7 +125,7 @@ def _compile(kernel, what, types, constants, arch, options):
 def compile_launch(launch, arch, both=False):
     """A launch of the time loop, compiled; ``both``: the kernel of two directions."""
     phase = replace(launch.phase, both=both)
-    kernel = kernel_of(launch.program.geometry.schedule.fingerprint, phase)
+    kernel = kernel_of(launch.geometry.schedule.fingerprint, phase)
     return _compile(kernel, phase, _types(launch), launch.constants, arch, launch.options)
 
 
@@ -134,7 +134,7 @@ def compile_walk(launches, arch, both=False):
     walk, one = Walk(tuple(replace(launch.phase, both=both) for launch in launches)), launches[0]
     types = {"p_counter": "*i32"} | by_phase(map(_types, launches))
     constants = by_phase(launch.constants for launch in launches)
-    kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, walk)
+    kernel = walk_kernel_of(one.geometry.schedule.fingerprint, walk)
     return _compile(kernel, walk, types, constants, arch, walk_options(one.options))
 
 

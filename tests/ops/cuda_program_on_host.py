@@ -16,6 +16,7 @@ from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import tf32
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
+from tests.helpers.cycles import no_cycles_found, noted_programs
 from tests.helpers.layers import compare_layer
 from tests.helpers.noise import CASE, NOISY, compare_noisy
 from tests.helpers.other_cells import OTHER_CELLS, compare_with_reference
@@ -52,6 +53,15 @@ def on_the_host(monkeypatch, poisoned_memory):
 def test_stage(stage, dtype):
     for case in stage_cases.CASES.values():
         stage_cases.check_stage(KERNELS, stage, case, dtype)
+
+
+def test_a_call_is_free_when_it_is_over(monkeypatch):
+    """Its memory does not wait for Python to look for cycles."""
+    programs = noted_programs(monkeypatch, cuda.Program)
+    with no_cycles_found():
+        compare_with_loop("lstm_full", CASES["plain"], "cuda", torch.float64)
+        assert len(programs) >= 2
+        assert not any(program() for program in programs)
 
 
 def test_launch_checks_its_arguments():

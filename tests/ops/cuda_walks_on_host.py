@@ -134,7 +134,8 @@ def test_cases(case, monkeypatch):
         monkeypatch.setattr(cuda.Program, "chunk_pixels", (4 * 90, 1 << 62))
     name, sizes = CASES[case]
     walks = compare(name, sizes, torch.bfloat16, recompute=case.endswith("recompute"))
-    assert len(walks) == (4 if case.endswith("chunks") else 2)
+    # The forward is one span of time, the backward may be two.
+    assert len(walks) == (3 if case.endswith("chunks") else 2)
     assert all(blocks > 1 and all(kept) for _, blocks, kept, _ in walks)
 
 

@@ -15,6 +15,7 @@ from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
 from fastrcn.ops.conv_recurrent.triton_work import Work, split
 from tests.helpers import normed
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, gradients, make_tensors, run_package
+from tests.helpers.cycles import no_cycles_found, noted_programs
 from tests.helpers.other_cells import OTHER_CELLS, random_leaves, results
 
 pytest.importorskip("triton")
@@ -165,3 +166,13 @@ def test_what_is_kept_is_bounded(monkeypatch):
     for batch in (1, 2, 3):
         train("lstm", Case(batch=batch))
         assert len(triton_plan._structures) <= 3
+
+
+def test_a_call_is_free_when_it_is_over(monkeypatch):
+    """Its memory does not wait for Python to look for cycles."""
+    programs = noted_programs(monkeypatch, Checked)
+    with no_cycles_found():
+        train("lstm_full", Case())
+        train("gru_before", Case())
+        assert len(programs) >= 4
+        assert not any(program() for program in programs)

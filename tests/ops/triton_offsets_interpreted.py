@@ -12,7 +12,7 @@ from fastrcn.compiler.signature import backward_signatures, forward_signatures
 from fastrcn.ops.conv3d_relu_maxpool3d import triton_conv3d
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.conv3d_relu_maxpool3d.method import use_method
-from fastrcn.ops.conv_recurrent import triton_launch
+from fastrcn.ops.conv_recurrent import triton_plan
 from fastrcn.ops.conv_recurrent.geometry import Geometry
 from fastrcn.ops.conv_recurrent.program import Buffer, Convolution, StageCall
 from fastrcn.ops.conv_recurrent.triton_program import TritonProgram
@@ -78,8 +78,9 @@ def test_steps_far_into_the_sequence():
 
 def test_images_far_into_the_batch(monkeypatch):
     """The sixteen last, which are the tile of the last program, as of a small batch."""
-    plain = triton_launch.kernel_of
-    monkeypatch.setattr(triton_launch, "kernel_of", lambda *key: LastProgram(plain(*key)))
+    plain = triton_plan.kernel_of
+    monkeypatch.setattr(triton_plan, "kernel_of", lambda *key: LastProgram(plain(*key)))
+    monkeypatch.setattr(triton_plan, "_structures", {})
     schedule, size, c = schedule_of(cells.ConvRNN().key), (4, 4), 64
     given, weight = [random_half(16, *size, c) for _ in range(2)], Weight(random_half(c, c, 3, 3))
     found = []

@@ -166,7 +166,7 @@ def many_tiles(monkeypatch):
     processors are many."""
     sizes = (Config(64, 16, 32, 4, 1), Config(16, 16, 16, 4, 1), Config(32, 32, 16, 4, 1))
 
-    def choose(launch, work, slots):
+    def choose(launch, program, work, slots):
         return sizes[(slots + 2 * launch.across) % 3]
 
     monkeypatch.setattr(triton_plan, "_structures", {})

@@ -114,7 +114,7 @@ class Program(program.Program):
         return False
 
     def make_runs(self, keep):
-        self.stream, self.device = 0, buffers_of(self.steps[0])[0].data.device
+        self.current, self.device = [0], buffers_of(self.steps[0])[0].data.device
         self.sums: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.compiled = has_kernels(self.geometry.schedule)
         self.addends: dict[int, Addend] = {}
@@ -127,19 +127,21 @@ class Program(program.Program):
         self.loop: Any = self._make_loop() if all(map(self._is_native, self.steps)) else None
         if self.loop is None:
             return [program.each(self._in_python(step)) for step in self.steps]
-        return [self._run_loop]
+        # Not a method, which would hold the program: its memory is free as soon as nobody has it.
+        loop, stream = self.loop, self.current
+        return [lambda start, count, direction, at_start: loop.run(start, count, direction, at_start, stream[0])]
 
     def run(self, start, count, at_start):
         if not self.runs:
             return
-        with _current_stream(self.device) as self.stream:
+        with _current_stream(self.device) as self.current[0]:
             super().run(start, count, at_start)
             self._settle()
 
     def run_backward(self, start, count, last_is_first):
         if not self.runs:
             return
-        with _current_stream(self.device) as self.stream:
+        with _current_stream(self.device) as self.current[0]:
             super().run_backward(start, count, last_is_first)
             self._settle()
 
@@ -236,9 +238,6 @@ class Program(program.Program):
         missing = (1, 1, 0, 1)
         numbers = (of_three_axes(axis, n) for axis, n in zip(axes, missing, strict=True))
         return (sources, *numbers), self._fused_weight(steps).data_ptr(), one.target.pitch
-
-    def _run_loop(self, start, count, direction, at_start):
-        self.loop.run(start, count, direction, at_start, self.stream)
 
     def _maps(self, buffer: Buffer, as_rows=False):
         """Maps as the loop has them, channels first or as rows of channels (P,C): addresses and layout."""
@@ -370,7 +369,7 @@ class Program(program.Program):
                     at = addend.result.data_ptr() + taker.channel * size
                     addends.append((taker.argument, at, addend.result.shape[-1], addend.alone, taker.written))
             wrong = kernels.launch_cuda_stage(
-                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, self.parts, self.stream
+                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, self.parts, self.current[0]
             )
             if wrong:
                 raise RuntimeError(f"fastrcn: a stage's kernel: {wrong}")
@@ -395,7 +394,7 @@ class Program(program.Program):
             sums = torch.empty(images, slices, kernels.cuda_slice_sums, dtype=wide, device=target.device)
             wrong = kernels.launch_cuda_normalize(
                 dtype, isinstance(step, NormalizeBackward), target.data_ptr(), native.address(source),
-                scale.data_ptr(), images, values, slices, sums.data_ptr(), eps, self.stream,
+                scale.data_ptr(), images, values, slices, sums.data_ptr(), eps, self.current[0],
             )  # fmt: skip
             if wrong:
                 raise RuntimeError(f"fastrcn: a normalisation's kernel: {wrong}")

@@ -45,7 +45,7 @@ def group_bias(group, bias, channels):
     if bias is None or not any(slot.bias_blocks for slot in group.slots):
         return None
     if all(len(slot.bias_blocks) == 1 for slot in group.slots):
-        return blocks_of(bias, [slot.bias_blocks[0] for slot in group.slots], channels)
+        return blocks_of(bias, [slot.bias_blocks[0] for slot in group.slots], channels).contiguous()
     rows = []
     for slot in group.slots:
         parts = [bias[b * channels : (b + 1) * channels] for b in slot.bias_blocks]

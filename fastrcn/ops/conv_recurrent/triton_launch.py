@@ -37,8 +37,10 @@ class PhaseLaunch:
     directions = 1
 
     def __init__(self, program: TritonProgram, work: Work, across=False, config: Config | None = None):
-        self.program, self.across = program, across
-        self.plan = plan = self._planned(work, config)
+        # Not the program, which has its launches: what it holds is free as soon as nobody has it, not when Python next
+        # looks for cycles.
+        self.geometry, self.across = program.geometry, across
+        self.plan = plan = self._planned(program, work, config)
         self.phase, self.kernel, self.config = plan.phase, plan.kernel, plan.config
         self.constants, self.options = plan.constants, plan.options
         self.tiles, self.sizes = plan.tiles, plan.sizes
@@ -51,32 +53,30 @@ class PhaseLaunch:
             (buffers[number] if number >= 0 else Buffer(self.sums[-1 - number][1]), clock)
             for number, clock in plan.pointers
         ]
-        self.products = [self._bind(work, product) for product in plan.products]
+        self.products = [self._bind(program, work, product) for product in plan.products]
         self.tensors = [*(b.data for b, _ in self.pointers), *(p.weight for p in self.products)]
         if self.phase.freezes:
             self.tensors.append(program.lengths)
         self.addresses = [t.data_ptr() for t in self.tensors]
         self.aligned = alignment(self.addresses)
 
-    def _planned(self, work: Work, config: Config | None) -> PhasePlan:
+    def _planned(self, program: TritonProgram, work: Work, config: Config | None) -> PhasePlan:
         """The plan, made before for this structure, or now; with a ``config`` of its own always now."""
         if config is not None:
-            return plan_phase(self.program, work, self.across, config)
-        plans, key = self.program.structure.plans, (work.number, self.across)
+            return plan_phase(program, work, self.across, config)
+        plans, key = program.structure.plans, (work.number, self.across)
         if key not in plans:
-            slots = len(work.slots(self.program.geometry.channels))
-            config = self.program.config or self._choose(work, slots)
-            plans[key] = plan_phase(self.program, work, self.across, config)
+            slots = len(work.slots(self.geometry.channels))
+            config = program.config or self._choose(program, work, slots)
+            plans[key] = plan_phase(program, work, self.across, config)
         return plans[key]
 
-    def _bind(self, work: Work, plan):
+    def _bind(self, program: TritonProgram, work: Work, plan):
         weights = [work.convolutions[n].weight for n in plan.convolutions]
-        weight = self.program.weight(weights, self.config, plan.block_k, self.phase.joined)
+        weight = program.weight(weights, self.config, plan.block_k, self.phase.joined)
         return _Bound(weight, plan.steps, plan.skip_first, plan.map)
 
-    def _choose(self, work: Work, slots):
-        program = self.program
-
+    def _choose(self, program: TritonProgram, work: Work, slots):
         def start(config):
             # Weights that are packed for a trial go with it.
             own = copy(program)
@@ -87,12 +87,12 @@ class PhaseLaunch:
         maps = len(work.stage.buffers) if work.stage else 0
         return choose(
             work.tensor, program.dtype, slots, maps, program.geometry.channels, program.pixels, exact,
-            lambda: self._key(work), start,
+            lambda: self._key(program, work), start,
         )  # fmt: skip
 
-    def _key(self, work: Work):
+    def _key(self, program: TritonProgram, work: Work):
         """Which kernel this is, whatever the batch and the time."""
-        program, g, stage = self.program, self.program.geometry, work.stage
+        g, stage = program.geometry, work.stage
         words: list[Any] = ["conv_recurrent", g.schedule.fingerprint]
         if stage:
             words.append(f"{'bwd' if stage.signature.backward else 'fwd'}{stage.signature.stage}")
@@ -119,7 +119,7 @@ class PhaseLaunch:
 
     def _map(self, source: Buffer):
         """Size of a source's maps."""
-        return tuple(source.data.shape[-1 - self.program.geometry.axes : -1])
+        return tuple(source.data.shape[-1 - self.geometry.axes : -1])
 
     def __call__(self, convolution_time, time, convolution_first, first):
         """Launch. Without a ``convolution_time`` the convolutions are left out; ``first`` marks the first step."""

@@ -18,10 +18,10 @@ class _Twins:
     directions = 2
 
     def __init__(self, launch, other):
-        self.launch, self.other, self.program, self.tiles = launch, other, launch.program, launch.tiles
+        self.launch, self.other, self.geometry, self.tiles = launch, other, launch.geometry, launch.tiles
         self.tensors, self.constants, self.options = launch.tensors, launch.constants, launch.options
         self.phase = replace(launch.phase, both=True)
-        self.kernel = kernel_of(launch.program.geometry.schedule.fingerprint, self.phase)
+        self.kernel = kernel_of(launch.geometry.schedule.fingerprint, self.phase)
         self.own = [launch.phase.arguments.index(name) for name in self.phase.own]
         self.compiled: Any = None
 

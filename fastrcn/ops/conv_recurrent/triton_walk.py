@@ -42,7 +42,7 @@ def walk(calls, following, turns):
         compiled(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments), *constants)
         return
     constants = by_phase(launch.constants for launch in launches)
-    kernel = walk_kernel_of(one.program.geometry.schedule.fingerprint, Walk(tuple(a.phase for a in launches)))
+    kernel = walk_kernel_of(one.geometry.schedule.fingerprint, Walk(tuple(a.phase for a in launches)))
     options = one.options if interpreting() else walk_options(one.options)
     grid = max(launch.tiles for launch in launches), one.directions
     compiled = kernel[grid](*arguments, **constants, **options)
