@@ -26,10 +26,15 @@ def add_convolution(target, x, weight, padding, stride, dilation):
     target += convolution(x.movedim(-1, 1), weight, None, stride, padding, dilation).movedim(1, -1)
 
 
+def fill(target, row):
+    """target = ``row``, one value per channel, or zero where there is none."""
+    target.zero_() if row is None else target.copy_(row)
+
+
 def put_convolution(target, x, weight, bias, padding, stride, dilation):
     """target = convolution(x, weight) + ``bias``, a row or None, by the library: what was there need not be read."""
     if x.numel() == 0:
-        target.copy_(bias) if bias is not None else target.zero_()
+        fill(target, bias)
         return
     c_out, c_in, *kernel = weight.shape
     if is_product(kernel, stride, padding):

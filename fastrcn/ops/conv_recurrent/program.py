@@ -14,7 +14,7 @@ import torch
 from fastrcn import native
 from fastrcn.compiler.emit_torch import torch_function
 from fastrcn.compiler.signature import Signature
-from fastrcn.ops.conv_recurrent.convolution import add_convolution, is_product
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, fill, is_product
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, of_three_axes, same_padding
 from fastrcn.ops.convolution import winograd
 from fastrcn.ops.convolution.weight import Weight
@@ -375,8 +375,7 @@ def each(step):
 
 def _fill(step: Fill):
     def run(time, first):
-        target = step.target.at(time, first)
-        target.zero_() if step.row is None else target.copy_(step.row)
+        fill(step.target.at(time, first), step.row)
 
     return run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastrcn import memory
 from fastrcn.compiler.signature import forward_signatures
-from fastrcn.ops.conv_recurrent.convolution import add_convolution, put_convolution
+from fastrcn.ops.conv_recurrent.convolution import add_convolution, fill, put_convolution
 from fastrcn.ops.conv_recurrent.geometry import Geometry, accumulate_type, blocks_of, group_bias
 from fastrcn.ops.conv_recurrent.input_schedule import in_loop
 from fastrcn.ops.conv_recurrent.layout import maps_last
@@ -103,7 +103,7 @@ class Sequence:
                     self.convolve(source, flat, weight, padding, g.stride, g.dilation, not begun, bias)
                     begun = True
             if not begun:
-                flat.copy_(bias) if bias is not None else flat.zero_()
+                fill(flat, bias)
             group = self.schedule.groups[n]
             if group.eps is not None and not group.operands:
                 self.run([Normalize(self.flat(data), self.flat(scales[n]), group.eps)], len(flat))
@@ -147,7 +147,7 @@ class Sequence:
                 add_convolution(target, source, weight.dense(), padding, stride, dilation)
             return
         if begins:
-            target.copy_(bias) if bias is not None else target.zero_()
+            fill(target, bias)
         # The target may be an input's gradient, which has another map than the states.
         geometry = replace(self.geometry, size=tuple(target.shape[1:-1]))
         source, target = Buffer(source, width=source.shape[-1]), Buffer(target, width=target.shape[-1])

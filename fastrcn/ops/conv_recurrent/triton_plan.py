@@ -95,7 +95,7 @@ class Structure:
 def structure_of(program: TritonProgram, steps) -> Structure:
     """That of a program with these steps, the same for programs that are equal but for addresses and times."""
     timer = autotune.timer()
-    if timer is not None and capturing(steps_tensor(steps)):
+    if timer is not None and capturing(_tensor_of(steps)):
         return Structure(steps)  # nothing can be measured now: what is chosen must not stay
     g = program.geometry
     key = (
@@ -120,7 +120,7 @@ def forget():
     _structures.clear()
 
 
-def steps_tensor(steps):
+def _tensor_of(steps):
     """A tensor on the device on which steps run."""
     return buffers_of(steps[0])[0].data
 
@@ -144,7 +144,7 @@ def _shape(steps):
             buffer.per_row, data.shape[lead:], data.dtype, data.is_contiguous(),
         )  # fmt: skip
 
-    words: list[Any] = [steps_tensor(steps).device]
+    words: list[Any] = [_tensor_of(steps).device]
     for step in steps:
         if isinstance(step, StageCall):
             words.append(id(step.signature))  # signatures are kept for ever

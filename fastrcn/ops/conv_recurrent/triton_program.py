@@ -195,10 +195,10 @@ class TritonProgram:
             whole = torch.cat([w.dense() for w in weights]) if len(weights) > 1 else weights[0].dense()
             slots, ci, taps = whole.shape[0] // c, whole.shape[1], prod(whole.shape[2:])
             blocks, steps = -(-c // config.block_c), -(-ci // block_k)
-            padded = whole.reshape(slots, c, ci, taps)
+            padded = dense = whole.reshape(slots, c, ci, taps)
             if (blocks * config.block_c, steps * block_k) != (c, ci):
                 padded = whole.new_zeros(slots, blocks * config.block_c, steps * block_k, taps)
-                padded[:, :c, :ci] = whole.reshape(slots, c, ci, taps)
+                padded[:, :c, :ci] = dense
             blocked = padded.view(slots, blocks, config.block_c, steps, block_k, taps)
             # tf32 products want the input channels of a weight side by side.
             order = (0, 2, 4) if self.tf32 else (4, 0, 2) if joined else (0, 4, 2)

@@ -22,7 +22,7 @@ import torch
 
 from fastrcn.ops.choice import Choice
 from fastrcn.ops.conv_recurrent.triton_walk import can_walk, walk
-from fastrcn.ops.triton_support import device_of
+from fastrcn.ops.triton_support import capturing, device_of
 
 NAMES = ("launched", "captured", "persistent")
 
@@ -108,7 +108,7 @@ def _walk(loop: Loop):
 
 
 def _can_capture(tensor):
-    return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
+    return tensor.is_cuda and not capturing(tensor)
 
 
 def _capture(loop: Loop):
