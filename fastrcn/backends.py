@@ -25,7 +25,7 @@ from fastrcn.ops.conv_recurrent.subject import sizes_of, subject_of
 from fastrcn.ops.relu_maxpool3d import cpu as _relu_maxpool3d_cpu
 from fastrcn.ops.relu_maxpool3d import cuda as _relu_maxpool3d_cuda
 from fastrcn.ops.relu_maxpool3d import triton_passes as _relu_maxpool3d_triton
-from fastrcn.trial import Trial, fastest, trial_of
+from fastrcn.trial import Trial, fastest, trial_of, trusted
 
 
 def _reference(what, dtype, device):
@@ -88,11 +88,10 @@ _HOME = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 _DECIDED = ("cuda",)
 """Types of device on which ``dispatch`` decides between backends, where it can."""
 
-_BY_NAME_ONLY: dict[str, str] = dict.fromkeys(
-    ("triton", "cuda"), "it has not run on a GPU yet and is chosen only by name, or where FASTRCN_AUTOTUNE=1 times it"
+_UNTRIED: dict[str, str] = dict.fromkeys(
+    ("triton", "cuda"), "it was not measured on this GPU, and such a call not compared with plain PyTorch before"
 )
-"""Backends that the automatic choice leaves out where ``dispatch`` knows no measurements of this architecture, and
-why."""
+"""Backends that the automatic choice leaves out where ``dispatch`` decides nothing, and why."""
 
 _override: list[str] = []
 _told: set[str] = set()
@@ -153,7 +152,8 @@ def can_run(operation, name, what, dtype, device):
 
 def select(operation, what, dtype, device, backend=None, trial: Trial | None = None, decide=None) -> str:
     """The backend that runs; raises RuntimeError with the reason where the one asked for by name cannot. ``trial``: of
-    the call, where it may be timed. ``decide``: the rule for GPUs, from the backends that can run to its decision."""
+    the call, where it may be run apart. ``decide``: the rule for GPUs, from the backends that can run to its
+    decision."""
     name, source = requested(backend)
     if name is not None:
         ok, reason = can_run(operation, name, what, dtype, device)
@@ -161,7 +161,7 @@ def select(operation, what, dtype, device, backend=None, trial: Trial | None = N
             raise RuntimeError(f"{source}: backend {name!r} cannot run {operation}: {reason}")
         return name
     name, refused = _choose(operation, what, dtype, device, decide)
-    if trial is not None:
+    if trial is not None and autotune.enabled():
         return fastest(trial, list(able_of(operation, what, dtype, device)), name)
     if refused and device != "meta" and not torch.compiler.is_compiling() and refused not in _told:
         _told.add(refused)
@@ -180,7 +180,8 @@ def chosen(operation, what, by, tensors, differentiated, backend=None) -> Any:
             return dispatch.decide_compiled(*asked, able, first.device.index)
         sizes = by("").sizes(tensors)
         known = all(type(n) is int for n in (*sizes.size, *sizes[:2], *sizes[3:]))
-        return dispatch.decide(*asked, sizes if known else None, able, first.device.index).backend
+        found = dispatch.decide(*asked, sizes if known else None, able, first.device.index)
+        return found.backend if found.ran or found.backend == "reference" else trusted(trial, found.backend)
 
     return by(select(operation, what, first.dtype, first.device.type, backend, trial, decide))
 
@@ -204,9 +205,9 @@ def _choose(operation, what, dtype, device, decide=None):
     refused = "" if len(names) > 1 else f"no other runs on {device} tensors"
     for name in names:
         ok, reason = can_run(operation, name, what, dtype, device)
-        if ok and name not in _BY_NAME_ONLY:
+        if ok and name not in _UNTRIED:
             return name, refused
-        refused = f"{name}: {_BY_NAME_ONLY[name] if ok else reason}"
+        refused = f"{name}: {_UNTRIED[name] if ok else reason}"
     raise RuntimeError(f"{operation}: no backend runs {dtype} on {device} tensors ({refused})")
 
 
@@ -232,6 +233,8 @@ def explain(operation, *args, backend=None, **options) -> Explanation:
 
         name, refused = _choose(operation, *asked, decide)
         because = "; ".join(filter(None, (refused, found.because))) or "the first that can"
+        if not found.ran and name == found.backend != "reference":
+            because = f"once such a call was compared with plain PyTorch: {because}"
         if first.is_cuda and autotune.enabled():
             because = f"unless a call that was timed says otherwise (use_autotune): {because}"
         return Explanation(operation, name, because, rows)

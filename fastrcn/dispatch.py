@@ -2,9 +2,9 @@
 from the model of cost.
 
 On an architecture on which an operation was measured the backends that ran it there are compared: by the nearest
-measured case, or, where none is near, by the model. On another one no kernel has run yet: plain PyTorch runs, and the
-model only says what it would choose. Under ``torch.compile``, where sizes are not known, the backend counts that was
-fastest over all cases of the group.
+measured case, or, where none is near, by the model. On another one the model alone decides, and what it chooses runs
+once its results were compared with plain PyTorch's (``trial.trusted``). Under ``torch.compile``, where sizes are not
+known, the backend counts that was fastest over all cases of the group, and without any plain PyTorch runs.
 """
 
 import math
@@ -24,10 +24,12 @@ _NUMBERS = {torch.float16: "16 bits", torch.bfloat16: "16 bits", torch.float32: 
 
 
 class Decision(NamedTuple):
-    """The backend, and why; None for plain PyTorch, where nothing was measured."""
+    """The backend, and why; None where there is nothing to decide by. ``ran``: whether it has run on this
+    architecture."""
 
     backend: str | None
     because: str
+    ran: bool = True
 
 
 @cache
@@ -93,7 +95,7 @@ def _decide(operation, what, dtype, tf32, training, sizes, able, gpu: Device):
     told = _listed({f"{name} ({way})": seconds for seconds, name, way in order})
     if ran:
         return Decision(order[0][1], f"estimated, as no case measured on sm_{gpu.capability} is near: {told}")
-    return Decision(None, f"nothing was measured on sm_{gpu.capability}, where the model estimates {told}")
+    return Decision(order[0][1], f"estimated, as nothing was measured on sm_{gpu.capability}: {told}", ran=False)
 
 
 def _overall(cases, ran):

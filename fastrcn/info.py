@@ -100,7 +100,7 @@ def _dispatch():
     for capability in sorted({gpu.capability for gpu in gpus if gpu}):
         file, cases = str(measured.file_of(capability)), len(measured.cases_of(capability))
         known[f"sm_{capability}"] = {"cases": cases, "file": file if cases else None}
-    return {"order": "by name, autotune, measurements of this architecture, plain PyTorch", "measured": known}
+    return {"order": "by name, autotune, measurements of this architecture, an estimate", "measured": known}
 
 
 class _Test(NamedTuple):

@@ -1,7 +1,7 @@
-"""Which backend is fastest for a call on this GPU: each that can run it is timed once, where ``use_autotune`` is on,
-and what is found is kept with what that knows.
+"""A call of an operation run apart from the program, to see how its backends do on the GPU at hand: which is fastest,
+where ``use_autotune`` is on, and whether one that has not run on such a GPU before is right.
 
-One whose results are not those of plain PyTorch, or that fails, is left out, and a warning says so.
+A backend whose results are not those of plain PyTorch, or that fails, is left out, and a warning says so.
 """
 
 import warnings
@@ -15,6 +15,7 @@ import torch
 from fastrcn.ops import autograd, autotune
 from fastrcn.ops.autocast import without_autocast
 from fastrcn.ops.tf32 import allows_tf32
+from fastrcn.ops.triton_support import capturing
 
 _FURTHEST = {torch.float64: 1e-6, torch.float32: 1e-3}
 _FURTHEST_LOW = 0.1
@@ -28,7 +29,7 @@ class _Candidate:
 
 
 class Trial(NamedTuple):
-    """A call that may be timed. ``what``: see ``backends``. ``by``: a function from a backend to the call (see
+    """A call that may be run apart. ``what``: see ``backends``. ``by``: a function from a backend to the call (see
     ``autograd.Call``), whose ``words`` name all that is constant in it, but for batch and time."""
 
     operation: str
@@ -80,7 +81,7 @@ _noted: list[list[Trial]] = []
 
 @contextmanager
 def note_trials():
-    """Within this context the calls that may be timed are put into the list that it gives, and not timed."""
+    """Within this context the calls that may be run apart are put into the list that it gives, and are not."""
     _noted.append([])
     try:
         yield _noted[-1]
@@ -89,9 +90,9 @@ def note_trials():
 
 
 def trial_of(operation, what, by, tensors, differentiated) -> Trial | None:
-    """The trial of a call, where it may be timed: switched on, its tensors are a GPU's own and not empty, and nobody
-    looks on, as programs that are traced or transformed do. ``by``: a function from a backend to the call."""
-    if torch.compiler.is_compiling() or not (autotune.enabled() or _noted):
+    """The trial of a call that may be run apart: its tensors are a GPU's own and not empty, and nobody looks on, as
+    programs that are traced or transformed do. ``by``: a function from a backend to the call."""
+    if torch.compiler.is_compiling() or not _is_on_gpu(tensors[0]):
         return None
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return None
@@ -110,6 +111,45 @@ def _is_on_gpu(tensor):
     return tensor.is_cuda
 
 
+_right: dict[str, bool] = {}
+"""By backend, GPU and call, whether what it gave was plain PyTorch's up to rounding."""
+
+
+def trusted(trial: Trial | None, backend) -> str | None:
+    """The backend, where its results of such a call are plain PyTorch's up to rounding; "reference" where they are not,
+    or it fails. The first such call of a process finds it out, whatever batch and time. None where it cannot be found
+    out: the call cannot be run apart, a CUDA graph is captured, or plain PyTorch's results are not finite."""
+    if trial is None:
+        return None
+    key = f"{backend} {trial.tensor.device} {trial.key}"
+    if key not in _right:
+        found = None if capturing(trial.tensor) else _is_right(trial, backend)
+        if found is None:
+            return None
+        _right[key] = found
+    return backend if _right[key] else "reference"
+
+
+def _is_right(trial: Trial, backend) -> bool | None:
+    try:
+        expected = trial.run("reference")
+        if not all(bool(t.isfinite().all()) for t in expected):
+            return None
+    except torch.OutOfMemoryError as error:  # which the call itself would be without the backend
+        told = f"backend {backend!r} is not compared with plain PyTorch, which has no memory for {trial.operation}"
+        warnings.warn(f"fastrcn: {told}: {error}", stacklevel=2)
+        return True
+    try:
+        return start_of(trial, backend, expected) is not None
+    except Exception as error:
+        _tell_failed(trial, backend, error)
+        return False
+
+
+def _tell_failed(trial: Trial, backend, error):
+    warnings.warn(f"fastrcn: backend {backend!r} failed in a trial of {trial.operation}: {error}", stacklevel=3)
+
+
 def fastest(trial: Trial, backends, default) -> str:
     """The backend, of several that can run a call, that is fastest; ``default`` while a CUDA graph is captured that
     nobody has timed. The last is plain PyTorch. Where memory is short the choice holds for this process alone."""
@@ -120,8 +160,7 @@ def fastest(trial: Trial, backends, default) -> str:
         try:
             return start_of(trial, candidate.backend, expected)
         except Exception as error:
-            told = f"backend {candidate.backend!r} failed in a trial of {trial.operation}: {error}"
-            warnings.warn(f"fastrcn: {told}", stacklevel=2)
+            _tell_failed(trial, candidate.backend, error)
             short.extend([error] if isinstance(error, torch.OutOfMemoryError) else [])
             return None
 

@@ -183,7 +183,7 @@ def test_info(tmp_path):
     assert "no_program --version: expected a C++ compiler" in text
     assert "self-test" in text
     assert "autotune: off" in text
-    assert "backend on GPUs: by name, autotune, measurements of this architecture, plain PyTorch; measured: " in text
+    assert "backend on GPUs: by name, autotune, measurements of this architecture, an estimate; measured: " in text
 
 
 def test_info_says_where_autotune_keeps_what_it_found(tmp_path):

@@ -15,6 +15,7 @@ from benchmarks import conv3d, recurrent
 from benchmarks import dispatch as command
 from fastrcn import backends, cells, dispatch, info, measured, native, trial
 from fastrcn.cost import Device
+from fastrcn.layers.conv3d import BatchNormReLUPool3d
 from fastrcn.ops import autotune
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
@@ -63,10 +64,8 @@ SECOND = {"reference": 1e-3, "cuda": 2e-3, "triton": 3e-3}
 
 def test_the_nearest_case_decides():
     write(row("narrow", FIRST), row("wide", SECOND, channels=256))
-    assert decide(channels=96) == (
-        "cuda",
-        "measured on sm_90: cuda 1 ms, triton 2 ms, reference 3 ms in case narrow",
-    )
+    because = "measured on sm_90: cuda 1 ms, triton 2 ms, reference 3 ms in case narrow"
+    assert decide(channels=96) == ("cuda", because, True)
     assert decide(channels=160).backend == "reference"
     assert decide(able=("triton", "reference")).backend == "triton"
     # Batch and time are one size.
@@ -92,7 +91,7 @@ def test_too_far_the_model_decides_among_what_ran():
     assert decide(dtype=torch.float16).because.startswith("measured")
     # Never one that failed wherever it was tried.
     write(row("small", {"reference": 1e-3, "triton": 2e-3}))
-    backend, because = decide(channels=1024, cells=25)
+    backend, because, _ = decide(channels=1024, cells=25)
     assert backend == "reference"  # the library's product is the faster one
     assert "triton (fused)" in because
     assert "cuda" not in because
@@ -112,21 +111,21 @@ def test_peepholes_are_no_other_kind_and_own_cells_are():
 def test_clips():
     conv, pool = Conv.of(1, 1, 1, 1), Pool.of(2)
     operation, sizes = "conv3d_relu_maxpool3d", {"size": (8, 28, 28), "steps": 1}
-    assert decide((conv, True, pool), operation=operation, **sizes).backend is None
+    assert not decide((conv, True, pool), operation=operation, **sizes).ran
     write(row("c3d", SECOND, (conv, True, pool), operation=operation, **sizes))
     assert decide((conv, True, pool), operation=operation, **sizes).because.endswith("case c3d")
     other = decide((conv, True, Pool()), operation=operation, **sizes)
     assert other.because.startswith("estimated")
     # No other operation ran on this architecture.
-    assert decide().backend is None
-    assert decide((True, pool), operation="batch_norm_relu_maxpool3d", **sizes).backend is None
+    assert not decide().ran
+    assert not decide((True, pool), operation="batch_norm_relu_maxpool3d", **sizes).ran
 
 
-def test_without_measurements_the_model_only_says_what_it_would_choose():
+def test_without_measurements_the_model_decides():
     write(row("another GPU", FIRST, channels=64), capability=80)
-    backend, because = decide(channels=256, cells=25)
-    assert backend is None
-    assert because.startswith("nothing was measured on sm_90, where the model estimates cuda (convolution and stage) ")
+    backend, because, ran = decide(channels=256, cells=25)
+    assert (backend, ran) == ("cuda", False)
+    assert because.startswith("estimated, as nothing was measured on sm_90: cuda (convolution and stage) ")
 
 
 BROKEN = {
@@ -144,20 +143,20 @@ BROKEN = {
 def test_a_broken_file_is_told_and_counts_as_none(name):
     measured.file_of(90).write_text(BROKEN[name])
     with pytest.warns(UserWarning, match=r"dispatch-sm90.json cannot be read .*as if nothing had been measured"):
-        assert decide().because.startswith("nothing was measured on sm_90, where the model estimates triton")
+        assert decide().because.startswith("estimated, as nothing was measured on sm_90: triton")
     decide(channels=65)  # warnings are errors here: it is told once
 
 
 def test_a_backend_that_cannot_run_or_is_unknown_is_never_chosen():
     write(row("a", {"quick": 1e-9}))
-    assert decide().backend is None
+    assert decide()[::2] == ("triton", False)
     write(row("a", {"quick": 1e-9} | FIRST))
     assert decide(able=("triton", "reference")).backend == "triton"
 
 
 def test_no_gpu_decides_nothing(monkeypatch):
     monkeypatch.setattr(dispatch, "device_of", lambda index: None)
-    assert decide() == (None, "")
+    assert decide() == (None, "", True)
 
 
 @pytest.fixture
@@ -203,6 +202,124 @@ def test_precedence(ran, monkeypatch, tmp_path):
     assert ran == ["cpu", "reference", "cpu", "reference", "cpu"]
 
 
+@pytest.fixture
+def compared(monkeypatch, ran):
+    """The backends that ran in comparisons, where the model finds `cpu` the fastest and nothing was measured."""
+    names, plain = [], trial.Trial.run
+    monkeypatch.setattr(trial.Trial, "run", lambda self, name: names.append(name) or plain(self, name))
+    monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(trial, "_right", {})
+    return names
+
+
+@built
+def test_an_estimate_runs_once_it_was_compared(ran, compared):
+    """Whatever batch and time; anything else is compared anew."""
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    state = torch.get_rng_state()
+    output, _ = layer(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert compared == ["reference", "cpu"]
+    output.sum().backward()
+    layer(torch.randn(3, 1, 3, 6, 6))
+    assert (len(compared), ran) == (2, ["cpu", "cpu"])
+    for n, other in enumerate((lambda: layer(x[..., 1:]), lambda: layer(x, lengths=[5, 3]), layer.double), 2):
+        other()
+        layer(x.to(layer.weight_ih_l0.dtype))
+        assert len(compared) == 2 * n
+    with torch.no_grad():
+        layer(x.double())
+    assert len(compared) == 10
+    assert set(ran) == {"cpu"}
+
+
+def replaced(monkeypatch, **results):
+    """Have backends give something else in comparisons, made of what they give."""
+    plain = trial.Trial.run
+    monkeypatch.setattr(
+        trial.Trial, "run", lambda self, name: results.get(name, lambda run: run())(lambda: plain(self, name))
+    )
+
+
+def out_of_memory(run):
+    raise torch.OutOfMemoryError("of 80 GiB")
+
+
+def in_error(run):
+    raise RuntimeError("no such kernel")
+
+
+UNEQUAL = {
+    "wrong": (lambda run: [1.2 * t for t in run()], "backend 'cpu' is not chosen for conv_recurrent"),
+    "not a number": (lambda run: [t * float("nan") for t in run()], "backend 'cpu' is not chosen for conv_recurrent"),
+    "failing": (in_error, "backend 'cpu' failed in a trial of conv_recurrent: no such kernel"),
+    "out of memory": (out_of_memory, "backend 'cpu' failed in a trial of conv_recurrent: of 80 GiB"),
+}
+
+
+@built
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_an_estimate_that_is_wrong_does_not_run(name, monkeypatch, ran, compared):
+    results, message = UNEQUAL[name]
+    replaced(monkeypatch, cpu=results)
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    with pytest.warns(UserWarning, match=message):
+        layer(x)
+    layer(x)  # told once
+    assert ran == ["reference", "reference"]
+    assert compared.count("reference") == 1
+
+
+@built
+def test_without_memory_for_plain_pytorch_an_estimate_runs(monkeypatch, ran, compared):
+    replaced(monkeypatch, reference=out_of_memory)
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    with pytest.warns(UserWarning, match="backend 'cpu' is not compared with plain PyTorch, which has no memory"):
+        layer(x)
+    layer(x)
+    assert ran == ["cpu", "cpu"]
+
+
+@built
+def test_what_is_not_finite_is_not_compared(monkeypatch, ran, compared):
+    monkeypatch.setitem(backends._UNTRIED, "cpu", "not tried")
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    with pytest.warns(UserWarning, match="not tried"):
+        layer(x * float("inf"))
+    layer(x)
+    assert (ran, compared) == (["reference", "cpu"], ["reference", "reference", "cpu"])
+
+
+@built
+def test_while_a_graph_is_captured_nothing_is_compared(monkeypatch, ran, compared):
+    monkeypatch.setitem(backends._UNTRIED, "cpu", "not tried either")
+    monkeypatch.setattr(trial, "capturing", lambda tensor: len(ran) != 1)
+    layer, x = fastrcn.ConvLSTM(3, 4), torch.randn(5, 2, 3, 6, 6)
+    with pytest.warns(UserWarning, match="not tried either"):
+        layer(x)
+    layer(x)
+    layer(x)
+    assert (ran, compared) == (["reference", "cpu", "cpu"], ["reference", "cpu"])
+
+
+@built
+def test_an_estimate_for_clips(ran, compared):
+    x = torch.randn(2, 3, 4, 6, 6)
+    for _ in range(2):
+        BatchNormReLUPool3d(3, pool_kernel_size=2)(x)
+        fastrcn.ConvReLUPool3d(3, 4, 3, pool_kernel_size=2)(x)
+    assert ran == ["cpu"] * 4
+    assert compared == ["reference", "cpu"] * 2
+
+
+@built
+def test_explanation_of_an_estimate(ran):
+    inputs = torch.randn(5, 2, 3, 6, 6), torch.randn(16, 3, 3, 3), torch.randn(16, 4, 3, 3)
+    found = backends.explain("conv_recurrent", cells.ConvLSTM(), *inputs)
+    assert found.chosen == "cpu"
+    assert found.because.startswith("once such a call was compared with plain PyTorch: estimated, as nothing was")
+
+
 @built
 def test_explanation(monkeypatch):
     monkeypatch.setattr(backends, "_DECIDED", ("cpu",))
@@ -229,7 +346,7 @@ def test_compiled_calls_take_what_is_fastest_over_the_group(slow, fast, monkeypa
     compiled(torch.randn(5, 2, 3, 6, 6))
     with torch._dynamo.config.patch(error_on_recompile=fast == "cpu"):
         compiled(torch.randn(7, 4, 3, 6, 6))
-    assert set(asked) == {(fast, "fastest over 2 measured cases")}
+    assert set(asked) == {(fast, "fastest over 2 measured cases", True)}
 
 
 TINY = {"sizes": (3, 2, 4, 4, 5, 6), "kernel": (3, 3), "quick": True}

@@ -142,7 +142,7 @@ def test_triton_takes_volumes(monkeypatch):
     key = cells.ConvGRU().key
     for axes in (2, 3):
         assert backends.can_run("conv_recurrent", "triton", (key, axes), torch.float32, "cuda")[0]
-    monkeypatch.setattr(backends, "_BY_NAME_ONLY", {})
+    monkeypatch.setattr(backends, "_UNTRIED", {})
     assert backends.select("conv_recurrent", (key, 3), torch.float32, "cuda") == "triton"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     x, w, u = torch.randn(2, 1, 2, 1, 4, 5), torch.randn(9, 2, 1, 3, 3), torch.randn(9, 3, 1, 3, 3)
