@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastrcn
+from fastrcn import dispatch, measured, trial
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import autotune
 from fastrcn.ops.conv_recurrent import input_schedule, triton_time_loop
@@ -195,6 +196,22 @@ def test_the_fastest_backend_is_chosen(monkeypatch, tmp_path):
     found = json.loads(autotune.file_of("cuda").read_text())
     (best,) = [choice for key, choice in found.items() if key.startswith("backend conv_recurrent training")]
     assert best[0] in ("triton", "cuda", "reference")
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("kind", [fastrcn.ConvLSTM, fastrcn.ConvGRU])
+def test_what_is_estimated_runs(kind, monkeypatch):
+    """Without measurements; no warning says that it failed or was wrong."""
+    monkeypatch.setattr(measured, "cases_of", lambda capability: ())
+    monkeypatch.setattr(dispatch, "_decide", dispatch._decide.__wrapped__)
+    monkeypatch.setattr(trial, "_right", {})
+    layer, x = kind(8, 32, device="cuda"), torch.randn(6, 4, 8, 32, 32, device="cuda")
+    output, _ = layer(x)
+    with fastrcn.use_backend("reference"):
+        assert_close(output, layer(x)[0])
+    assert list(trial._right.values()) == [True]
+    assert next(iter(trial._right)).startswith(("triton cuda:0 ", "cuda cuda:0 "))
 
 
 @pytest.mark.gpu
