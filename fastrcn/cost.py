@@ -1,7 +1,8 @@
 """What a call costs on a GPU by each backend, by a model: arithmetic over estimates, to be replaced by measurements.
 
 A backend has one or several ways to run a call; the fastest counts, as the backends choose by the same estimates. A way
-takes the longer of two times: that in which the host starts its kernels, and that of the GPU, the sum of
+takes the longer of two times: that of the host, for the call itself and to start its kernels, and that of the GPU, the
+sum of
 
 - products, at the speed of the library's convolution, more where a kernel is slower or leaves processors idle;
 - bytes, at the speed of a copy, of what is in memory beside the operands of convolutions;
@@ -27,7 +28,15 @@ from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.sizes import Sizes
 
 _HOST = 5e-6
-"""Seconds in which the host starts a kernel, by PyTorch, Triton or C++. An estimate."""
+"""Seconds in which the host starts a kernel, by PyTorch, Triton or C++. This and the next two are what steps of small
+layers took an AMD EPYC on a CUDA driver that does nothing (``python -m benchmarks host``), rounded."""
+
+_CALL = {"plain": (0.2e-3, 0.35e-3), "fused": (0.3e-3, 0.7e-3), "stage": (0.1e-3, 0.5e-3)}
+"""Seconds that a call of conv_recurrent takes the host whatever its length, in inference and in training: plain
+PyTorch; a fused backend, and more for each stage of the cell."""
+
+_CLIP_CALL = {"plain": (0.05e-3, 0.15e-3), "fused": (0.1e-3, 0.5e-3)}
+"""The same of the other operations, by which they are called."""
 
 _BYTES = {"16 bits": 2, "tf32": 4, "float32": 4, "float64": 8}
 
@@ -74,10 +83,11 @@ class Workload(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One way to run a call: operations, in the time of the library's; bytes; kernels that the host starts; their
-    starts and ends on the GPU."""
+    """One way to run a call: seconds of the host for the call itself; operations, in the time of the library's; bytes;
+    kernels that the host starts; their starts and ends on the GPU."""
 
     name: str
+    call: float
     operations: float
     bytes: float
     launches: float
@@ -89,7 +99,7 @@ class Way(NamedTuple):
         rate = share * OPERATIONS_PER_LAUNCH[size] / SECONDS_PER_LAUNCH
         copy = rate / OPERATIONS_PER_BYTE[size]
         on_gpu = self.operations / (rate * _SPEED[numbers]) + self.bytes / copy + SECONDS_PER_LAUNCH * self.starts
-        return max(_HOST * self.launches, on_gpu)
+        return max(self.call + _HOST * self.launches, on_gpu)
 
 
 def estimate(work: Workload, backend, device: Device) -> tuple[float, str]:
@@ -113,6 +123,7 @@ def _recurrent(work: Workload, kind: Steps, backend, device: Device) -> Iterator
     values = steps * step_pixels * c
     # Forward and backward: so many kernels, and products and bytes.
     turns, passes = (2, 3) if work.training else (1, 1)
+    plain, fused, stage = (seconds[work.training] for seconds in _CALL.values())
     of_value = 2 * s.cells * c * kind.convolved
     # Weights' gradients and the inputs' products are of many steps at once.
     in_steps = turns * steps * of_value * max(step_pixels * c, device.processors * prod(SMALLEST))
@@ -120,11 +131,14 @@ def _recurrent(work: Workload, kind: Steps, backend, device: Device) -> Iterator
     at_once = passes * inputs + (passes - turns) * values * of_value
     unit, kept = passes * values * kind.slots * _BYTES[work.numbers], int(work.training)
 
-    def launched(name, operations, units, launches):
-        return Way(name, operations, units * unit, steps * launches, steps * launches)
+    call = fused + stage * kind.stages
+
+    def launched(name, operations, units, launches, call=call):
+        return Way(name, call, operations, units * unit, steps * launches, steps * launches)
 
     if backend == "reference" or (backend == "cuda" and not kind.compiled):
-        yield launched("plain stages", in_steps + at_once, 9, passes * 3 * kind.slots)
+        launches = passes * (2 * kind.slots + 5 * kind.convolutions)
+        yield launched("plain stages", in_steps + at_once, 9, launches, plain)
         return
     efficiency = _efficiency(work, backend, device)
     aligned = c * _BYTES[work.numbers] % cuda_method.ALIGNMENT == 0 and work.numbers in ("16 bits", "tf32")
@@ -141,7 +155,7 @@ def _recurrent(work: Workload, kind: Steps, backend, device: Device) -> Iterator
         # Triton's first and last step are launched.
         apart = 2 * kind.stages if backend == "triton" else 0
         starts = turns * (apart + cuda_method.BEGINNING + steps * kind.stages * cuda_method.BARRIER)
-        yield Way("persistent", operations, (2 + kept) * unit, turns * (1 + apart), starts)
+        yield Way("persistent", call, operations, (2 + kept) * unit, turns * (1 + apart), starts)
     yield launched("fused", operations, 2 + kept, turns * kind.stages)
 
 
@@ -155,19 +169,20 @@ def _pooled(work: Workload, pool: Pool, backend) -> Iterator[Way]:
     normalizes = work.operation == "batch_norm_relu_maxpool3d"
     once = 0 if normalizes else 2 * before * s.inputs * s.cells
     later = 2 * once if work.training else 0
+    plain, call = (seconds[work.training] for seconds in _CLIP_CALL.values())
     # The batch's statistics and what is normalised are read; or the convolution's result is written.
     first = 1 + work.training if normalizes else 1
     if backend == "reference":
         units = first + normalizes + 2 + pooled + work.training * (3 + 2 + 2 * pooled)
         launches = turns * (2 + pooled)
-        yield Way("plain", once + later, size * (units * before + after), launches, launches)
+        yield Way("plain", plain, once + later, size * (units * before + after), launches, launches)
         return
     units, launches = first + (not normalizes) + 3 * work.training, 2 * turns
-    yield Way("convolution and pass", once + later, size * (units * before + after), launches, launches)
+    yield Way("convolution and pass", call, once + later, size * (units * before + after), launches, launches)
     if backend == "triton" and not normalizes and work.numbers in ("16 bits", "tf32"):
         fused = once * method.repeats(pool, s.size, s.inputs) / method.EFFICIENCY
         units, launches = 3 * work.training, 2 * turns - 1
-        yield Way("fused", fused + later, size * (units * before + after), launches, launches)
+        yield Way("fused", call, fused + later, size * (units * before + after), launches, launches)
 
 
 def in_order(work: Workload, backends, device: Device) -> list[tuple[float, str, str]]:

@@ -18,7 +18,7 @@ def cell(kind=LSTM, numbers="16 bits", training=True, channels=64, size=(64, 64)
     return Workload("conv_recurrent", kind, numbers, training, sizes)
 
 
-def clip(pool=2, numbers="16 bits", training=False, channels=64, size=(8, 28, 28), cells=27, norm=False):
+def clip(pool=2, numbers="16 bits", training=False, channels=64, size=(16, 224, 224), cells=27, norm=False):
     operation = "batch_norm_relu_maxpool3d" if norm else "conv3d_relu_maxpool3d"
     sizes = Sizes(channels, channels, size, 2, 1, 1 if norm else cells)
     return Workload(operation, Pool.of(pool), numbers, training, sizes)
@@ -36,14 +36,25 @@ def test_short_sums_are_fused_and_long_ones_are_the_library():
 
 def test_small_maps_are_bound_by_launches():
     tiny = cell(channels=16, size=(8, 8), images=1, steps=20)
-    assert best(tiny) == ("triton", "persistent")
-    assert estimate(tiny, "cuda", GPU)[1] == "persistent"
+    assert {estimate(tiny, name, GPU)[1] for name in ("triton", "cuda")} == {"persistent"}
     # One kernel after the other is as long as the host takes; plain PyTorch has the most.
-    assert estimate(tiny, "reference", GPU)[0] == pytest.approx(20 * 36 * 5e-6)
+    assert estimate(tiny, "reference", GPU)[0] == pytest.approx(0.35e-3 + 20 * 39 * 5e-6)
+    assert best(tiny)[1] == "persistent"
     # All tiles of a larger map do not run at once; a GPU with more processors has them all.
     larger = cell(channels=16, size=(128, 128), images=1)
     assert best(larger) == ("triton", "fused")
-    assert best(larger, Device(90, 256)) == ("triton", "persistent")
+    assert best(larger, Device(90, 256))[1] == "persistent"
+
+
+@pytest.mark.parametrize(("kind", "fewest"), [(LSTM, 5), (GRU, 6), (LSTM._replace(slots=1), 9)])
+def test_few_steps_are_not_worth_a_call(kind, fewest):
+    """As the host needs for it. In inference it takes fewer steps than in training."""
+    small = {"kind": kind, "channels": 16, "size": (8, 8), "images": 1}
+    found = [best(cell(steps=n, **small))[0] != "reference" for n in range(1, 20)]
+    assert found == [n >= fewest for n in range(1, 20)]
+    found = [best(cell(steps=n, training=False, **small))[0] != "reference" for n in range(1, 20)]
+    assert found.index(True) + 1 < fewest
+    assert best(clip(size=(2, 8, 8))) == ("reference", "plain")
 
 
 def test_the_generation_decides_where_cuda_fuses():

@@ -209,6 +209,7 @@ def compared(monkeypatch, ran):
     monkeypatch.setattr(trial.Trial, "run", lambda self, name: names.append(name) or plain(self, name))
     monkeypatch.setattr(trial, "_is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(trial, "_right", {})
+    monkeypatch.setattr(dispatch, "in_order", lambda *_: [(1e-3, "cpu", "fused"), (2e-3, "reference", "plain")])
     return names
 
 
@@ -313,11 +314,13 @@ def test_an_estimate_for_clips(ran, compared):
 
 
 @built
-def test_explanation_of_an_estimate(ran):
+def test_explanation_of_an_estimate(compared):
     inputs = torch.randn(5, 2, 3, 6, 6), torch.randn(16, 3, 3, 3), torch.randn(16, 4, 3, 3)
     found = backends.explain("conv_recurrent", cells.ConvLSTM(), *inputs)
     assert found.chosen == "cpu"
-    assert found.because.startswith("once such a call was compared with plain PyTorch: estimated, as nothing was")
+    because = "estimated, as nothing was measured on sm_90: cpu (fused) 1 ms, reference (plain) 2 ms"
+    assert found.because == f"once such a call was compared with plain PyTorch: {because}"
+    assert not compared
 
 
 @built
