@@ -1,5 +1,5 @@
-"""``python -m benchmarks host``: what a call takes the processor that starts a GPU's work, which is all of the time where
-maps are small. Needs no GPU.
+"""``python -m benchmarks host``: what a call takes the processor that starts a GPU's work, which is all of the time
+where maps are small. Needs no GPU.
 
 Kernels of the ``triton`` backend are compiled for a Hopper GPU and started on a CUDA driver that does nothing. What
 fastrcn leaves to PyTorch, the popular loop and plain PyTorch run on the CPU, on tiny maps.
