@@ -175,15 +175,34 @@ def chosen(operation, what, by, tensors, differentiated, backend=None) -> Any:
     first, trial = tensors[0], trial_of(operation, what, by, tensors, differentiated)
 
     def decide(able):
-        asked = operation, what, first.dtype, differentiated
         if torch.compiler.is_compiling():
-            return dispatch.decide_compiled(*asked, able, first.device.index)
-        sizes = by("").sizes(tensors)
-        known = all(type(n) is int for n in (*sizes.size, *sizes[:2], *sizes[3:]))
-        found = dispatch.decide(*asked, sizes if known else None, able, first.device.index)
+            index = first.device.index
+            return dispatch.decide_compiled(operation, what, first.dtype, differentiated, able, index)
+        found = _decide(operation, what, by, tensors, differentiated, able)
         return found.backend if found.ran or found.backend == "reference" else trusted(trial, found.backend)
 
     return by(select(operation, what, first.dtype, first.device.type, backend, trial, decide))
+
+
+def _decide(operation, what, by, tensors, differentiated, able):
+    first, sizes = tensors[0], by("").sizes(tensors)
+    known = all(type(n) is int for n in (*sizes.size, *sizes[:2], *sizes[3:]))
+    asked = operation, what, first.dtype, differentiated
+    return dispatch.decide(*asked, sizes if known else None, able, first.device.index)
+
+
+def runs_both(name, operation, what, by, tensors, differentiated, backend=None) -> bool:
+    """Whether the backend that was chosen for one direction of a layer runs both as the call that ``by`` makes; one
+    that an estimate chose does where the results of that call were compared too."""
+    first = tensors[0]
+    if name not in BOTH_DIRECTIONS:
+        return False
+    if requested(backend)[0] or first.device.type not in _DECIDED or torch.compiler.is_compiling():
+        return True
+    found = _decide(
+        operation, what, by, tensors, differentiated, able_of(operation, what, first.dtype, first.device.type)
+    )
+    return found.ran or trusted(trial_of(operation, what, by, tensors, differentiated), name) == name
 
 
 def _considered(operation, device):

@@ -14,6 +14,7 @@ from fastrcn.ops.batch_norm_relu_maxpool3d.op import check_batch_norm
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv, check_conv
 from fastrcn.ops.conv3d_relu_maxpool3d.op import Call as Conv3dCall
 from fastrcn.ops.conv_recurrent.op import BothCall, Save, run_fused, run_plain
+from fastrcn.ops.conv_recurrent.subject import subject_of
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 
 # The built-in cells, whose keys were made when the operators were defined: a compiler cannot trace that.
@@ -170,16 +171,20 @@ def conv_recurrent_both(
         return exported.call_of(cell.key, n, len(masks[k]), given[k], options, recompute, backend)
 
     forward = call_of(0)
-    name = forward.backend
-    if name not in backends.BOTH_DIRECTIONS or _plain(name):
+    name, k = forward.backend, len(schedule_of(cell.key).states)
+    save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
+    of_both = [*tensors[:n], *parts[0], *masks[0], *parts[1], *masks[1], lengths]
+
+    def by(name):
+        return BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
+
+    asked = "conv_recurrent", subject_of(cell.key, tensors[0]), by, of_both, save != Save.NOTHING, backend
+    if _plain(name) or not backends.runs_both(name, *asked):
         with without_autocast:
             one = _direction(forward, given[0], recompute, backend)
             return one, _direction(call_of(1), given[1], recompute, backend)
-    save = (Save.STATES if recompute else Save.ALL) if autograd.tracked(tensors) else Save.NOTHING
-    k = len(schedule_of(cell.key).states)
-    call = BothCall(name, cell.key, n, len(masks[0]), stride, dilation, padding, int(save), 2 + 2 * k)
     with without_autocast:
-        one, other, *states = run_fused(call, [*tensors[:n], *parts[0], *masks[0], *parts[1], *masks[1], lengths])
+        one, other, *states = run_fused(by(name), of_both)
     if lengths is not None:
         one, other = (_zero_past(output, lengths) for output in (one, other))
     return (one, tuple(states[:k])), (other, tuple(states[k:]))

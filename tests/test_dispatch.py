@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ from benchmarks import dispatch as command
 from fastrcn import backends, cells, dispatch, info, measured, native, trial
 from fastrcn.cost import Device
 from fastrcn.layers.conv3d import BatchNormReLUPool3d
-from fastrcn.ops import autotune
+from fastrcn.ops import autograd, autotune
 from fastrcn.ops.conv3d_relu_maxpool3d.geometry import Conv
+from fastrcn.ops.conv_recurrent.op import BothCall
 from fastrcn.ops.relu_maxpool3d.geometry import Pool
 from fastrcn.ops.sizes import Sizes
 
@@ -311,6 +313,33 @@ def test_an_estimate_for_clips(ran, compared):
         fastrcn.ConvReLUPool3d(3, 4, 3, pool_kernel_size=2)(x)
     assert ran == ["cpu"] * 4
     assert compared == ["reference", "cpu"] * 2
+
+
+@built
+@pytest.mark.parametrize("right", [True, False])
+def test_both_directions_as_one_call_are_compared_too(right, monkeypatch, ran, compared):
+    """Where the backend that an estimate chose for one has such a call: here plain PyTorch stands in for it."""
+    monkeypatch.setattr(backends, "BOTH_DIRECTIONS", ("cpu",))
+    wrong, calls = 1 if right else 2, []
+
+    def together(call, tensors, differentiated):
+        calls.append(call)
+        return tuple(wrong * t for t in BothCall.plain(call, tensors))
+
+    plain = autograd.run
+    monkeypatch.setattr(
+        autograd, "run", lambda call, *rest: (together if isinstance(call, BothCall) else plain)(call, *rest)
+    )
+    layer, x = fastrcn.ConvGRU(3, 4, bidirectional=True), torch.randn(5, 2, 3, 6, 6)
+    with nullcontext() if right else pytest.warns(UserWarning, match="backend 'cpu' is not chosen for conv_recurrent"):
+        found, _ = layer(x)
+    assert torch.allclose(layer(x)[0], found)
+    with fastrcn.use_backend("reference"):
+        assert torch.allclose(layer(x)[0], found, atol=1e-6)
+    assert [call.backend for call in calls] == (["cpu"] * 3 if right else ["cpu"])
+    assert compared == ["reference", "cpu"] * 2
+    with fastrcn.use_backend("cpu"):  # by its name it is not looked at
+        assert torch.allclose(layer(x)[0], wrong * found, atol=1e-6)
 
 
 @built

@@ -105,6 +105,24 @@ class BothCall(NamedTuple):
         own = (len(tensors) - n - 1) // 2
         return list(tensors[:n]), list(tensors[n : n + own]), list(tensors[n + own : -1]), tensors[-1]
 
+    def words(self, tensors):
+        """What is constant in a call of these tensors, whatever batch and time."""
+        return f"both {self._one().words(self._tensors_of_one(tensors))}"
+
+    def sizes(self, tensors):
+        """By which the backend is chosen: those of one direction."""
+        return self._one().sizes(self._tensors_of_one(tensors))
+
+    def _one(self, reverse=False):
+        return Call(
+            self.backend, self.cell, self.inputs, self.masks, self.stride, self.dilation, self.padding, reverse,
+            self.save, self.differentiable // 2,
+        )  # fmt: skip
+
+    def _tensors_of_one(self, tensors):
+        inputs, first, _, lengths = self.split(tensors)
+        return [*inputs, *first, lengths]
+
     def forward(self, tensors):
         """The operator's results."""
         return both_operators.conv_recurrent_both_fwd(
@@ -123,11 +141,7 @@ class BothCall(NamedTuple):
         inputs, first, second, lengths = self.split(tensors)
         results = []
         for own, reverse in ((first, False), (second, True)):
-            call = Call(
-                self.backend, self.cell, self.inputs, self.masks, self.stride, self.dilation, self.padding,
-                reverse, self.save, self.differentiable // 2,
-            )  # fmt: skip
-            results.append(call.plain([*inputs, *own, lengths]))
+            results.append(self._one(reverse).plain([*inputs, *own, lengths]))
         return tuple(r[0] for r in results) + tuple(state for r in results for state in r[1:])
 
 
