@@ -1,21 +1,16 @@
 """The Triton kernels compiled ahead of time for three generations of GPUs: what their machine code must have.
 
-Runs in a process of its own: in one whose kernels are interpreted nothing can be compiled.
+They are compiled in a process of its own: in one whose kernels are interpreted nothing can be compiled.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.ahead_of_time import compiler
+
 pytest.importorskip("triton")
-ROOT = Path(__file__).parents[2]
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 SCALAR = {80: "FFMA", 90: "FFMA", 100: "FFMA2"}
@@ -27,19 +22,11 @@ FIRST, LATER = ("--phase", "fwd0"), ("--phase", "fwd1", "fwd3")
 EVERY_STEP = ("--phase", "fwd0", "fwd1", "bwd0", "bwd1")
 
 
-@pytest.fixture
-def rows(tmp_path):
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
     """A function: what ``python -m benchmarks aot --json`` finds, compiled afresh."""
-    return partial(compiled, tmp_path)
-
-
-def compiled(cache, *arguments, environment=os.environ):
-    """The rows that ``python -m benchmarks aot`` prints."""
-    environment = {k: v for k, v in environment.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-m", "benchmarks", "aot", "--json", *arguments]
-    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-    assert found.returncode == 0, found.stderr[-4000:]
-    return [json.loads(line) for line in found.stdout.splitlines()]
+    with compiler(tmp_path_factory.mktemp("triton")) as found:
+        yield found
 
 
 def check(row, exact=False):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ops.test_triton_compile import check, compiled
+from tests.helpers.ahead_of_time import compiler
+from tests.ops.test_triton_compile import check
 
 triton = pytest.importorskip("triton")
 VERSION = "3.6.0"
@@ -74,6 +75,13 @@ def test_starts(environment):
     )
 
 
+@pytest.fixture(scope="module")
+def rows(environment, tmp_path_factory):
+    """A function: what ``python -m benchmarks aot --json`` finds."""
+    with compiler(tmp_path_factory.mktemp("triton"), environment) as found:
+        yield found
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -85,11 +93,11 @@ def test_starts(environment):
     ],
     ids=" ".join,
 )
-def test_compiled(arguments, environment, tmp_path):
-    rows = compiled(tmp_path, *arguments, environment=environment)
-    assert rows
+def test_compiled(arguments, rows):
+    found = rows(*arguments)
+    assert found
     products = arguments[1] not in ("batch_norm_relu_maxpool3d", "normalize")
-    for row in rows:
+    for row in found:
         assert row["spills"] == 0, row
         if products:
             check(row)
