@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastrcn import backends, info, memory
+from fastrcn.ops.triton_support import has_triton, interpreting
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,14 @@ def poisoned_memory(monkeypatch):
     torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def pytest_configure():
+    if interpreting() and has_triton():
+        from triton.runtime import interpreter
+
+        # It would look for overflows in each sum of integers, which takes it a third of its time, and tell of none.
+        interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
 
 
 def pytest_collection_modifyitems(items):

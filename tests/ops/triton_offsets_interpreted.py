@@ -25,6 +25,14 @@ FAR = 1 << 31
 HALF = torch.float16
 
 
+@pytest.fixture(autouse=True)
+def no_integer_overflows(monkeypatch):
+    """The interpreter tells of those, too, that change no result."""
+    from triton.runtime import interpreter
+
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", interpreter.InterpreterOptions(debug=True))
+
+
 class LastProgram:
     """A kernel of whose programs only the last one runs."""
 
