@@ -15,6 +15,7 @@ from fastrcn.cells import BUILT_IN
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops import tf32
 from fastrcn.ops.conv_recurrent import cuda, cuda_method, input_schedule
+from tests.helpers import normed
 from tests.helpers.cells import CASES, PADDINGS, SUBJECTS, Case, compare_with_loop, gradients, make_tensors, run_package
 from tests.helpers.cycles import no_cycles_found, noted_programs
 from tests.helpers.layers import compare_layer
@@ -55,11 +56,18 @@ def test_stage(stage, dtype):
         stage_cases.check_stage(KERNELS, stage, case, dtype)
 
 
-def test_a_call_is_free_when_it_is_over(monkeypatch):
+@pytest.mark.parametrize("loop", ["c++", "python"])
+@pytest.mark.parametrize("name", ["lstm_full", "mgu", "normed"])
+def test_a_call_is_free_when_it_is_over(name, loop, monkeypatch):
     """Its memory does not wait for Python to look for cycles."""
+    if loop == "python":
+        monkeypatch.setattr(cuda, "_torch_library", WITHOUT)
     programs = noted_programs(monkeypatch, cuda.Program)
     with no_cycles_found():
-        compare_with_loop("lstm_full", CASES["plain"], "cuda", torch.float64)
+        if name == "normed":
+            normed.compare("gru", "cuda", torch.float64, lengths=(4, 2, 0))
+        else:
+            compare_with_loop(name, CASES["lengths"], "cuda", torch.float64)
         assert len(programs) >= 2
         assert not any(program() for program in programs)
 

@@ -281,7 +281,7 @@ class Program(program.Program):
         loop.add_fill(target, row, (sizes, strides))
 
     def _in_python(self, step):
-        """A step of the loop in Python."""
+        """A step of the loop in Python: a function that does not hold the program, as above."""
         if isinstance(step, StageCall) and self.compiled:
             return self._stage(step)
         if isinstance(step, Normalize | NormalizeBackward) and self.compiled:
@@ -360,6 +360,7 @@ class Program(program.Program):
         number, addresses, pitch, maps = self._launch(step)
         taken, kernels, size = self._taken(step), _kernels(), self.dtype.itemsize
         lengths, dtype = native.address(self.lengths), native.CUDA_TYPE_NUMBERS[self.dtype]
+        sizes, parts, stream = self._sizes(), self.parts, self.current
 
         def run(time, first):
             data = [f if first and f else base + time * each for base, each, f in addresses]
@@ -369,7 +370,7 @@ class Program(program.Program):
                     at = addend.result.data_ptr() + taker.channel * size
                     addends.append((taker.argument, at, addend.result.shape[-1], addend.alone, taker.written))
             wrong = kernels.launch_cuda_stage(
-                number, dtype, data, pitch, addends, *self._sizes(), lengths, time, maps, self.parts, self.current[0]
+                number, dtype, data, pitch, addends, *sizes, lengths, time, maps, parts, stream[0]
             )
             if wrong:
                 raise RuntimeError(f"fastrcn: a stage's kernel: {wrong}")
@@ -384,7 +385,7 @@ class Program(program.Program):
         self._images(step)
         kernels, dtype, wide = _kernels(), native.CUDA_TYPE_NUMBERS[self.dtype], accumulate_type(self.dtype)
         normalized, eps = (step.target, step.eps) if isinstance(step, Normalize) else (step.normalized, 0.0)
-        addend = next((a for a in self.addends.values() if a.norm is step), None)
+        addend, stream = next((a for a in self.addends.values() if a.norm is step), None), self.current
 
         def run(time, first):
             target, scale = step.target.at(time, first), step.scale.at(time, first)
@@ -394,7 +395,7 @@ class Program(program.Program):
             sums = torch.empty(images, slices, kernels.cuda_slice_sums, dtype=wide, device=target.device)
             wrong = kernels.launch_cuda_normalize(
                 dtype, isinstance(step, NormalizeBackward), target.data_ptr(), native.address(source),
-                scale.data_ptr(), images, values, slices, sums.data_ptr(), eps, self.current[0],
+                scale.data_ptr(), images, values, slices, sums.data_ptr(), eps, stream[0],
             )  # fmt: skip
             if wrong:
                 raise RuntimeError(f"fastrcn: a normalisation's kernel: {wrong}")

@@ -323,7 +323,8 @@ class Program:
 
     def _torch_stage(self, step: StageCall):
         sig, wide = step.signature, accumulate_type(self.dtype)
-        function = torch_function(sig.code)
+        # Not the program itself, which holds what it runs: its memory is free as soon as nobody has it.
+        function, geometry, lengths = torch_function(sig.code), self.geometry, self.lengths
 
         def run(time, first):
             maps = {a.name: b.at(time, first) for a, b in zip(sig.args, step.buffers, strict=True)}
@@ -334,8 +335,8 @@ class Program:
             outputs = [s.name for s, _ in sig.code.outputs]
             results = dict(zip(outputs, function(*(values[s.name] for s in sig.code.reads)), strict=True))
             ended = None
-            if self.lengths is not None and sig.carries:
-                ended = (time >= self.lengths).view(-1, *(1,) * (self.geometry.axes + 1))
+            if lengths is not None and sig.carries:
+                ended = (time >= lengths).view(-1, *(1,) * (geometry.axes + 1))
             for arg, buffer in zip(sig.args, step.buffers, strict=True):
                 if arg.mode == "load":
                     continue
@@ -344,7 +345,7 @@ class Program:
                 if not isinstance(value, torch.Tensor):
                     value = torch.full((), float(value), dtype=wide, device=target.device)
                 if arg.role == "d_param":
-                    value = value.expand(self.geometry.map).double()
+                    value = value.expand(geometry.map).double()
                     value = value if ended is None else value.masked_fill(ended, 0.0)
                     rows = buffer.data
                     of_all = rows.dim() == 2
