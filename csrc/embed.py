@@ -1,7 +1,8 @@
-"""Write a C++ file, with what it includes of csrc in its place, as a string: ``python csrc/embed.py SOURCE HEADER``.
+"""Write a C++ file, with what it includes of csrc in its place, as a string:
+``python csrc/embed.py SOURCE HEADER NAME``.
 
 The extension carries the loops around emitted stages in this form, so that stages can be compiled on the machine that
-runs it: ``fastrcn_stage_source`` of the header. Includes of what is not in csrc, such as emitted code, stay.
+runs it: ``NAME`` of the header. Includes of what is not in csrc, such as emitted code, stay.
 """
 
 import re
@@ -25,7 +26,7 @@ def whole(path, seen):
     return lines
 
 
-def main(source, header):
+def main(source, header, name):
     text = "\n".join(whole(source, set()))
     if ')source"' in text:
         raise ValueError(f"{source}: expected text without the end mark of the literal")
@@ -33,8 +34,7 @@ def main(source, header):
     target = Path(header)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(
-        f"// Written by csrc/embed.py. Not for editing.\n#pragma once\n\n"
-        f"static const char fastrcn_stage_source[] = {literal};\n"
+        f"// Written by csrc/embed.py. Not for editing.\n#pragma once\n\nstatic const char {name}[] = {literal};\n"
     )
 
 

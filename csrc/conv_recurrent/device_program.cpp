@@ -125,9 +125,10 @@ void check(const std::string& problem, const char* whose = "a stage's kernel: ")
 
 class Stage : public DeviceStep {
  public:
-  Stage(const Setting& setting, int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
-        const std::vector<bool>& maps, std::vector<StageTaker> takers, std::vector<DeviceAddend>& addends)
-      : kernel_(stage_kernel(setting.kernels, number)),
+  Stage(const Setting& setting, const KernelsOfStage& kernels, std::vector<Buffer> buffers,
+        const std::vector<int64_t>& pitch, const std::vector<bool>& maps, std::vector<StageTaker> takers,
+        std::vector<DeviceAddend>& addends)
+      : kernel_(stage_kernel(kernels.stages, kernels.number)),
         launch_(prepare_launch(kernel_, pitch, setting.sizes, setting.lengths, maps, setting.parts)),
         setting_(setting),
         buffers_(std::move(buffers)),
@@ -152,7 +153,7 @@ class Stage : public DeviceStep {
       slots.push_back({weight, taker.argument, addend.alone, taker.written, 0, 0});
     }
     step_ = prepare_step(kernel_, launch_, convolution, std::move(slots));
-    run_step_ = step_kernel(setting.steps, number);
+    run_step_ = step_kernel(kernels.steps, kernels.number);
   }
 
   void run(const Moment& now) override {
@@ -298,12 +299,13 @@ void DeviceProgram::add_convolution(Maps source, char* weight, const Layout& wei
                                                         std::move(window), addends_.at(addend), skip_first));
 }
 
-void DeviceProgram::add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
-                              const std::vector<bool>& maps, std::vector<StageTaker> takers) {
+void DeviceProgram::add_stage(const KernelsOfStage& kernels, std::vector<Buffer> buffers,
+                              const std::vector<int64_t>& pitch, const std::vector<bool>& maps,
+                              std::vector<StageTaker> takers) {
   steps_.push_back(
-      std::make_unique<Stage>(setting_, number, std::move(buffers), pitch, maps, std::move(takers), addends_));
+      std::make_unique<Stage>(setting_, kernels, std::move(buffers), pitch, maps, std::move(takers), addends_));
   stages_.push_back(steps_.size() - 1);
-  if (stages_.size() == 1 && setting_.fewest_walked > 0) walk_ = setting_.steps.walk[number];
+  if (stages_.size() == 1 && setting_.fewest_walked > 0) walk_ = kernels.steps.walk[kernels.number];
 }
 
 void DeviceProgram::add_normalize(const Maps& target, Buffer scale, double eps, std::optional<size_t> addend) {

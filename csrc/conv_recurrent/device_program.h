@@ -9,9 +9,8 @@
 #include <vector>
 
 #include "conv_recurrent/buffer.h"
+#include "conv_recurrent/kernel_tables.h"
 #include "conv_recurrent/normalize_kernels.h"
-#include "conv_recurrent/stage_kernels.h"
-#include "conv_recurrent/step_kernels.h"
 #include "conv_recurrent/torch_library.h"
 
 namespace frcn {
@@ -28,8 +27,6 @@ struct Maps {
 // some.
 struct DeviceProgramSetting {
   std::shared_ptr<const TorchLibrary> torch;
-  StageKernels kernels;
-  StepKernels steps;
   NormalizeKernels normalize;
   DataType type;
   int device;
@@ -104,7 +101,7 @@ class DeviceProgram {
   void add_convolution(Maps source, char* weight, const Layout& weight_layout, Window window, size_t addend,
                        bool skip_first);
   // The last buffers are sums, as a StageLaunch has them.
-  void add_stage(int number, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
+  void add_stage(const KernelsOfStage& kernels, std::vector<Buffer> buffers, const std::vector<int64_t>& pitch,
                  const std::vector<bool>& maps, std::vector<StageTaker> takers);
   // Of the target's images, in place, or of an addend that is all of the target. `scale`: see NormalizeLaunch.
   void add_normalize(const Maps& target, Buffer scale, double eps, std::optional<size_t> addend);

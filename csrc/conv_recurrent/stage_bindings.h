@@ -16,8 +16,6 @@
 
 namespace frcn {
 
-using KernelsOf = StageKernels (*)(DataType);
-using StepsOf = StepKernels (*)(DataType);
 using NormalizeOf = NormalizeKernels (*)(DataType);
 // The fields of a StepSource and a StepConvolution.
 using SourceTuple = std::tuple<uintptr_t, int64_t, int64_t>;
@@ -50,7 +48,8 @@ class PyDeviceProgram {
   using WindowTuple = std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>>;
   using TakerTuple = std::tuple<size_t, int, int64_t, bool, bool>;
 
-  explicit PyDeviceProgram(DeviceProgramSetting setting) : program_(std::move(setting)) {}
+  PyDeviceProgram(std::shared_ptr<const KernelTables> tables, DeviceProgramSetting setting)
+      : tables_(std::move(tables)), type_(setting.type), program_(std::move(setting)) {}
 
   // `fused`: the fields of a FusedConvolution.
   size_t add_addend(const MapsTuple& target, bool alone, const std::optional<FusedTuple>& fused) {
@@ -82,7 +81,7 @@ class PyDeviceProgram {
     std::vector<StageTaker> taken;
     for (const auto& [addend, argument, channel, written, last] : takers)
       taken.push_back({addend, argument, channel, written, last});
-    program_.add_stage(number, std::move(all), pitch, sums_of_maps, std::move(taken));
+    program_.add_stage(tables_->at(number, type_), std::move(all), pitch, sums_of_maps, std::move(taken));
   }
 
   void add_normalize(const MapsTuple& target, const BufferTuple& scale, double eps, std::optional<size_t> addend) {
@@ -111,38 +110,43 @@ class PyDeviceProgram {
   static Layout layout(const LayoutTuple& l) { return {std::get<0>(l), std::get<1>(l)}; }
   static Maps maps(const MapsTuple& m) { return {buffer(std::get<0>(m)), layout(std::get<1>(m))}; }
 
+  std::shared_ptr<const KernelTables> tables_;
+  DataType type_;
   DeviceProgram program_;
 };
 
-// `kernels_of` gives the stages of a data type, `steps_of` those with a convolution before them, `normalize_of` the
-// normalisations.
-inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf steps_of, NormalizeOf normalize_of) {
+// `own`: the built-in cells' kernels; `normalize_of` gives the normalisations of a data type.
+inline void bind_stages(pybind11::module_& m, KernelTable own, NormalizeOf normalize_of) {
   namespace py = pybind11;
+  const auto tables = std::make_shared<KernelTables>(own);
   m.def(
       "cuda_stage",
-      [kernels_of](const std::string& fingerprint, int stage, bool backward) {
-        return find_stage_kernel(kernels_of(DataType::float32), fingerprint, stage, backward);
+      [tables](const std::string& fingerprint, int stage, bool backward) {
+        return tables->find(fingerprint, stage, backward);
       },
       "Number of a stage's kernels, or -1.");
   m.def(
+      "register_cuda_kernels", [tables](const std::string& path) { tables->load(path); },
+      "Load a library of kernels, compiled from cuda_stage_source.");
+  m.attr("most_stage_sums") = kMostStageSums;
+  m.def(
       "launch_cuda_stage",
-      [kernels_of](int number, int type, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
-                   const std::vector<Addend>& addends, int64_t channels, int64_t pixels, int64_t pixels_per_image,
-                   uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, uintptr_t stream) {
-        return launch_stage(kernels_of(static_cast<DataType>(type)), number, data, pitch, addends,
-                            {channels, pixels, pixels_per_image}, lengths, time, maps, parts,
-                            reinterpret_cast<void*>(stream));
+      [tables](int number, int type, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
+               const std::vector<Addend>& addends, int64_t channels, int64_t pixels, int64_t pixels_per_image,
+               uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts, uintptr_t stream) {
+        const KernelsOfStage kernels = tables->at(number, static_cast<DataType>(type));
+        return launch_stage(kernels.stages, kernels.number, data, pitch, addends, {channels, pixels, pixels_per_image},
+                            lengths, time, maps, parts, reinterpret_cast<void*>(stream));
       },
       "Launch a stage on a CUDA stream; returns an empty text or what went wrong.");
   m.def(
       "launch_cuda_step",
-      [kernels_of, steps_of](int number, int type, const std::vector<uintptr_t>& data,
-                             const std::vector<int64_t>& pitch, const std::vector<SlotTuple>& slots,
-                             const StepTuple& convolution, int64_t channels, int64_t pixels, int64_t pixels_per_image,
-                             uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts,
-                             uintptr_t stream) {
-        const auto kind = static_cast<DataType>(type);
-        return launch_step(kernels_of(kind), steps_of(kind), number, data, pitch, step_slots(slots),
+      [tables](int number, int type, const std::vector<uintptr_t>& data, const std::vector<int64_t>& pitch,
+               const std::vector<SlotTuple>& slots, const StepTuple& convolution, int64_t channels, int64_t pixels,
+               int64_t pixels_per_image, uintptr_t lengths, int64_t time, const std::vector<bool>& maps, int64_t parts,
+               uintptr_t stream) {
+        const KernelsOfStage kernels = tables->at(number, static_cast<DataType>(type));
+        return launch_step(kernels.stages, kernels.steps, kernels.number, data, pitch, step_slots(slots),
                            step_convolution(convolution), {channels, pixels, pixels_per_image}, lengths, time, maps,
                            parts, reinterpret_cast<void*>(stream));
       },
@@ -167,14 +171,13 @@ inline void bind_stages(pybind11::module_& m, KernelsOf kernels_of, StepsOf step
   py::class_<PyDeviceProgram>(
       m, "CudaProgram", py::module_local(),
       "The time loop of the cuda backend: fills, products, convolutions, stages and normalisations.")
-      .def(py::init([kernels_of, steps_of, normalize_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
-                                                         std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
-                                                         int64_t parts, int64_t fewest_walked) {
+      .def(py::init([tables, normalize_of](std::shared_ptr<TorchLibrary> torch, int type, int device,
+                                           std::tuple<int64_t, int64_t, int64_t> sizes, uintptr_t lengths,
+                                           int64_t parts, int64_t fewest_walked) {
              const auto [channels, pixels, pixels_per_image] = sizes;
              const auto kind = static_cast<DataType>(type);
-             return std::make_unique<PyDeviceProgram>(DeviceProgramSetting{std::move(torch),
-                                                                           kernels_of(kind),
-                                                                           steps_of(kind),
+             return std::make_unique<PyDeviceProgram>(tables,
+                                                      DeviceProgramSetting{std::move(torch),
                                                                            normalize_of(kind),
                                                                            kind,
                                                                            device,

@@ -10,14 +10,14 @@
 
 #include "common/float16.h"
 #include "common/pack.h"
-#include "conv_recurrent/stage.h"
+#include "conv_recurrent/stage_kernels.h"
 
 namespace FRCN_ISA {
 
+using frcn::kMostStageSums;
 using frcn::StageArgs;
 
 constexpr int kStageThreads = 256;
-constexpr int kMostStageSums = 16;
 
 // See StageLaunch; without addends. An item is a pack of channels of a pixel.
 struct BareStage {

@@ -21,12 +21,16 @@ constexpr int kStageColumns = 32;
 template <class A>
 constexpr int kMostValues = sizeof(A) == 8 ? 40 : 112;
 
+// Bytes of a block's own memory, where its threads' sums meet.
+constexpr int kMostRoom = 48 << 10;
+
 // Channels that a thread has side by side: 16 bytes of the maps, or fewer where it holds very many of a stage's
-// arguments.
+// arguments or sums.
 template <class S, class A>
-constexpr int lanes_for(int held) {
+constexpr int lanes_for(int held, int sums) {
+  constexpr int kSum = kStageThreads * sizeof(A);
   int lanes = 16 / sizeof(S);
-  while (lanes > 1 && held * lanes > kMostValues<A>) lanes /= 2;
+  while (lanes > 1 && (held * lanes > kMostValues<A> || sums * lanes * kSum > kMostRoom)) lanes /= 2;
   return lanes;
 }
 
@@ -83,7 +87,7 @@ std::string run_lanes(const StageLaunch& given, const Launch& launch) {
 
 template <template <class, class, int> class Lanes, class S, class A, class Launch>
 std::string run_stage(const StageLaunch& given, void* where) {
-  constexpr int kLanes = lanes_for<S, A>(Lanes<S, A, 1>::held);
+  constexpr int kLanes = lanes_for<S, A>(Lanes<S, A, 1>::held, Lanes<S, A, 1>::sums);
   const Launch launch{where};
   if (takes_packs(given, Lanes<S, A, 1>::arguments, kLanes)) return run_lanes<Lanes<S, A, kLanes>>(given, launch);
   return run_lanes<Lanes<S, A, 1>>(given, launch);

@@ -10,6 +10,8 @@
 
 namespace frcn {
 
+constexpr int kMostStageSums = 16;
+
 // One stage on all pixels at one time. The last arguments of a stage that has gradients of parameters are sums in
 // double: a map (pixels_per_image, channels) that is added to, or so many rows of channels as there are `parts`, each
 // added to by one block of threads.

@@ -1,11 +1,9 @@
 #include "conv_recurrent/stage_tables.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <stdexcept>
 #include <vector>
 
+#include "common/library.h"
 #include "kernels.h"
 
 namespace frcn {
@@ -37,21 +35,15 @@ const StageEntry* find_stage(const std::string& isa, const std::string& fingerpr
 }
 
 void register_stages(const std::string& path) {
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!handle) throw std::runtime_error(std::string("fastrcn: a library of stages does not load: ") + dlerror());
-  const auto refuse = [&](const std::string& reason) {
-    dlclose(handle);
-    throw std::runtime_error("fastrcn: " + path + ": " + reason);
+  const auto problem_of = [](const StageLibrary& library) -> std::string {
+    if (library.abi != kStageAbi)
+      return "expected stages of ABI " + std::to_string(kStageAbi) + ", got " + std::to_string(library.abi);
+    const std::string isa = library.table->isa;
+    const auto usable = usable_isas();
+    const bool is_usable = std::find(usable.begin(), usable.end(), isa) != usable.end();
+    return is_usable ? "" : "its instruction set " + isa + " is not usable here";
   };
-  const auto* library = static_cast<const StageLibrary*>(dlsym(handle, "fastrcn_stage_library"));
-  if (!library) refuse("expected a library of stages, got one without fastrcn_stage_library");
-  if (library->abi != kStageAbi)
-    refuse("expected stages of ABI " + std::to_string(kStageAbi) + ", got " + std::to_string(library->abi));
-  const std::string isa = library->table->isa;
-  const auto usable = usable_isas();
-  if (std::find(usable.begin(), usable.end(), isa) == usable.end())
-    refuse("its instruction set " + isa + " is not usable here");
-  loaded_tables().push_back(library->table);
+  loaded_tables().push_back(load_library<StageLibrary>(path, "stages", "fastrcn_stage_library", problem_of).table);
 }
 
 }  // namespace frcn

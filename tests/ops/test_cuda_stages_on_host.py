@@ -14,7 +14,7 @@ from tests.ops import cuda_on_host
 from tests.ops.cuda_on_host import stages
 
 ROOT = Path(__file__).parents[2]
-PARTS = (("program", "loop"), ("steps", "walks", "norms"))
+PARTS = (("program", "loop"), ("steps", "walks", "norms", "library"))
 """Each a test, with a build of its own, so that two processes can share them."""
 
 

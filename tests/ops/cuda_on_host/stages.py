@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from fastrcn.compiler.emit_cpp import header_source
 from tests.ops.cuda_on_host import ROOT, compile_for_host, compiler, without_sanitizers
 
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 """What a process must have loaded first to use a library that was compiled with the sanitizers."""
-SOURCES = ("stage_kernels.cpp", "step_kernels.cpp", "torch_library.cpp", "device_program.cpp")
+SOURCES = ("stage_kernels.cpp", "step_kernels.cpp", "kernel_tables.cpp", "torch_library.cpp", "device_program.cpp")
 
 
 def build(folder):
@@ -33,6 +34,15 @@ def build(folder):
     paths = [path for path in (f.stdout.strip() for f in found) if Path(path).is_absolute()]
     # Python keeps much to the end of the process: no leaks are looked for.
     return library, {"LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+def build_library(folder, cells):
+    """The library of the kernels of other cells."""
+    (folder / "conv_recurrent_stages.h").write_text(header_source(cells))
+    sources = [str(Path(__file__).with_name(name)) for name in ("stages.cpp", "steps.cpp")]
+    library = folder / "library.so"
+    compile_for_host("library.cpp", library, "-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}", *sources)
+    return library
 
 
 def _compile_module(folder, options):

@@ -5,7 +5,7 @@
 #include "conv_recurrent/stage_bindings.h"
 
 PYBIND11_MODULE(stages, m) {
-  frcn::bind_stages(m, kernels_of, steps_of, normalize_of);
+  frcn::bind_stages(m, {kernels_of, steps_of}, normalize_of);
   m.def("launches", [] { return launches(); }, "(addends, sums that are written, stream) of each launch.");
   m.def("steps", [] { return host_steps().launches; }, "(tile, slots) of each launch of a convolution with its stage.");
   m.def("normalizations", [] { return normalizations(); }, "(images, slices, stream) of each kernel that normalises.");
