@@ -155,7 +155,8 @@ tests() { has_gpu && run_tests -m gpu tests/ops; }
 # its C++ compiler, on the CPU.
 host_tests() {
   has_kernels || return
-  run_tests tests/ops/test_*_machine_code.py tests/ops/test_cuda_stages_on_host.py tests/ops/test_relu_maxpool3d_on_host.py
+  run_tests tests/ops/test_*_machine_code.py tests/ops/test_cuda_stages_on_host.py \
+    tests/ops/test_relu_maxpool3d_on_host.py tests/test_compile_cell_cuda.py
 }
 
 bench() { has_gpu && (cd "$site/source" && within python -m benchmarks --device cuda "$@" --out "$out"); }

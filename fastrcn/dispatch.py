@@ -78,6 +78,11 @@ def decide_compiled(operation, what, dtype, training, able, index):
     return decide(operation, what, dtype, training, None, able, index).backend
 
 
+def forget_decisions():
+    """After cells were compiled, on which workloads depend."""
+    _decide.cache_clear()
+
+
 @lru_cache(4096)
 def _decide(operation, what, dtype, tf32, training, sizes, able, gpu: Device):
     """``tf32`` stands in the cache's key: the workload depends on it."""

@@ -10,6 +10,7 @@ import torch
 
 from fastrcn import backends, cells, dispatch, measured, native
 from fastrcn._version import __version__
+from fastrcn.compiler.cuda_library import find_nvcc
 from fastrcn.compiler.library import find_compiler
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.files import cache_folder
@@ -60,11 +61,17 @@ def _extension():
 
 def _compile_cell():
     """With what cells of one's own would be compiled."""
+    folder = str(cache_folder())
+    return {"folder": folder, "cpu": _compiler(find_compiler), "cuda": _compiler(find_nvcc)}
+
+
+def _compiler(find):
     try:
-        compiler = find_compiler()
+        lines = find().version.splitlines()
     except RuntimeError as error:
         return {"compiler": None, "reason": str(error)}
-    return {"compiler": compiler.version.split("\n")[0], "folder": str(cache_folder())}
+    # nvcc's first line is its name alone.
+    return {"compiler": next((line for line in lines if "release" in line), lines[0])}
 
 
 def _cuda():
@@ -186,8 +193,8 @@ def report(facts: dict) -> str:
     else:
         lines.append(f"extension: {extension['reason']}")
     own = facts["compile_cell"]
-    with_what = f"{own['compiler']}; cache: {own['folder']}" if own["compiler"] else own["reason"]
-    lines.append(f"compile_cell: {with_what}")
+    lines.append(f"compile_cell: cache: {own['folder']}")
+    lines += [f"  {name}: {own[name]['compiler'] or own[name]['reason']}" for name in ("cpu", "cuda")]
     cuda = facts["cuda"]
     lines.append(f"CUDA: {cuda['note']}; devices: {', '.join(cuda['devices']) or 'none'}")
     tuning = facts["autotune"]

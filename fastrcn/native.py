@@ -40,14 +40,22 @@ def missing_reason() -> str:
     return _load()[1]
 
 
-def cuda_problem(function, dtype, device) -> str:
-    """Why a function of the CUDA kernels cannot take tensors of a data type and device type; empty if it can."""
-    if device != "cuda":
-        return f"it runs on cuda tensors, these are on {device}"
+def cuda_missing_reason(function) -> str:
+    """Why there is no such function of the CUDA kernels; empty if there is."""
     if module() is None:
         return missing_reason()
     if not hasattr(module(), function):
         return f"the extension was built without CUDA: {json.loads(module().build_info)['without_cuda']}"
+    return ""
+
+
+def cuda_problem(function, dtype, device) -> str:
+    """Why a function of the CUDA kernels cannot take tensors of a data type and device type; empty if it can."""
+    if device != "cuda":
+        return f"it runs on cuda tensors, these are on {device}"
+    problem = cuda_missing_reason(function)
+    if problem:
+        return problem
     if dtype not in CUDA_TYPE_NUMBERS:
         return f"it has float32, float64, bfloat16 and float16, these are {str(dtype).removeprefix('torch.')}"
     return ""

@@ -162,7 +162,7 @@ def test_a_compiler_that_does_not_run(monkeypatch, tmp_path):
         monkeypatch.setenv("CXX", name)
         with pytest.raises(RuntimeError, match=message) as told:
             fastrcn.compile_cell(Leaky())
-        assert str(told.value) == f"compile_cell: {Leaky()!r}: {info._compile_cell()['reason']}"
+        assert str(told.value) == f"compile_cell: {Leaky()!r}: {info._compile_cell()['cpu']['reason']}"
 
 
 def test_what_fails_is_told(cache, monkeypatch, tmp_path):

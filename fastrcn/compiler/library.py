@@ -41,22 +41,24 @@ def find_compiler() -> Compiler:
         raise RuntimeError(f"CXX: expected a command, got {given!r} ({error})") from error
     for command in [asked] if asked else [[name] for name in _COMPILERS]:
         if shutil.which(command[0]):
-            return Compiler(tuple(command), _version_of(command))
+            return Compiler(tuple(command), version_of(command, "a C++ compiler", "CXX"))
     looked_for = f"CXX={given}" if asked else f"CXX, which is not set, then {', '.join(_COMPILERS)} on PATH"
     raise RuntimeError(
         f"no C++ compiler was found (looked for {looked_for}); without one the cell still runs, with PyTorch stages"
     )
 
 
-def _version_of(command):
+def version_of(command, kind, variable):
+    """What a compiler says of its version; ``variable``: the environment's, which names another one. Raises
+    RuntimeError where it does not."""
     asked = shlex.join([*command, "--version"])
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
-        raise RuntimeError(f"{asked}: expected a C++ compiler (CXX names another one), it fails: {error}") from error
+        raise RuntimeError(f"{asked}: expected {kind} ({variable} names another one), it fails: {error}") from error
     if done.returncode or not done.stdout.strip():
         end = f"status {done.returncode}, output {done.stdout[-500:]!r} and errors {done.stderr[-500:]!r}"
-        raise RuntimeError(f"{asked}: expected the version of a C++ compiler (CXX names another one), got {end}")
+        raise RuntimeError(f"{asked}: expected the version of {kind} ({variable} names another one), got {end}")
     return done.stdout
 
 
@@ -64,27 +66,40 @@ def build(source: str, stages: str, build_info: dict, isa: str) -> tuple[Path, b
     """The library of ``stages``, emitted code, within ``source``, the extension's text around it: (its file, whether it
     was there already). ``build_info``: the extension's, which tells the flags for each instruction set.
 
-    The file's name is made of all that the code depends on, and of its own content: a damaged one is compiled anew, and
-    so is one that somebody else than the user and root could have written. Raises RuntimeError where there is no
-    compiler, where it fails, and where the folder cannot be written or others can write it.
+    The file's name is made of all that the code depends on. Raises RuntimeError where there is no compiler, where it
+    fails, and where the folder cannot be written or others can write it.
     """
     compiler = find_compiler()
     flags = [*build_info["stage_flags"][isa].split(), "-DFRCN_STAGE_LIBRARY", "-shared"]
     flags += build_info["gnu_flags"].split() if compiler.is_gnu else []
     # Not the compiler's place: its version says what it is.
-    parts = [source, stages, compiler.version, compiler.command[1:], flags, platform.machine(), __version__]
-    key = _digest(json.dumps(parts).encode())
-    folder = _folder()
-    for file in sorted(folder.glob(f"stages-{key}-*.so")):
-        if _is_ours_and_whole(file):
-            return file, True
-    content = _compile(compiler, flags, source, stages)
-    file = folder / f"stages-{key}-{_digest(content)}.so"
+    name = f"stages-{digest_of(source, stages, compiler.version, compiler.command[1:], flags)}"
+    found = find_kept(name)
+    if found:
+        return found, True
+    return keep(name, run_compiler([*compiler.command, *flags], "stages.cpp", source, stages)), False
+
+
+def digest_of(*parts) -> str:
+    """Of what makes a library different from others, beside the machine and the package."""
+    return _digest(json.dumps([*parts, platform.machine(), __version__]).encode())
+
+
+def find_kept(name) -> Path | None:
+    """The library that was kept under a name, which may have "*" in it: not a damaged one, nor one that somebody else
+    than the user and root could have written. Raises RuntimeError as ``keep``."""
+    return next(filter(_is_ours_and_whole, sorted(_folder().glob(f"{name}-*.so"))), None)
+
+
+def keep(name, content: bytes) -> Path:
+    """Keep a library in the cache folder: the file's name is its own and its content's. Raises RuntimeError where the
+    folder cannot be written or others can write it."""
+    file = _folder() / f"{name}-{_digest(content)}.so"
     try:
         write_at_once(file, lambda place: _write(place, content))
     except OSError as error:
         raise RuntimeError(f"{file}: cannot be written ({error}); FASTRCN_CACHE names another folder") from error
-    return file, False
+    return file
 
 
 def _folder():
@@ -124,11 +139,13 @@ def _digest(content: bytes):
     return hashlib.sha256(content).hexdigest()[:24]
 
 
-def _compile(compiler, flags, source, stages) -> bytes:
-    command = [*compiler.command, *flags, "-o", "stages.so", "stages.cpp"]
+def run_compiler(command, file, source, stages) -> bytes:
+    """The library that a command makes of ``source``, in a file of this name, and of ``stages``, which it includes.
+    Raises RuntimeError where it fails."""
+    command = [*command, "-o", "stages.so", file]
     try:
         with TemporaryDirectory() as folder:
-            Path(folder, "stages.cpp").write_text(source)
+            Path(folder, file).write_text(source)
             Path(folder, "conv_recurrent_stages.h").write_text(stages)
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode == 0:

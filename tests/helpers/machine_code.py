@@ -24,6 +24,11 @@ def _find_cuobjdump():
     return next(filter(None, found), None)
 
 
+def skip_without_cuobjdump():
+    if _find_cuobjdump() is None:
+        pytest.skip("no cuobjdump (tried PATH, /usr/local/cuda/bin, Triton)")
+
+
 def skip_without(arch):
     """Skip a test where the extension has no code for the architecture, or nothing can read it."""
     if native.module() is None:
@@ -33,8 +38,7 @@ def skip_without(arch):
         pytest.skip(f"the extension was built without CUDA: {build['without_cuda']}")
     if f"{arch}-real" not in build["cuda_archs"]:
         pytest.skip(f"the extension was built for {', '.join(build['cuda_archs'])}")
-    if _find_cuobjdump() is None:
-        pytest.skip("no cuobjdump (tried PATH, /usr/local/cuda/bin, Triton)")
+    skip_without_cuobjdump()
 
 
 def architectures(kind):
@@ -45,30 +49,31 @@ def architectures(kind):
 
 
 @cache
-def _dump(option, arch):
-    command = [_find_cuobjdump(), option, "-arch", f"sm_{arch}", native.module().__file__]
+def _dump(option, arch, file):
+    command = [_find_cuobjdump(), option, "-arch", f"sm_{arch}", file or native.module().__file__]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     parts = (part.lstrip(" :").split("\n", 1) for part in re.split(r"Function", text)[1:])
     return {name.strip().rstrip(":"): body for name, body in parts}
 
 
-def _kernels(option, arch, pattern):
-    return {name: body for name, body in _dump(option, arch).items() if re.search(pattern, name)}
+def _kernels(option, arch, pattern, file=None):
+    return {name: body for name, body in _dump(option, arch, file).items() if re.search(pattern, name)}
 
 
-def resources(arch, pattern):
-    """{kernel: {resource: amount}} of the kernels whose mangled names match: REG, STACK, LOCAL, SHARED ..."""
+def resources(arch, pattern, file=None):
+    """{kernel: {resource: amount}} of the kernels whose mangled names match: REG, STACK, LOCAL, SHARED ... ``file``:
+    another library than the extension."""
     return {
         name: {kind: int(value) for kind, value in re.findall(r"([A-Z]+):(\d+)", text)}
-        for name, text in _kernels("-res-usage", arch, pattern).items()
+        for name, text in _kernels("-res-usage", arch, pattern, file).items()
     }
 
 
-def instructions(arch, pattern):
+def instructions(arch, pattern, file=None):
     """{kernel: the set of its instructions} of the kernels whose mangled names match."""
     return {
         name: {kind for _, kind, _ in _INSTRUCTION.findall(text)}
-        for name, text in _kernels("-sass", arch, pattern).items()
+        for name, text in _kernels("-sass", arch, pattern, file).items()
     }
 
 

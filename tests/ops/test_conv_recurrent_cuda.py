@@ -3,7 +3,11 @@
 Without a GPU its kernels and its Python run on the host: ``test_cuda_stages_on_host``.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +16,7 @@ import torch
 import fastrcn
 from fastrcn import backends, native
 from fastrcn.cells import ConvLSTM, LayerNorm
+from fastrcn.compiler.cuda_library import find_nvcc
 from fastrcn.functional import conv_recurrent
 from fastrcn.ops.conv_recurrent import cuda, cuda_method
 from tests.helpers import normed
@@ -21,6 +26,7 @@ from tests.helpers.tolerances import assert_close
 from tests.ops.cuda_on_host import normalize_cases, stage_cases, step_cases
 from tests.ops.cuda_on_host.normalize_cases import NormalizeCase
 
+ROOT = Path(__file__).parents[2]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
 WALKS = {
@@ -89,6 +95,19 @@ def test_methods_on_the_gpu(name, dtype, method):
 def test_every_cell_on_the_gpu(name, dtype):
     compare_with_loop(name, CASES["reverse_lengths"], "cuda", dtype, "cuda")
     compare_with_loop(name, LARGE, "cuda", dtype, "cuda")
+
+
+@pytest.mark.gpu
+def test_cells_of_ones_own_on_the_gpu(tmp_path):
+    """Compiled by this machine's nvcc: all tests of a file."""
+    try:
+        find_nvcc()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    variables = os.environ | {"FASTRCN_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/cuda_compiled_cells.py"]
+    found = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=1800)
+    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
 
 
 @pytest.mark.gpu
@@ -318,6 +337,7 @@ def test_reasons(monkeypatch):
         ok, reason = ask(own, torch.float32, "cuda")
         assert ok
         assert "stages as generated PyTorch code: this cell was not compiled into the extension" in reason
+        assert 'fastrcn.compile_cell(..., backend="cuda") compiles it' in reason
 
 
 def test_asked_for_by_name_or_not_at_all(monkeypatch):

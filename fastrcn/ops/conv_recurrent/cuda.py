@@ -59,8 +59,8 @@ def can_run(subject: Subject, dtype, device):
             return True, f"the library's convolutions, one CUDA kernel per stage{norms}, time loop in Python: {problem}"
         return True, f"one CUDA kernel per stage{norms}, convolutions in it or the library's, time loop in C++"
     return True, (
-        "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension"
-        " (triton compiles cells when they run)"
+        "the library's convolutions; stages as generated PyTorch code: this cell was not compiled into the extension;"
+        ' fastrcn.compile_cell(..., backend="cuda") compiles it (triton compiles cells when they run)'
     )
 
 
