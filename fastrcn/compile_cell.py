@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fastrcn import dispatch, native
+from fastrcn import dispatch, native, trial
 from fastrcn.cells import BUILT_IN, Cell
 from fastrcn.compiler.cuda_library import architectures, build_kernels
 from fastrcn.compiler.emit_cpp import header_source
@@ -127,6 +127,7 @@ def _compile_for_gpus(cell, archs) -> CompiledCell:
     if not has_kernels(schedule):
         extension.register_cuda_kernels(str(file))
         dispatch.forget_decisions()
+        trial.forget_comparisons()
     return _loaded(cell, file, found, ", ".join(f"sm_{n}" for n in archs), begin, has_kernels(schedule))
 
 
