@@ -145,11 +145,13 @@ def test_architectures(monkeypatch):
     assert architectures("sm_90") == (90,)
     assert architectures(["sm_100", "sm_80", "sm_100"]) == (80, 100)
     for none in (None, []):
-        with pytest.raises(ValueError, match='arch: expected a name such as "sm_90", as no GPU is here'):
+        with pytest.raises(ValueError, match='arch: expected a name such as "sm_90", as no GPU from sm_80'):
             architectures(none)
     for wrong in ("sm_75", "90", 90, ("sm_90", "sm_90a")):
         with pytest.raises(ValueError, match='arch: expected names such as "sm_90", from sm_80 on, got'):
             architectures(wrong)
+    gpus.append((7, 5))
+    assert architectures("sm_90") == (90,)
     gpus += [(9, 0), (8, 6), (9, 0)]
     assert architectures(None) == (86, 90)
     assert architectures(["sm_80", "sm_90"]) == (80, 90)

@@ -47,16 +47,16 @@ def _nvcc():
 
 
 def architectures(arch) -> tuple[int, ...]:
-    """The numbers of "sm_90" or of several such names; None: of this machine's GPUs.
+    """The numbers of "sm_90" or of several such names; None: of this machine's GPUs, but for those that are too old.
 
     Raises ValueError for other names, where there are no GPUs to ask, and where code for one of them would be missing.
     """
     gpus = {torch.cuda.get_device_capability(k) for k in range(torch.cuda.device_count())}
-    here = sorted(10 * major + minor for major, minor in gpus)
+    here = sorted(10 * major + minor for major, minor in gpus if 10 * major + minor >= _OLDEST)
     given = list(arch) if isinstance(arch, list | tuple) else [arch]
     names = [f"sm_{number}" for number in here] if arch is None else given
     if not names:
-        raise ValueError(f'arch: expected a name such as "sm_90", as no GPU is here to be asked, got {arch!r}')
+        raise ValueError(f'arch: expected a name such as "sm_90", as no GPU from sm_{_OLDEST} on is here, got {arch!r}')
     numbers = sorted({_number(name) for name in names})
     for gpu in here:
         if not any(gpu // 10 == number // 10 and number <= gpu for number in numbers):
@@ -87,9 +87,10 @@ def build_kernels(source: str, stages: str, build_info: dict, archs: tuple[int, 
     name = f"kernels-{digest_of(source, stages, flags)}"
     nvcc = find_nvcc() if _nvcc() else None
     host = os.environ.get("CUDAHOSTCXX")
-    by = digest_of(nvcc.version, nvcc.command[1:], host, [os.environ.get(v) for v in _VARIABLES]) if nvcc else "*"
-    found = find_kept(f"{name}-{by}")
+    variables = [os.environ.get(variable) for variable in _VARIABLES]
+    name += f"-{digest_of(nvcc.version, nvcc.command[1:], host, variables)}" if nvcc else "-*"
+    found = find_kept(name)
     if found:
         return found, True
     command = [*(nvcc or find_nvcc()).command, *flags, *(["-ccbin", host] if host else [])]
-    return keep(f"{name}-{by}", run_compiler(command, "kernels.cu", source, stages)), False
+    return keep(name, run_compiler(command, "kernels.cu", source, stages)), False

@@ -12,7 +12,7 @@ from tests.helpers.tolerances import assert_close, draws
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LARGE = Case(steps=6, batch=3, inputs=20, channels=72, height=23, width=31, scale=0.05, lengths=(6, 1, 4))
-OTHERS = ("two_maps", "state_and_operand")
+OTHERS = ("two_maps", "new_state")
 
 
 @pytest.fixture(scope="module", autouse=True)
