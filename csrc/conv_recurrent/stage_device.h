@@ -18,6 +18,7 @@ using frcn::kMostStageSums;
 using frcn::StageArgs;
 
 constexpr int kStageThreads = 256;
+constexpr int kMostSumRoom = 48 << 10;  // bytes of a block's own memory that the compiler lays out
 
 // See StageLaunch; without addends. An item is a pack of channels of a pixel.
 struct BareStage {
@@ -156,6 +157,7 @@ struct StageSums {
   static constexpr int kSums = Lanes::sums, kLanes = Lanes::lanes;
   static constexpr int kRoom = kSums * kLanes * kStageThreads;
   static_assert(kSums <= kMostStageSums, "more gradients of parameters than a kernel takes");
+  static_assert(kRoom * sizeof(Value) <= kMostSumRoom, "more sums than a block has memory for");
 
   template <class Block>
   static FRCN_HD void run(const DeviceStageSums& a, const Block& block, Value* room, int64_t group, int part) {

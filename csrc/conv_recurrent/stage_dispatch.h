@@ -21,16 +21,13 @@ constexpr int kStageColumns = 32;
 template <class A>
 constexpr int kMostValues = sizeof(A) == 8 ? 40 : 112;
 
-// Bytes of a block's own memory, where its threads' sums meet.
-constexpr int kMostRoom = 48 << 10;
-
 // Channels that a thread has side by side: 16 bytes of the maps, or fewer where it holds very many of a stage's
 // arguments or sums.
 template <class S, class A>
 constexpr int lanes_for(int held, int sums) {
-  constexpr int kSum = kStageThreads * sizeof(A);
+  constexpr int kRoom = kStageThreads * sizeof(A);  // of one sum
   int lanes = 16 / sizeof(S);
-  while (lanes > 1 && (held * lanes > kMostValues<A> || sums * lanes * kSum > kMostRoom)) lanes /= 2;
+  while (lanes > 1 && (held * lanes > kMostValues<A> || sums * lanes * kRoom > kMostSumRoom)) lanes /= 2;
   return lanes;
 }
 
