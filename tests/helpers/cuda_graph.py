@@ -4,7 +4,10 @@ import torch
 
 
 def captured(step):
-    """(the graph, what ``step()`` returned while it was captured; a replay writes to these tensors)."""
+    """(the graph, the tensors that ``step()`` returned while it was captured; a replay writes to these).
+
+    No autograd graph may be alive of an earlier step with the same leaves: a leaf's node would belong to another stream.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -12,5 +15,5 @@ def captured(step):
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = step()
+        found = [t.detach() for t in step()]
     return graph, found

@@ -164,7 +164,7 @@ def test_training_step_in_a_cuda_graph(name):
             )
             return [y, *torch.autograd.grad(y.square().sum(), [weight, bias, scale, shift])]
 
-    expected = [t.clone() for t in step(other)]
+    expected = [t.detach().clone() for t in step(other)]
     graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()

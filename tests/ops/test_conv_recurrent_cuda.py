@@ -211,7 +211,7 @@ def test_one_kernel_for_many_steps_in_a_cuda_graph(layer, monkeypatch):
     x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
     step = _training_step(layer(5, 24, backend="cuda", device="cuda"))
     with cuda_method.use_method("persistent"):
-        expected = [t.clone() for t in step(other)]
+        expected = [t.detach().clone() for t in step(other)]
         graph, found = captured(lambda: step(x))
     x.copy_(other)
     for _ in range(2):
@@ -264,7 +264,7 @@ def test_training_step_in_a_cuda_graph(kind, layer_norm):
     layer = kind(5, 24, backend="cuda", device="cuda", **options)
     x, other = torch.randn(2, 7, 2, 5, 19, 18, device="cuda")
     step = _training_step(layer)
-    expected = [t.clone() for t in step(other)]
+    expected = [t.detach().clone() for t in step(other)]
     graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()

@@ -232,7 +232,7 @@ def test_training_step_in_a_cuda_graph():
         output, _ = layer(x)
         return [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
 
-    expected = [t.clone() for t in step(other)]
+    expected = [t.detach().clone() for t in step(other)]
     graph, found = captured(lambda: step(x))
     x.copy_(other)
     graph.replay()

@@ -40,7 +40,7 @@ CASES = {
     "seventeen_channels": StageCase(17, ended=True, addend="written"),
     "many_packs": StageCase(48, ended=True, addend="alone", pixels=5),
     "not_aligned": StageCase(16, addend="alone", skip=1),
-    "one_pixel": StageCase(40, images=5, pixels=1, ended=True, addend="added"),
+    "one_pixel": StageCase(40, images=7, pixels=1, ended=True, addend="added"),
     "many_columns": StageCase(17 * 16, images=2, pixels=3, addend="written"),
 }
 
@@ -103,7 +103,7 @@ class Trial:
             self.maps[arg.name] = Maps(self.rows, channels, kind, device, skip, arg.role in ("param", "d_output"))
             self.values[arg.name] = self.maps[arg.name].values.to(self.wide).double()
         self.before = {n: s.clone() for n, s in self.sums.items()}
-        self.lengths = torch.tensor([3, 2, 0, 3, 1][:images]).to(device)
+        self.lengths = torch.tensor([(3, 2, 0, 3, 1)[n % 5] for n in range(images)]).to(device)
 
     @property
     def number(self):
