@@ -6,7 +6,8 @@ import torch
 def captured(step):
     """(the graph, the tensors that ``step()`` returned while it was captured; a replay writes to these).
 
-    No autograd graph may be alive of an earlier step with the same leaves: a leaf's node would belong to another stream.
+    No autograd graph of an earlier step with the same leaves may be alive: it keeps their nodes, which belong to
+    another stream.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
