@@ -134,7 +134,7 @@ def test_modes_of_the_caller():
     with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
         assert torch.equal(convolved(source, weight), plain)
     for enabled in (True, False):
-        with torch.backends.mkldnn.flags(enabled=enabled), torch.profiler.profile() as profile:
+        with torch.backends.mkldnn.flags(enabled=enabled), torch.profiler.profile(acc_events=True) as profile:
             convolved(source, weight)
         assert ("aten::mkldnn_convolution" in {e.key for e in profile.key_averages()}) is enabled
 
@@ -146,7 +146,7 @@ def test_results_are_given_back():
     loop = program()
     addend = loop.add_addend(maps(target), False)
     loop.add_convolution(maps(source), *place(weight), ((1, 1), (1, 1), (1, 1)), addend, False)
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         for _ in range(20):
             loop.run(0, 1, 1, False, 0)
             loop.settle()

@@ -194,7 +194,7 @@ def test_one_kernel_for_many_steps(name, dtype, case, monkeypatch):
     tensors, found = make_tensors(SUBJECTS[name], case, dtype), []
     for method in ("fused", "persistent"):
         leaves = {n: t.detach().cuda().requires_grad_() for n, t in tensors.items()}
-        with cuda_method.use_method(method), torch.profiler.profile() as profile:
+        with cuda_method.use_method(method), torch.profiler.profile(acc_events=True) as profile:
             found.append(gradients(*run_package(SUBJECTS[name], case, leaves, "cuda"), leaves))
         kernels = [event.key for event in profile.key_averages()]
         assert any("walk_kernel" in kernel for kernel in kernels) is (method == "persistent")

@@ -100,14 +100,15 @@ def test_training_step_with_lengths_in_a_cuda_graph(backend):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["reference", "cuda"])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
+@pytest.mark.parametrize("backend", ["reference", "cuda", "triton"])
 def test_no_call_waits(backend):
     layer = fastrcn.ConvLSTM(5, 24, backend=backend, device="cuda")
     x, lengths = torch.randn(4, 2, 5, 9, 8, device="cuda"), [4, 2]
     on_cuda = torch.tensor(lengths, device="cuda")
     expected = layer(x, lengths=lengths)[0]
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         found = [layer(x, lengths=given)[0] for given in (lengths, torch.tensor(lengths), on_cuda)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
