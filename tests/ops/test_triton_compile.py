@@ -7,7 +7,10 @@ import re
 from itertools import takewhile
 
 import pytest
+import torch
 
+from benchmarks import aot
+from fastrcn.ops.conv_recurrent.triton_config import Config
 from tests.helpers.ahead_of_time import compiler
 
 pytest.importorskip("triton")
@@ -56,21 +59,30 @@ def check(row, exact=False):
     "arguments",
     [
         ("--cells", "lstm", *EVERY_STEP),
-        ("--cells", "lstm", "--dtype", "float32", *EVERY_STEP),
-        ("--cells", "gru", "--arch", "90", *EVERY_STEP),
-        ("--cells", "rnn_tanh", "rnn_relu", "lstm_peephole", "--largest", *EVERY_STEP),
-        ("--cells", "gru", "gru_after", "stacked", "stacked_candidate", "--largest", *EVERY_STEP),
-        ("--cells", "lstm", "gru", "--schedule", "in_loop", "--largest", *FIRST),
+        ("--cells", "lstm", "--dtype", "float32", *FIRST),
+        ("--cells", "lstm", "--dtype", "float32", "--largest", "--phase", "bwd0"),
+        ("--cells", "rnn_tanh", "lstm_peephole", "--largest", *EVERY_STEP),
+        ("--cells", "gru", "gru_after", "--largest", *EVERY_STEP),
+        ("--cells", "lstm", "gru", "stacked_candidate", "--schedule", "in_loop", "--largest", *FIRST),
         ("--cells", "lstm", "--arch", "90", "--dtype", "float16", "--channels", "48", *FIRST),
-        ("--cells", "lstm", "gru", "--arch", "90", "--persistent"),
+        ("--cells", "lstm", "--arch", "90", "--persistent"),
+        ("--cells", "gru", "--arch", "90", "--persistent", "--largest"),
         ("--cells", "gru", "--arch", "80", "100", "--persistent", "--both", "--largest"),
         ("--cells", "gru_after", "--arch", "100", "--persistent", "--largest"),
         ("--cells", "stacked_candidate", "--dtype", "float32", "--arch", "90", "--persistent", "--largest"),
-        ("--cells", "lstm_peephole", "--both", "--largest", *EVERY_STEP),
-        ("--cells", "highway_lstm", "st_lstm", "two_lstms", "two_levels", "--arch", "90", "--largest", *FIRST),
-        ("--cells", "two_lstms", "four_lstms", "gru_after_layer_norm", "--arch", "80", "--largest", *FIRST),
+        ("--cells", "lstm_peephole", "--both", "--arch", "90", "--largest", *EVERY_STEP),
+        ("--cells", "two_lstms", "--largest", *FIRST),
+        ("--cells", "two_lstms", "--dtype", "float32", "--largest", *FIRST),
+        ("--cells", "two_lstms", "--dtype", "float32", "--exact", "--largest", *FIRST),
+        ("--cells", "four_lstms", *FIRST),
+        ("--cells", "four_lstms", "--dtype", "float32", *FIRST),
+        ("--cells", "four_lstms", "--dtype", "float32", "--exact", *FIRST),
+        ("--cells", "highway_lstm", "st_lstm", "two_levels", "--arch", "90", "--largest", *FIRST),
+        ("--cells", "gru_after_layer_norm", "--arch", "80", "--largest", *FIRST),
         ("--cells", "lstm", "--kernel", "3", "3", "3", "--largest", *FIRST),
-        ("--cells", "lstm", "--dtype", "float32", "--exact", "--no-lengths", "--arch", "90", "100", "--largest"),
+        ("--cells", "rnn_relu", "--dtype", "float32", "--exact", "--largest", *FIRST),
+        ("--cells", "lstm", "--dtype", "float32", "--exact", "--no-lengths", *FIRST),
+        ("--cells", "lstm", "--dtype", "float32", "--exact", "--arch", "90", "100", "--largest", "--phase", "bwd0"),
         ("--cells", "gru", "--save", "states", "--arch", "80", "--largest", "--phase", "again0", "again1", "end0"),
         ("--cells", "lstm_peephole", "--full", "--no-lengths", "--kernel", "1", "5", "--arch", "80", "--largest"),
         ("--cells", "lstm_zoneout", "lstm_hard_sigmoid", "--arch", "100", "--phase", "bwd0", "--largest"),
@@ -79,14 +91,35 @@ def check(row, exact=False):
     ids=" ".join,
 )
 def test_shipped_configurations(arguments, rows):
+    """Each configuration for a compute capability and a type at least once; the largest with most sums and maps."""
     found = rows(*arguments)
     assert {row["kernel"].split(".")[0] for row in found} == {*takewhile(lambda word: word[0] != "-", arguments[1:])}
     for row in found:
         check(row, "--exact" in arguments)
-        # Every row of channels begins at a multiple of 16 bytes.
-        narrow = [kind for kind in row["mix"] if re.fullmatch(r"(async|load)\.(8|16|32|64)", kind)]
-        if not has_less_than_16_bytes_a_thread(row):
-            assert not narrow, f"{row['kernel']} sm_{row['arch']} {row['config']}: narrow loads {narrow}"
+        check_loads(row)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "lstm", "gru"), [((1, 1), 80, 100), ((5, 5), 90, 80), ((7, 7), 100, 90), ((5, 1), 90, 100)], ids=str
+)
+def test_kernel_sizes(kernel, lstm, gru, rows):
+    """Forward and backward, each size on the GPUs of two generations."""
+    options = ("--kernel", *map(str, kernel), "--largest", "--phase", "fwd0", "bwd0")
+    for cell, arch in (("lstm", lstm), ("gru", gru)):
+        found = rows("--cells", cell, "--arch", str(arch), *options)
+        assert sorted(row["kernel"] for row in found) == [f"{cell}.bwd0", f"{cell}.fwd0"]
+        for row in found:
+            check(row)
+            check_loads(row)
+
+
+def check_loads(row):
+    """Every row of channels begins at a multiple of 16 bytes."""
+    narrow = [kind for kind in row["mix"] if re.fullmatch(r"(async|load)\.(8|16|32|64)", kind)]
+    if not has_less_than_16_bytes_a_thread(row):
+        assert not narrow, f"{row['kernel']} sm_{row['arch']} {row['config']}: narrow loads {narrow}"
 
 
 def has_less_than_16_bytes_a_thread(row):
@@ -96,13 +129,25 @@ def has_less_than_16_bytes_a_thread(row):
 
 
 @pytest.mark.triton
+@pytest.mark.parametrize("name", ["stacked", "stacked_candidate"])
+def test_stacked_grus_have_the_kernels_of_a_gru(name):
+    """Where the inputs are convolved before the loop: so they are compiled above."""
+    tile = Config(128, 64, 64, 8, 3, 16)
+    one, other = (aot.launches(aot.CELLS[cell], aot.Call(torch.bfloat16), tile) for cell in ("gru", name))
+    assert [*one] == [*other] == ["fwd0", "fwd1", "bwd0", "bwd1", "end0"]
+    for step, launch in one.items():
+        assert launch.phase == other[step].phase
+        assert launch.constants == other[step].constants
+
+
+@pytest.mark.triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--arch", "80", "90", "100"),
         ("--arch", "80", "90", "100", "--dtype", "float32", "--largest"),
-        ("--arch", "90", "--dtype", "float16", "--channels", "40", "--window", "1", "2", "2"),
+        ("--arch", "90", "--dtype", "float16", "--channels", "40", "--window", "1", "2", "2", "--largest"),
         ("--arch", "80", "90", "100", "--window", "1", "1", "1", "--largest"),
     ],
     ids=" ".join,
@@ -116,11 +161,16 @@ def test_shipped_configurations_of_conv3d(arguments, rows):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_stages_of_many_maps(dtype, rows):
-    """Those of normalised LSTMs in backward, which are phases of their own."""
-    found = rows("--cells", "lstm_layer_norm", "lstm_peephole_layer_norm", "--phase", "bwd0", "--dtype", dtype)
-    assert len(found) == 2 * 3
+@pytest.mark.parametrize(
+    ("dtype", "cells"),
+    [("bfloat16", ["lstm_layer_norm", "lstm_peephole_layer_norm"]), ("float32", ["lstm_peephole_layer_norm"])],
+    ids=str,
+)
+def test_stages_of_many_maps(dtype, cells, rows):
+    """Those of normalised LSTMs in backward, which are phases of their own. Where convolutions of float32 are exact
+    they are the same."""
+    found = rows("--cells", *cells, "--phase", "bwd0", "--dtype", dtype)
+    assert len(found) == len(cells) * 3
     for row in found:
         what = f"{row['kernel']} sm_{row['arch']} {row['dtype']} {row['config']}"
         assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
