@@ -183,7 +183,7 @@ def many_tiles(monkeypatch):
 MANY = Case(steps=4, batch=2, channels=19, height=5, width=4, kernel=(3, 1), lengths=(4, 2), scale=0.2)
 
 
-@pytest.mark.parametrize(("name", "first"), [("gru_before", 0), ("gru_before", -1), ("stacked", -1), ("gru_after", 0)])
+@pytest.mark.parametrize(("name", "first"), [("gru_before", 0), ("gru_before", -1), ("gru_after", 0)])
 def test_many_tiles(name, first, many_tiles, walks):
     many_tiles(first=first)
     assert are_equal(*in_both_ways(lambda: train(name, MANY)))
