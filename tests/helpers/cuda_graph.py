@@ -4,10 +4,10 @@ import torch
 
 
 def captured(step):
-    """(the graph, the tensors that ``step()`` returned while it was captured; a replay writes to these).
+    """(the graph, what ``step()`` returned while it was captured; a replay writes to these tensors).
 
-    No autograd graph of an earlier step with the same leaves may be alive: it keeps their nodes, which belong to
-    another stream.
+    What a step returns is detached: an autograd graph that is alive keeps the nodes of its leaves, and these belong to
+    the stream of that step.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -16,5 +16,5 @@ def captured(step):
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = [t.detach() for t in step()]
+        found = step()
     return graph, found

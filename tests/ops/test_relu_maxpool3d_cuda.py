@@ -59,7 +59,7 @@ def with_gradients(run, tensors, options, backend):
     leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
     output = run(leaves, options, backend)
     grad = torch.sin(torch.arange(output.numel(), device=output.device, dtype=torch.float64))
-    return [output, *torch.autograd.grad(output, leaves, grad.view(output.shape).to(output.dtype))]
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad.view(output.shape).to(output.dtype))]
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_captured_in_a_graph(operation):
 
     def step():
         output = run(tensors, POOLS["2"], "cuda")
-        return [output, *torch.autograd.grad(output.sum(), tensors)]
+        return [output.detach(), *torch.autograd.grad(output.sum(), tensors)]
 
     graph, outputs = captured(step)
     with torch.no_grad():
