@@ -217,7 +217,7 @@ def able_of(operation, what, dtype, device):
 
 def _choose(operation, what, dtype, device, decide=None):
     """(the best backend that can run, why a better one of this device does not)."""
-    found = decide(able_of(operation, what, dtype, device)) if decide and device in _DECIDED else None
+    found = decide(able_of(operation, what, dtype, device)) if decide is not None and device in _DECIDED else None
     if found:
         return found, ""
     names = _considered(operation, device)

@@ -210,7 +210,7 @@ class _Chain(nn.Sequential):
         first, rest = list(self)[: len(self._kinds)], list(self)[len(self._kinds) :]
         if len(first) < len(self._kinds) or not all(computes(m, k) for m, k in zip(first, self._kinds, strict=True)):
             return None
-        relu = bool(rest) and computes(rest[0], nn.ReLU)
+        relu = len(rest) > 0 and computes(rest[0], nn.ReLU)
         rest = rest[1:] if relu else rest
         if not rest:
             return first, relu, Pool()
