@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fastrcn.ops.tf32 import allows_tf32
+
 NAMES = {
     "fastrcn": "fastrcn",
     "recompute": "fastrcn, recompute=True",
@@ -61,9 +63,11 @@ class Case(ABC):
     def passes(self) -> float:
         """Products of a training step over those of a forward pass."""
 
-    def agreement(self, dtype):
-        """Relative errors that count as the same: of the output, and of the input's gradient."""
-        same = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}[dtype]
+    def agreement(self, dtype, device):
+        """Relative errors that count as the same: of the output, and of the input's gradient. TF32 has as many bits as
+        float16."""
+        tf32 = dtype == torch.float32 and torch.device(device).type == "cuda" and allows_tf32()
+        same = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}[torch.float16 if tf32 else dtype]
         return same, same
 
     @abstractmethod

@@ -48,9 +48,9 @@ class Conv3dCase(Case):
         """A backward pass has as many products for the weights and as many for the input."""
         return 3 if self.input_gradient else 2
 
-    def agreement(self, dtype):
+    def agreement(self, dtype, device):
         """A rounding may decide which of two cells gets a window's gradient, or whether a ReLU is open."""
-        same, _ = super().agreement(dtype)
+        same, _ = super().agreement(dtype, device)
         return same, max(1e-2, 4 * same)
 
     def make_input(self, dtype, device):

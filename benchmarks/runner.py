@@ -83,7 +83,7 @@ def run_case(case, names, dtype, device, ceilings, rounds=5, memory=True):
             output = training_step(module, x, case.train)[0].detach()
         errors = [_error(output, truth)] + ([] if gradient is None else [_error(x.grad, gradient)])
         results[name]["difference"] = max(errors)
-        if not all(error <= most for error, most in zip(errors, case.agreement(dtype), strict=False)):
+        if not all(error <= most for error, most in zip(errors, case.agreement(dtype, device), strict=False)):
             results[name]["error"] = f"disagrees with fastrcn by {max(errors):.1e}"
         del output
     times = {name: [] for name in modules}
