@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from fastrcn import dispatch
-from fastrcn.checks import input_options
+from fastrcn.checks import check_cell, input_options
 from fastrcn.ops import autotune
 from fastrcn.ops.autograd import tracked
 from fastrcn.ops.batch_norm_relu_maxpool3d.op import describe as _describe_batch_norm
@@ -65,6 +65,7 @@ a call. On a GPU ``dispatch`` decides."""
 def _describe_conv_recurrent(
     cell, input, weight_ih, weight_hh, *args, stride: Any = 1, dilation: Any = 1, padding: Any = "same", **options
 ):
+    check_cell(cell)
     inputs, weights = ((t,) if isinstance(t, torch.Tensor) else t for t in (input, weight_ih))
     window = input_options(weight_hh, stride, dilation, padding)
     return subject_of(cell.key, inputs[0]), inputs[0], sizes_of(inputs, weights, weight_hh, *window)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from fastrcn.cells import Cell
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.ops.conv_recurrent.geometry import accumulate_type, output_map
 
@@ -76,9 +77,16 @@ def input_options(weight_hh, stride, dilation, padding):
     return per_axis(stride, "stride", axes), per_axis(dilation, "dilation", axes), check_padding(padding, axes)
 
 
+def check_cell(cell):
+    """Raise TypeError for what is no cell, such as a cell's class."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected a fastrcn.cells.Cell, such as ConvLSTM(), got {cell!r}")
+
+
 def check_call(cell, inputs, weight_ih, packed, hx, stride, dilation, padding):
     """Check one call of conv_recurrent: ranks, sizes, types, devices. ``packed``: weight_hh, bias, weight_ch. Returns
     the shape of the output (T,B,C,H,W), of maps as ``weight_hh`` has: (D,H,W) too."""
+    check_cell(cell)
     weight_hh, bias, weight_ch = packed
     axes = map_axes(weight_hh)
     schedule = schedule_of(cell.key)

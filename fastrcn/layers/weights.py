@@ -8,7 +8,7 @@ from torch import nn
 
 from fastrcn import backends
 from fastrcn.cells import LayerNorm
-from fastrcn.checks import check_kernel, check_padding, per_axis
+from fastrcn.checks import check_cell, check_kernel, check_padding, per_axis
 from fastrcn.compiler.schedule import schedule_of
 from fastrcn.layers.state_noise import StateNoise
 from fastrcn.ops.conv_recurrent.geometry import output_map
@@ -39,6 +39,7 @@ class Weights(nn.Module):
         peephole, map_size, layer_norm, layer_norm_eps, backend, zoneout, zoneout_cell, recurrent_dropout=0.0, axes=2,
     ):  # fmt: skip
         super().__init__()
+        check_cell(cell)
         schedule = schedule_of(cell.key)
         sizes = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size,)
         if len(sizes) != len(schedule.inputs) or any(not isinstance(n, int) or n < 0 for n in sizes):

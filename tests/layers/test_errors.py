@@ -171,3 +171,16 @@ def test_missing_peepholes_and_inputs():
     layer = fastrcn.StackedConvGRU((2, 4), 3)
     with pytest.raises(ValueError, match=r"input below.*\(3, 2, 4, 4, 4\)"):
         layer((X, torch.randn(3, 2, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("cell", [fastrcn.cells.ConvLSTM, "lstm", None])
+def test_what_is_no_cell(cell):
+    """Such as the class of one."""
+    message = r"cell: expected a fastrcn.cells.Cell, such as ConvLSTM\(\), got "
+    tensors = torch.randn(2, 1, 2, 4, 4), torch.randn(12, 2, 3, 3), torch.randn(12, 3, 3, 3)
+    with pytest.raises(TypeError, match=message):
+        fastrcn.ConvRecurrent(cell, 2, 3)
+    with pytest.raises(TypeError, match=message):
+        conv_recurrent(cell, *tensors)
+    with pytest.raises(TypeError, match=message):
+        fastrcn.backends.explain("conv_recurrent", cell, *tensors)

@@ -29,11 +29,18 @@ def test_starts():
 @pytest.mark.triton
 @pytest.mark.slow
 def test_what_a_step_takes_the_host(tmp_path):
-    """``python -m benchmarks host``: a row of times for each layer."""
+    """``python -m benchmarks host``: a row of times for each layer, in training and in inference."""
     command = [sys.executable, "-m", "benchmarks", "host", "--rounds", "1", "--steps", "5", "--out", str(tmp_path)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert found.returncode == 0, found.stderr[-2000:]
     rows = json.loads((tmp_path / "host.json").read_text())["rows"]
-    assert [row["kind"] for row in rows] == ["lstm", "gru", "rnn"]
-    assert all(len(row["seconds"]) == 4 and min(row["seconds"].values()) > 0 for row in rows)
-    assert all(row["kind"] in line for row, line in zip(rows, found.stdout.splitlines()[4:], strict=False))
+    loops, clips = ("lstm", "gru", "rnn"), ("conv, ReLU, pool", "batch norm, ReLU, pool")
+    expected = [(kind, 5, trains) for kind in loops for trains in (True, False)]
+    expected += [(kind, None, trains) for kind in clips for trains in (True, False)]
+    assert [(row["kind"], row["steps"], row["trains"]) for row in rows] == expected
+    assert [len(row["seconds"]) for row in rows] == 6 * [5] + 4 * [2]
+    assert all(min(row["seconds"].values()) > 0 for row in rows)
+    lines = found.stdout.splitlines()[4 : 4 + len(rows)]
+    for row, line in zip(rows, lines, strict=True):
+        assert row["kind"] in line
+        assert ("training" if row["trains"] else "inference") in line
