@@ -27,8 +27,10 @@ def many_processors(request):
     KERNELS.set_products(request.param == "warpgroups")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", STEPS)
+# float16's kernels are bfloat16's but for the product's type and conversions.
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, d) for k, n in enumerate(STEPS) for d in DTYPES if d != torch.float16 or k % 4 == 0]
+)
 def test_every_stage(name, dtype):
     check_step(KERNELS, name, CASES["small"], dtype)
     assert [tile for tile, _ in KERNELS.steps()] == [SMALL_TILE]

@@ -117,8 +117,10 @@ def products(request, small_tiles):
     KERNELS.set_products(request.param == "warpgroups")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", WALKS)
+# float16's kernels are bfloat16's but for the product's type and conversions.
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, d) for n in WALKS for d in DTYPES if d != torch.float16 or n in ("lstm", "gru_before")]
+)
 def test_every_cell(name, dtype, products):
     """The first step has the states that were given; in the backward nothing is convolved before it, and the sequence's
     first step is apart."""

@@ -14,7 +14,7 @@ from tests.ops import cuda_on_host
 from tests.ops.cuda_on_host import stages
 
 ROOT = Path(__file__).parents[2]
-PARTS = (("program", "loop"), ("steps", "walks", "norms", "library"))
+PARTS = (("program", "loop", "norms", "library"), ("steps", "walks"))
 """Each a test, with a build of its own, so that two processes can share them."""
 
 
