@@ -188,7 +188,7 @@ def main(argv=None):
     )
     parser.add_argument("--both", action="store_true", help="the kernels of two directions")
     parser.add_argument("--schedule", default="hoisted", choices=NAMES, help="where the inputs are convolved")
-    parser.add_argument("--exact", action="store_true", help="float32 without tf32")
+    parser.add_argument("--exact", action="store_true", help="float32 without tf32, of conv_recurrent")
     parser.add_argument("--full", action="store_true", help="peepholes with a weight for each pixel")
     parser.add_argument("--no-lengths", action="store_true", help="all sequences are as long")
     parser.add_argument("--save", default="all", choices=[s.name.lower() for s in Save], help="for the backward")
@@ -200,6 +200,8 @@ def main(argv=None):
         parser.error(f"--kernel: expected two sizes, or three, got {len(a.kernel)}")
     if a.exact and a.dtype != ["float32"]:
         parser.error(f"--exact: expected --dtype float32, got {' '.join(a.dtype)}")
+    if a.exact and a.operation != "conv_recurrent":
+        parser.error(f"--exact: expected --operation conv_recurrent, got {a.operation}")
     if not a.json:
         print(*(f.name for f in fields(Row)), sep="\t")
     dtypes = [getattr(torch, name) for name in a.dtype]

@@ -206,3 +206,11 @@ def test_passes_of_pooling(arguments, rows):
         assert row["spills"] == 0, f"{what}: {row['spills']} bytes of registers spilled"
         # Contiguous, the cells of neighbouring windows do not lie side by side.
         assert row["wide_loads"] or row["kernel"] == "pass.fwd.contiguous", f"{what}: no 16-byte loads"
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("operation", [name for name in aot.OPERATIONS if name != "conv_recurrent"])
+def test_an_option_of_another_operation_is_refused(operation, capsys):
+    with pytest.raises(SystemExit):
+        aot.main(["--operation", operation, "--dtype", "float32", "--exact"])
+    assert f"--exact: expected --operation conv_recurrent, got {operation}" in capsys.readouterr().err
